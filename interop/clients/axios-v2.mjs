@@ -1,0 +1,26 @@
+// Buys one resource with @x402/axios, stock settings: scheme `exact` on every EVM network.
+import axios from "axios";
+import { decodePaymentResponseHeader, wrapAxiosWithPaymentFromConfig } from "@x402/axios";
+import { ExactEvmScheme } from "@x402/evm";
+import { privateKeyToAccount } from "viem/accounts";
+import { report, requestFromEnvironment } from "../environment.mjs";
+
+const { url, privateKey, method, body } = requestFromEnvironment();
+const api = wrapAxiosWithPaymentFromConfig(axios.create(), {
+  schemes: [{ network: "eip155:*", client: new ExactEvmScheme(privateKeyToAccount(privateKey)) }],
+});
+const headers = body === undefined ? {} : { "content-type": "application/json" };
+let response;
+try {
+  response = await api.request({ url, method, headers, data: body });
+} catch (error) {
+  // axios throws for a 402 that stays a 402; the answer is inside the error.
+  if (!error.response) throw error;
+  response = error.response;
+}
+const outcome = response.headers["payment-response"];
+report({
+  status: response.status,
+  body: response.data,
+  outcome: outcome ? decodePaymentResponseHeader(outcome) : null,
+});

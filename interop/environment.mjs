@@ -1,0 +1,46 @@
+// How every script in this folder takes its input and gives its answer: environment in, one JSON line out.
+
+/** The value of an environment variable that must be there. */
+export function required(name) {
+  const value = process.env[name];
+  if (!value) {
+    console.error(`missing environment variable ${name}`);
+    process.exit(2);
+  }
+  return value;
+}
+
+/** The request a client script is asked to make. */
+export function requestFromEnvironment() {
+  return {
+    url: required("URL"),
+    privateKey: required("EVM_PRIVATE_KEY"),
+    method: process.env.METHOD ?? "GET",
+    body: process.env.BODY,
+  };
+}
+
+/** What a server script sells, to whom the money goes and who settles. */
+export function saleFromEnvironment() {
+  return {
+    port: Number(required("PORT")),
+    facilitatorUrl: required("FACILITATOR_URL"),
+    payee: required("PAYEE"),
+    network: required("NETWORK"),
+    price: process.env.PRICE ?? "$0.001",
+  };
+}
+
+/** Prints a value as the one line of output. */
+export function report(value) {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+/** Parses JSON where it is JSON, and keeps the text where it is not. */
+export function jsonOrText(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,62 @@
+// The official TypeScript facilitator behind an HTTP front: scheme `exact`, v2 and v1 kinds, one chain.
+import express from "express";
+import { x402Facilitator } from "@x402/core/facilitator";
+import { toFacilitatorEvmSigner } from "@x402/evm";
+import { ExactEvmScheme } from "@x402/evm/exact/facilitator";
+import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/facilitator";
+import { createWalletClient, http, publicActions } from "viem";
+import { privateKeyToAccount } from "viem/accounts";
+import { baseSepolia } from "viem/chains";
+import { report, required } from "../environment.mjs";
+
+// viem asks for a receipt once a second on this chain if nobody tells it otherwise; local chains mine at once.
+const RECEIPT_POLL_MS = 50;
+
+const port = Number(required("PORT"));
+const account = privateKeyToAccount(required("EVM_PRIVATE_KEY"));
+const wallet = createWalletClient({
+  account,
+  chain: baseSepolia,
+  transport: http(required("EVM_RPC_URL")),
+  pollingInterval: RECEIPT_POLL_MS,
+  cacheTime: 0,
+}).extend(publicActions);
+
+const signer = toFacilitatorEvmSigner({
+  address: account.address,
+  getCode: (call) => wallet.getCode(call),
+  readContract: (call) => wallet.readContract({ ...call, args: call.args ?? [] }),
+  verifyTypedData: (call) => wallet.verifyTypedData(call),
+  writeContract: (call) => wallet.writeContract({ ...call, args: call.args ?? [] }),
+  sendTransaction: (call) => wallet.sendTransaction(call),
+  waitForTransactionReceipt: (call) => wallet.waitForTransactionReceipt(call),
+});
+const facilitator = new x402Facilitator()
+  .register("eip155:84532", new ExactEvmScheme(signer))
+  .registerV1("base-sepolia", new ExactEvmSchemeV1(signer));
+
+/** Answers a POST of `{paymentPayload, paymentRequirements}` with what the SDK says. */
+function answerWith(operation) {
+  return async (request, response) => {
+    const { paymentPayload, paymentRequirements } = request.body ?? {};
+    if (!paymentPayload || !paymentRequirements) {
+      response.status(400).json({ error: "paymentPayload and paymentRequirements are required" });
+      return;
+    }
+    try {
+      const result = await operation(paymentPayload, paymentRequirements);
+      console.error(request.path, JSON.stringify(result));
+      response.json(result);
+    } catch (error) {
+      console.error(request.path, error);
+      response.status(500).json({ error: String(error?.message ?? error) });
+    }
+  };
+}
+
+const app = express();
+app.use(express.json());
+app.get("/supported", (_request, response) => response.json(facilitator.getSupported()));
+app.post("/verify", answerWith((payload, requirements) => facilitator.verify(payload, requirements)));
+app.post("/settle", answerWith((payload, requirements) => facilitator.settle(payload, requirements)));
+app.listen(port, "127.0.0.1", () => report({ ready: true, url: `http://127.0.0.1:${port}` }));
