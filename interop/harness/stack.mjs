@@ -1,0 +1,191 @@
+// One chain and the servers and facilitators on it: how each component of the matrix is started and called.
+import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { jsonOrText } from "../environment.mjs";
+import { CLIENTS, FACILITATORS, SERVERS } from "./cases.mjs";
+import { CHAIN_ID, Chain, NETWORK_V1, NETWORK_V2, developmentAccount, strangerAccount } from "./chain.mjs";
+import { answers, freePort } from "./processes.mjs";
+
+/** What `/paid` costs, as the servers are told it, and in atomic units of the token. */
+export const PRICE = "$0.001";
+export const PRICE_ATOMIC = 1000n;
+export const POST_BODY = '{"question":"6x7"}';
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const CASE_TIMEOUT_MS = 30_000;
+// Indexes into the public development mnemonic. Each facilitator has its own signer, so that nonces never collide
+// and the sender of a settlement tells which of the two made it.
+const SIGNERS = { "ts-facilitator": developmentAccount(1), "pay402-facilitator": developmentAccount(2) };
+const PAYERS = Object.fromEntries(Object.keys(CLIENTS).map((client, index) => [client, developmentAccount(3 + index)]));
+
+/** Starts a fresh chain of the given kind, `anvil` or `devchain`. Servers follow when a case needs them. */
+export async function startStack({ kind, binary, group, folder }) {
+  const port = await freePort();
+  const chain = new Chain(`http://127.0.0.1:${port}`);
+  const flags = ["--port", String(port), "--chain-id", String(CHAIN_ID)];
+  const spec =
+    kind === "anvil"
+      ? { command: anvilBinary(), args: [...flags, "--host", "127.0.0.1", "--silent"] }
+      : { command: binary, args: ["devchain", ...flags] };
+  const label = `${kind}-chain`;
+  await group.start({ name: label, ...spec, cwd: folder }, () => chain.isUp());
+  const payers = Object.values(PAYERS).map(({ address }) => address);
+  if (kind === "anvil") await chain.placeContracts(payers);
+  for (const payer of payers) {
+    if ((await chain.tokensOf(payer)) === 0n) throw new Error(`${kind} gave the development account ${payer} no tokens`);
+  }
+  return new Stack({ kind, binary, group, folder, chain });
+}
+
+/** The components on one chain. */
+class Stack {
+  #options;
+  #urls = new Map();
+  #payee = strangerAccount().address;
+
+  constructor(options) {
+    this.#options = options;
+  }
+
+  get chain() {
+    return this.#options.chain;
+  }
+
+  get payee() {
+    return this.#payee;
+  }
+
+  /** The address that pays the gas of a facilitator's settlements. */
+  signerOf(facilitator) {
+    return SIGNERS[facilitator].address;
+  }
+
+  /** The account a case pays from. */
+  payerOf({ client, payer }) {
+    return payer === "unfunded" ? strangerAccount() : PAYERS[client];
+  }
+
+  /** The names under which the output of a case's components is kept. */
+  logsOf({ server, facilitator }) {
+    return [this.#label(server, facilitator), this.#label(facilitator)];
+  }
+
+  /** The base URL of a server in front of a facilitator; both are started the first time. */
+  async serverUrl(server, facilitator) {
+    const facilitatorUrl = await this.#once(this.#label(facilitator), () => this.#startFacilitator(facilitator));
+    return this.#once(this.#label(server, facilitator), () => this.#startServer(server, facilitator, facilitatorUrl));
+  }
+
+  /** Lets a client buy `/paid` and returns `{status, body, outcome, stderr}`. */
+  async buy({ client, method }, baseUrl, payer) {
+    const url = `${baseUrl}/paid`;
+    const body = method === "GET" ? undefined : POST_BODY;
+    return CLIENTS[client].command === "pay402"
+      ? this.#buyWithOurs(url, method, body, payer)
+      : this.#buyWithScript(CLIENTS[client], url, method, body, payer);
+  }
+
+  async #buyWithScript({ command, script }, url, method, body, payer) {
+    const env = { URL: url, METHOD: method, EVM_PRIVATE_KEY: payer.privateKey, EVM_RPC_URL: this.chain.url };
+    if (body !== undefined) env.BODY = body;
+    const { code, stdout, stderr } = await this.#options.group.runToEnd({ ...scriptSpec(command, script), env }, CASE_TIMEOUT_MS);
+    if (code !== 0) throw new Error(`the client ended with exit code ${code}\n${stderr}`);
+    return { ...JSON.parse(stdout), stderr };
+  }
+
+  async #buyWithOurs(url, method, body, payer) {
+    const { binary, folder, group, kind } = this.#options;
+    const args = ["pay", url, "--max-amount", "0.01", "--receipt", "json", "--state-dir", join(folder, `${kind}-client`)];
+    if (method !== "GET") args.push("-X", method, "-H", "content-type: application/json", "-d", body);
+    const env = { EVM_PRIVATE_KEY: payer.privateKey, EVM_RPC_URL: this.chain.url };
+    const { code, stdout, stderr } = await group.runToEnd({ command: binary, args, cwd: folder, env }, CASE_TIMEOUT_MS);
+    if (code !== 0) throw new Error(`pay402 pay ended with exit code ${code}\n${stderr}`);
+    return { status: 200, body: jsonOrText(stdout), outcome: null, stderr };
+  }
+
+  async #startFacilitator(facilitator) {
+    const { binary, folder, group } = this.#options;
+    const { command, script } = FACILITATORS[facilitator];
+    const { privateKey } = SIGNERS[facilitator];
+    const name = this.#label(facilitator);
+    const port = await freePort();
+    const url = `http://127.0.0.1:${port}`;
+    const spec =
+      command === "pay402"
+        ? {
+            command: binary,
+            args: ["facilitator", "--config", this.#writeConfig(name, port)],
+            env: { FACILITATOR_PRIVATE_KEY: privateKey },
+            cwd: folder,
+          }
+        : { ...scriptSpec(command, script), env: { PORT: String(port), EVM_PRIVATE_KEY: privateKey, EVM_RPC_URL: this.chain.url } };
+    await group.start({ name, ...spec }, answers(`${url}/supported`, [200]));
+    return url;
+  }
+
+  #writeConfig(name, port) {
+    const home = join(this.#options.folder, name);
+    mkdirSync(home, { recursive: true });
+    const path = join(home, "facilitator.toml");
+    writeFileSync(
+      path,
+      `listen = "127.0.0.1:${port}"
+database = "facilitator.db"
+
+[[network]]
+id = "${NETWORK_V2}"
+rpc = "${this.chain.url}"
+signer = { env = "FACILITATOR_PRIVATE_KEY" }
+`,
+    );
+    return path;
+  }
+
+  async #startServer(server, facilitator, facilitatorUrl) {
+    const { binary, folder, group } = this.#options;
+    const { command, script, version } = SERVERS[server];
+    const port = await freePort();
+    const url = `http://127.0.0.1:${port}`;
+    const name = this.#label(server, facilitator);
+    if (command === "pay402") {
+      const args = ["serve", "--listen", `127.0.0.1:${port}`, "--facilitator", facilitatorUrl, "--pay-to", this.payee];
+      args.push("--network", NETWORK_V2, "--price", PRICE, "--route", "GET /paid");
+      await group.start({ name, command: binary, args, cwd: folder }, answers(`${url}/paid`, [402]));
+      return url;
+    }
+    const env = {
+      PORT: String(port),
+      FACILITATOR_URL: facilitatorUrl,
+      PAYEE: this.payee,
+      NETWORK: version === "v1" ? NETWORK_V1 : NETWORK_V2,
+      PRICE,
+    };
+    await group.start({ name, ...scriptSpec(command, script), env }, answers(`${url}/paid`, [402]));
+    return url;
+  }
+
+  #label(...parts) {
+    return [this.#options.kind, ...parts].join("-");
+  }
+
+  async #once(label, start) {
+    if (!this.#urls.has(label)) this.#urls.set(label, start());
+    return this.#urls.get(label);
+  }
+}
+
+function scriptSpec(command, script) {
+  const interpreter = command === "python" ? join(ROOT, ".venv/bin/python") : process.execPath;
+  return { command: interpreter, args: [join(ROOT, script)], cwd: ROOT };
+}
+
+/** The executable inside the platform package: started directly, so that its pid is ours to end. */
+function anvilBinary() {
+  const require = createRequire(import.meta.url);
+  const packages = dirname(dirname(require.resolve("@foundry-rs/anvil/package.json")));
+  const platform = readdirSync(packages).find((name) => name.startsWith("anvil-"));
+  if (!platform) throw new Error("npm ships no anvil for this platform");
+  return join(packages, platform, "bin", process.platform === "win32" ? "anvil.exe" : "anvil");
+}
