@@ -1,6 +1,6 @@
 // The matrix: which client buys from which server with which facilitator. Data only.
 
-/** Wire version of each client; `pay402` speaks what the server speaks. */
+/** Wire version of each client against a server that offers both; the v2 clients here also buy from v1 servers. */
 export const CLIENTS = {
   "ts-fetch": { version: "v2", command: "node", script: "clients/fetch-v2.mjs" },
   "ts-axios": { version: "v2", command: "node", script: "clients/axios-v2.mjs" },
@@ -41,12 +41,12 @@ export function cases() {
     // Official clients buy from official servers; our facilitator settles.
     ...across(["ts-fetch", "py-httpx"], V2_SERVERS, ["pay402-facilitator"]),
     ...across(["ts-axios"], ["express"], ["pay402-facilitator"]),
-    ...across(V1_CLIENTS, V1_SERVERS, ["pay402-facilitator"]),
+    ...across([...V1_CLIENTS, "py-httpx"], V1_SERVERS, ["pay402-facilitator"]),
     // Nothing of ours but the chain: shows that harness and token are right.
     ...across(["ts-fetch"], V2_SERVERS, ["ts-facilitator"]),
     ...across(["ts-axios", "py-httpx"], ["express"], ["ts-facilitator"]),
     ...across(["x402-fetch"], V1_SERVERS, ["ts-facilitator"]),
-    ...across(["x402-axios"], ["x402-express"], ["ts-facilitator"]),
+    ...across(["x402-axios", "py-httpx"], ["x402-express"], ["ts-facilitator"]),
   ];
   const withBody = [
     ...across(["pay402-client"], ["express", "fastapi"], ["pay402-facilitator"]),
