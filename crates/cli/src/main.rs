@@ -1,0 +1,2 @@
+//! The pay402 binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! One test suite per storage port, run by every backend in one line.

@@ -1,0 +1,308 @@
+//! The facilitator's journal: every settlement, written before it is acted upon.
+//!
+//! Every behaviour derives from these rules, stated here once:
+//!
+//! - **One entry per payment.** [`Journal::enter`] is insert-if-absent on the [`PaymentKey`]; a
+//!   second payment with the same key meets the first one's entry, whatever it says itself.
+//! - **Durable before visible.** When a method returns, its change survives a power cut.
+//! - **One road.** An entry moves Due → Signed → Sent → Final and only by [`step`]; what is
+//!   signed stays recorded, so a retry sends the same bytes.
+//! - **One writer.** Whoever advances entries holds the network's [`Lease`]; its fencing token is
+//!   checked in the same transaction as the change.
+//! - **One success.** [`Delivery`] says who may be told that the money moved. `Delivered` is
+//!   committed before the answer leaves, so a crash can lose an answer but never give two.
+//! - **Nothing spendable at rest.** `plan` and `raw` arrive sealed by the caller; they are wiped
+//!   when the entry is final.
+
+use async_trait::async_trait;
+
+use crate::error::Unavailable;
+use crate::network::SentAs;
+use crate::time::UnixTime;
+use crate::{Amount, Digest, NetworkId, PaymentKey};
+
+/// A payment to be settled, as it enters the journal.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NewEntry {
+    /// What the chain would refuse twice.
+    pub key: PaymentKey,
+    /// Everything that identifies this very payment.
+    pub fingerprint: Digest,
+    /// The network it settles on.
+    pub network: NetworkId,
+    /// Who pays.
+    pub payer: String,
+    /// How much, in atomic units.
+    pub amount: Amount,
+    /// The last moment (exclusive, chain time) at which settling can succeed.
+    pub expires: UnixTime,
+    /// Hash of API key and idempotency key, when the caller gave both.
+    pub caller: Option<Digest>,
+    /// What has to be called to settle, sealed.
+    pub plan: Vec<u8>,
+    /// When it was entered.
+    pub entered_at: UnixTime,
+}
+
+/// A journal entry.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// As entered; `plan` is empty once the entry is final.
+    pub new: NewEntry,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Who may be told of a success.
+    pub delivery: Delivery,
+}
+
+/// How far an entry has come.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// Entered; nothing is signed.
+    Due,
+    /// Signed and recorded; it may not have been sent.
+    Signed(SignedAs),
+    /// Handed to a node at least once.
+    Sent(SignedAs),
+    /// Closed by chain evidence.
+    Final(Outcome),
+}
+
+/// A recorded signed transaction.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SignedAs {
+    /// Signer, nonce and hash.
+    pub sent: SentAs,
+    /// The signed bytes, sealed. Empty once the entry is final.
+    pub raw: Vec<u8>,
+}
+
+/// How an entry ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// The money moved, proven by logs.
+    Settled {
+        /// By this transaction.
+        transaction: String,
+        /// In this block.
+        block: u64,
+        /// What it cost us, in wei.
+        fee: Amount,
+    },
+    /// It did not and never will.
+    Failed {
+        /// The refusal's wire code.
+        reason: String,
+        /// For people.
+        message: String,
+        /// The transaction that failed, when there was one.
+        transaction: Option<String>,
+        /// What it cost us, in wei.
+        fee: Amount,
+    },
+}
+
+/// Who may be told that the money moved.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Delivery {
+    /// One caller is waiting for the outcome.
+    Waiting,
+    /// Nobody waits and nobody was told: the caller left, was told `pending`, or we crashed. The
+    /// next one who presents the payment may be told.
+    Owed,
+    /// Somebody was told. Nobody else ever is, except the same request proven by its caller keys.
+    Delivered,
+}
+
+/// What happened to an entry.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// A transaction was signed for it. From [`Stage::Due`]; also from `Signed`/`Sent` when the
+    /// earlier transaction provably can never be mined because its nonce was consumed by another.
+    Signed(SignedAs),
+    /// The bytes were handed to a node.
+    Sent,
+    /// The chain closed it.
+    Closed(Outcome),
+}
+
+/// An event that does not fit the entry's stage.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a journal entry cannot go from {from} by {event}")]
+pub struct IllegalStep {
+    from: &'static str,
+    event: &'static str,
+}
+
+/// The pure step function: the only road an entry can take.
+///
+/// # Errors
+/// When the event does not fit. A final entry takes no event at all.
+pub fn step(stage: Stage, event: Event) -> Result<Stage, IllegalStep> {
+    match (stage, event) {
+        (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Signed(signed)) => {
+            Ok(Stage::Signed(signed))
+        }
+        (Stage::Signed(signed) | Stage::Sent(signed), Event::Sent) => Ok(Stage::Sent(signed)),
+        (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Closed(outcome)) => {
+            Ok(Stage::Final(outcome))
+        }
+        (stage, event) => Err(IllegalStep {
+            from: match stage {
+                Stage::Due => "due",
+                Stage::Signed(_) => "signed",
+                Stage::Sent(_) => "sent",
+                Stage::Final(_) => "final",
+            },
+            event: match event {
+                Event::Signed(_) => "signed",
+                Event::Sent => "sent",
+                Event::Closed(_) => "closed",
+            },
+        }),
+    }
+}
+
+/// The answer to [`Journal::enter`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Entered {
+    /// It is new; the caller waits for it (`Delivery::Waiting`).
+    New,
+    /// The key was entered before, possibly by somebody else with other content.
+    Known(Box<Entry>),
+}
+
+/// Exclusive right to advance the entries of one network, until it is taken over.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Lease {
+    /// The network.
+    pub network: NetworkId,
+    /// Rises with every take-over; a change with an old token is refused.
+    pub token: u64,
+}
+
+/// Why the journal did not do as asked.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// Storage failed; nothing may be assumed.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// Another process took the lease over.
+    #[error("the lease on {0} was taken over by another process")]
+    LeaseLost(NetworkId),
+    /// There is no such entry.
+    #[error("no journal entry for {0}")]
+    NoEntry(PaymentKey),
+    /// A bug in the caller.
+    #[error(transparent)]
+    Illegal(#[from] IllegalStep),
+}
+
+/// One change by the holder of a lease.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Advance {
+    /// Which entry.
+    pub key: PaymentKey,
+    /// What happened.
+    pub event: Event,
+    /// With a closing event: mark it delivered in the same transaction if a caller is waiting.
+    pub deliver: bool,
+}
+
+/// Durable storage for settlements. See the module for its rules.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Enters a payment, or finds the entry that has its key.
+    ///
+    /// # Errors
+    /// When storage failed. The payment then is not entered for the caller to act upon.
+    async fn enter(&self, new: NewEntry) -> Result<Entered, JournalError>;
+
+    /// The entry of a payment.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn find(&self, key: &PaymentKey) -> Result<Option<Entry>, JournalError>;
+
+    /// Takes the lease of a network over for `holder` until `until`. `None` while another holder
+    /// has it unexpired. The same holder renews it, keeping its token. Taking over turns every
+    /// `Waiting` of the network into `Owed`: those callers waited in a process that is gone.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn lease(
+        &self,
+        network: &NetworkId,
+        holder: &str,
+        now: UnixTime,
+        until: UnixTime,
+    ) -> Result<Option<Lease>, JournalError>;
+
+    /// Applies changes, all or none, by [`step`]. Returns the entries as they are now, in order.
+    ///
+    /// # Errors
+    /// [`JournalError`]; nothing was changed.
+    async fn advance(
+        &self,
+        lease: &Lease,
+        changes: Vec<Advance>,
+    ) -> Result<Vec<Entry>, JournalError>;
+
+    /// Unfinished entries of a network, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn unfinished(
+        &self,
+        network: &NetworkId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, JournalError>;
+
+    /// One more than the highest nonce ever recorded for `signer` on `network`.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn next_nonce(
+        &self,
+        network: &NetworkId,
+        signer: &str,
+    ) -> Result<Option<u64>, JournalError>;
+
+    /// Changes who may be told, from `from` to `to`, if it still is `from`. Says whether it was.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn hand_over(
+        &self,
+        key: &PaymentKey,
+        from: Delivery,
+        to: Delivery,
+    ) -> Result<bool, JournalError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed(nonce: u64) -> SignedAs {
+        let sent = SentAs { signer: "0xa".into(), nonce, transaction: format!("0x{nonce}") };
+        SignedAs { sent, raw: vec![1] }
+    }
+
+    fn settled() -> Outcome {
+        Outcome::Settled { transaction: "0x1".into(), block: 1, fee: Amount::ZERO }
+    }
+
+    #[test]
+    fn an_entry_takes_one_road() {
+        let due = step(Stage::Due, Event::Signed(signed(1))).unwrap();
+        let sent = step(due.clone(), Event::Sent).unwrap();
+        assert_eq!(sent, Stage::Sent(signed(1)));
+        assert_eq!(step(sent, Event::Closed(settled())).unwrap(), Stage::Final(settled()));
+        assert!(step(Stage::Due, Event::Sent).is_err(), "sent without being signed");
+        for event in [Event::Signed(signed(2)), Event::Sent, Event::Closed(settled())] {
+            assert!(step(Stage::Final(settled()), event).is_err(), "a final entry moved");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The network port: what a facilitator needs from a network family.
+//!
+//! Settling goes verify → pack → sign → journal → send → status. Nothing is sent that was not
+//! signed and journalled first, and a retry sends the same bytes.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use zeroize::Zeroizing;
+
+use crate::error::Unavailable;
+use crate::facilitator::Kind;
+use crate::time::UnixTime;
+use crate::{Amount, Digest, NetworkId, Payment, PaymentKey, Refused};
+
+/// Bytes that are a bearer capability: signed transactions, calldata with signatures. Hidden from
+/// `Debug`, wiped on drop.
+#[derive(Clone, Eq, PartialEq)]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// Takes over `bytes`.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes themselves.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretBytes({} bytes)", self.0.len())
+    }
+}
+
+/// A payment that a network family checked against the chain.
+///
+/// Evidence: built only by [`Verified::attest`], which only a family's verification calls
+/// (`xtask tidy` lists the callers).
+#[derive(Clone, Debug)]
+pub struct Verified {
+    /// What the chain would refuse twice.
+    pub key: PaymentKey,
+    /// Everything that was checked, so that the same key with other content is noticed.
+    pub fingerprint: Digest,
+    /// Who pays, as spelled on the wire.
+    pub payer: String,
+    /// How much, in atomic units.
+    pub amount: Amount,
+    /// The last moment at which settling can succeed (exclusive, chain time).
+    pub expires: UnixTime,
+    /// What has to be called to settle, in the family's own encoding.
+    pub plan: SecretBytes,
+    _sealed: Sealed,
+}
+
+#[derive(Clone, Debug)]
+struct Sealed;
+
+impl Verified {
+    /// Attests that a payment was verified. For network families only.
+    pub fn attest(
+        key: PaymentKey,
+        fingerprint: Digest,
+        payer: String,
+        amount: Amount,
+        expires: UnixTime,
+        plan: SecretBytes,
+    ) -> Self {
+        Self { key, fingerprint, payer, amount, expires, plan, _sealed: Sealed }
+    }
+}
+
+/// A payment read without asking the chain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identified {
+    /// What the chain would refuse twice.
+    pub key: PaymentKey,
+    /// Everything that identifies this very payment: authorization and terms.
+    pub fingerprint: Digest,
+    /// Who pays, as spelled on the wire.
+    pub payer: String,
+}
+
+/// Why verification gave no [`Verified`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Unverified {
+    /// The payment is no good. An answer.
+    Invalid(Refused),
+    /// It could not be told. Grants nothing.
+    Unavailable(Unavailable),
+}
+
+impl From<Refused> for Unverified {
+    fn from(refused: Refused) -> Self {
+        Self::Invalid(refused)
+    }
+}
+
+impl From<Unavailable> for Unverified {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable)
+    }
+}
+
+/// A signed transaction, ready to be journalled and then sent.
+#[derive(Clone, Debug)]
+pub struct SignedTransaction {
+    /// Its hash, known before it is sent.
+    pub transaction: String,
+    /// Its bytes.
+    pub raw: SecretBytes,
+}
+
+/// Why a transaction was not taken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SendError {
+    /// The signer's nonce was already spent, by this transaction or by another: ask for its status.
+    NonceSpent,
+    /// The node refused it for certain and these bytes are not in its pool.
+    Rejected(String),
+    /// Not known: it may be in a pool. Send the same bytes again.
+    Unknown(String),
+}
+
+/// Where a payment stands on the chain, read from logs and not from receipt status alone.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ChainStatus {
+    /// Nothing is mined for it and its authorization is unused.
+    Open {
+        /// Whether the authorization can no longer be used by chain time.
+        expired: bool,
+        /// Whether the signer's nonce was consumed by another transaction, so that ours never can
+        /// be mined.
+        displaced: bool,
+    },
+    /// Mined, and the exact transfer is proven by logs at the depth asked for.
+    Proven {
+        /// The transaction that made the transfer: ours, or one that carried the same
+        /// authorization for us.
+        transaction: String,
+        /// The block it is in.
+        block: u64,
+        /// What the transaction cost its sender, in wei; zero when the sender was not us.
+        fee: Amount,
+    },
+    /// Mined, but not deep enough yet.
+    Shallow {
+        /// The transaction.
+        transaction: String,
+    },
+    /// Mined without the transfer, for certain.
+    Failed {
+        /// Why.
+        refused: Refused,
+        /// What it cost us, in wei.
+        fee: Amount,
+    },
+}
+
+/// One network, to the facilitator.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Which network.
+    fn id(&self) -> &NetworkId;
+
+    /// What can be settled here, in every version.
+    fn kinds(&self) -> Vec<Kind>;
+
+    /// The accounts that send transactions, as spelled on the wire. Each is one lane.
+    fn signers(&self) -> Vec<String>;
+
+    /// A key to seal what the journal holds, derived from the signers' secrets: who reads the
+    /// database without them reads nothing spendable.
+    fn sealing_key(&self) -> Zeroizing<[u8; 32]>;
+
+    /// Checks at start that the chain is the one configured and the assets are there.
+    ///
+    /// # Errors
+    /// What is wrong, named by setting.
+    async fn check(&self) -> Result<(), crate::error::Misconfigured>;
+
+    /// Reads a payment and checks all that needs no chain: form, terms, signature of a plain
+    /// account. The same for a repeat as for the first.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    fn identify(&self, payment: &Payment) -> Result<Identified, Refused>;
+
+    /// Checks everything, the chain included.
+    ///
+    /// # Errors
+    /// See [`Unverified`].
+    async fn verify(&self, payment: &Payment) -> Result<Verified, Unverified>;
+
+    /// The next nonce of `signer` that the chain has not consumed.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked.
+    async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable>;
+
+    /// Signs the transaction that carries out `plan`, with `signer`'s `nonce`. Sends nothing.
+    ///
+    /// # Errors
+    /// When fees cannot be read or the plan cannot be carried out.
+    async fn sign(
+        &self,
+        signer: &str,
+        nonce: u64,
+        plan: &SecretBytes,
+    ) -> Result<SignedTransaction, Unavailable>;
+
+    /// Sends the bytes. "Already known" counts as sent.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    async fn send(&self, raw: &SecretBytes) -> Result<(), SendError>;
+
+    /// Where a payment stands: by our `transaction` with `signer`'s `nonce` when it was signed,
+    /// and by the authorization itself.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked. Proves nothing.
+    async fn status(
+        &self,
+        plan: &SecretBytes,
+        sent: Option<&SentAs>,
+    ) -> Result<ChainStatus, Unavailable>;
+}
+
+/// How a payment was put on its way.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SentAs {
+    /// The account that sends.
+    pub signer: String,
+    /// Its nonce.
+    pub nonce: u64,
+    /// The hash of the signed transaction.
+    pub transaction: String,
+}

@@ -1,0 +1,148 @@
+//! The scheme ports: how a kind of payment is quoted and signed, and how it is sold.
+//!
+//! The facilitator's side of a scheme is behind [`crate::network::Network`].
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use crate::asset::AssetInfo;
+use crate::error::{Misconfigured, Unavailable};
+use crate::facilitator::{Facilitator, Settled, Verdict};
+use crate::spend::{Clearance, Quote};
+use crate::time::UnixTime;
+use crate::{Amount, NetworkId, Payment, PaymentKey, Price, Refused, Requirements, Scheme};
+
+/// Why a client scheme does not take up an offer. The next offer may do.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct Decline(pub String);
+
+/// The scheme's part of a signed payment. A bearer capability: no `Debug` of its content.
+pub struct Authorized {
+    /// Goes into `payload` of the payment message.
+    pub payload: Map<String, Value>,
+}
+
+impl std::fmt::Debug for Authorized {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorized(..)")
+    }
+}
+
+/// What the chain says about an authorization that was signed earlier.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// It was used: the money moved by this transaction, when it can be named.
+    Used {
+        /// The transaction.
+        transaction: Option<String>,
+    },
+    /// It can still be used.
+    Live,
+    /// It was not used and never can be: expired on chain time, or cancelled.
+    Dead,
+}
+
+/// The client's side of a scheme on one network family.
+#[async_trait]
+pub trait ClientScheme: Send + Sync {
+    /// The scheme it pays by.
+    fn scheme(&self) -> Scheme;
+
+    /// The account that pays, canonical.
+    fn payer(&self) -> String;
+
+    /// What taking up this offer would cost. Signs nothing, asks nobody. Amount, asset, payee and
+    /// the EIP-712 domain are checked against our own asset table, never believed.
+    ///
+    /// # Errors
+    /// When the offer is not for this scheme, or cannot be paid safely.
+    fn quote(&self, offer: &Requirements) -> Result<Quote, Decline>;
+
+    /// Signs exactly what was cleared, and nothing else. Deterministic: signing the same clearance
+    /// again yields the same bytes, so that nothing spendable needs to be stored.
+    ///
+    /// # Errors
+    /// When the signer cannot be reached.
+    async fn authorize(&self, clearance: &Clearance) -> Result<Authorized, Unavailable>;
+
+    /// A secret id for `clearance`, the same each time, that only the payer's key can make. It is
+    /// the off-chain proof of who presents a payment (`payment-identifier`).
+    ///
+    /// # Errors
+    /// When the signer cannot be reached.
+    async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable>;
+
+    /// What became of an authorization, by chain evidence alone.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked: nothing is known, and nothing may be released.
+    async fn fate(&self, clearance: &Clearance) -> Result<Fate, Unavailable>;
+}
+
+/// How a resource is priced.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Tariff {
+    /// Dollars, paid in the default asset of the network.
+    Usd(Price),
+    /// Atomic units of a named asset.
+    Atomic {
+        /// How much.
+        amount: Amount,
+        /// Of what.
+        asset: AssetInfo,
+    },
+}
+
+/// The resource server's side of a scheme on one network family.
+#[async_trait]
+pub trait ServerScheme: Send + Sync {
+    /// The scheme it sells by.
+    fn scheme(&self) -> Scheme;
+
+    /// Whether it serves `network`.
+    fn serves(&self, network: &NetworkId) -> bool;
+
+    /// The requirements for one price on one network.
+    ///
+    /// # Errors
+    /// When payee, asset or price cannot work; named by the route's setting (`pay_to`, `price`, …).
+    fn requirements(
+        &self,
+        network: &NetworkId,
+        tariff: &Tariff,
+        pay_to: &str,
+        max_timeout_seconds: u64,
+    ) -> Result<Requirements, Misconfigured>;
+
+    /// Reads and cheaply checks a payment: form, recipient, value, times at `now`, and the
+    /// signature where that needs no chain. No I/O; runs before anything is claimed.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    fn identify(&self, payment: &Payment, now: UnixTime) -> Result<PaymentKey, Refused>;
+
+    /// Makes sure, before the handler runs, that the payment would settle.
+    ///
+    /// # Errors
+    /// When that could not be told.
+    async fn open(
+        &self,
+        payment: &Payment,
+        facilitator: &dyn Facilitator,
+    ) -> Result<Verdict, Unavailable> {
+        facilitator.verify(payment).await
+    }
+
+    /// Collects the money after the handler succeeded.
+    ///
+    /// # Errors
+    /// Only when nothing can have been sent.
+    async fn close(
+        &self,
+        payment: &Payment,
+        facilitator: &dyn Facilitator,
+    ) -> Result<Settled, Unavailable> {
+        facilitator.settle(payment).await
+    }
+}

@@ -1,0 +1,3 @@
+//! How messages travel. The only place that knows a header name.
+
+pub mod http;

@@ -1,0 +1,93 @@
+//! Version 1: network names instead of CAIP-2, `maxAmountRequired`, the resource in every entry.
+//!
+//! What version 1 says of the resource stays in [`Requirements::other`], so that an offer is
+//! echoed and sent on exactly as it came.
+
+use serde_json::{Map, Value};
+
+use super::json::Fields;
+use super::{read_accepts, requirements_map};
+use crate::error::Malformed;
+use crate::payment::{PaymentRequired, Presented, Requirements};
+use crate::resource::ResourceInfo;
+use crate::{Scheme, WireVersion};
+
+pub(super) fn read_payment_required(mut fields: Fields) -> Result<PaymentRequired, Malformed> {
+    let accepts = read_accepts(WireVersion::V1, &mut fields)?;
+    let said = |key: &str| {
+        let value = accepts.first().and_then(|entry| entry.other.get(key));
+        value.and_then(Value::as_str).map(str::to_owned)
+    };
+    let resource = ResourceInfo {
+        url: said("resource").unwrap_or_default(),
+        description: said("description"),
+        mime_type: said("mimeType"),
+        other: Map::new(),
+    };
+    Ok(PaymentRequired {
+        version: WireVersion::V1,
+        error: fields.text_or_null("error")?,
+        resource,
+        accepts,
+        extensions: Map::new(),
+        other: fields.rest(),
+    })
+}
+
+/// Offers for networks that version 1 has no name for are left out; so are the v2 extensions.
+pub(super) fn write_payment_required(required: &PaymentRequired) -> Value {
+    let entry = |requirements: &Requirements| {
+        let mut entry = write_requirements(requirements);
+        let resource = &required.resource;
+        let map = entry.as_object_mut().expect("write_requirements makes an object");
+        // Official v1 clients refuse an entry in which one of these is missing or null.
+        let mut default = |key: &str, value: &str| {
+            map.entry(key).or_insert_with(|| value.into());
+        };
+        default("resource", &resource.url);
+        default("description", resource.description.as_deref().unwrap_or(""));
+        default("mimeType", resource.mime_type.as_deref().unwrap_or(""));
+        entry
+    };
+    let payable = |entry: &&Requirements| entry.network.v1_name().is_some();
+    let mut map = Map::new();
+    map.insert("x402Version".into(), 1.into());
+    if let Some(error) = &required.error {
+        map.insert("error".into(), error.clone().into());
+    }
+    map.insert("accepts".into(), required.accepts.iter().filter(payable).map(entry).collect());
+    map.extend(required.other.clone());
+    Value::Object(map)
+}
+
+pub(super) fn read_presented(mut fields: Fields) -> Result<Presented, Malformed> {
+    Ok(Presented {
+        version: WireVersion::V1,
+        scheme: Scheme::new(&fields.text("scheme")?),
+        network: WireVersion::V1.read_network(&mut fields)?,
+        accepted: None,
+        payload: fields.object("payload")?.rest(),
+        resource: None,
+        extensions: Map::new(),
+        other: fields.rest(),
+    })
+}
+
+pub(super) fn write_presented(presented: &Presented) -> Value {
+    let mut map = Map::new();
+    map.insert("x402Version".into(), 1.into());
+    map.insert("scheme".into(), presented.scheme.as_str().into());
+    map.insert("network".into(), WireVersion::V1.network_name(&presented.network).into());
+    map.insert("payload".into(), Value::Object(presented.payload.clone()));
+    map.extend(presented.other.clone());
+    Value::Object(map)
+}
+
+pub(super) fn write_requirements(requirements: &Requirements) -> Value {
+    let mut map = requirements_map(WireVersion::V1, "maxAmountRequired", requirements);
+    map.extend(requirements.other.clone());
+    if !requirements.extra.is_empty() {
+        map.insert("extra".into(), Value::Object(requirements.extra.clone()));
+    }
+    Value::Object(map)
+}

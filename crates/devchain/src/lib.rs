@@ -1,0 +1,1 @@
+//! pay402 devchain.
