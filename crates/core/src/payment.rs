@@ -42,6 +42,11 @@ impl Scheme {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a charge of this scheme may have no transaction of its own.
+    pub fn charges_off_chain(&self) -> bool {
+        self.0 == "batch-settlement"
+    }
 }
 
 impl fmt::Display for Scheme {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::Malformed;
 use crate::facilitator::Settled;
-use crate::payment::{PaymentRequired, Presented};
+use crate::payment::{PaymentRequired, Presented, Requirements};
 use crate::{NetworkId, WireVersion, wire};
 
 static PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required");
@@ -152,12 +152,12 @@ pub fn write_outcome(
 /// When it carries one that cannot be read.
 pub fn read_outcome(
     headers: &HeaderMap,
-    expected: &NetworkId,
+    terms: &Requirements,
 ) -> Result<Option<Settled>, Malformed> {
     for name in [&PAYMENT_RESPONSE, &X_PAYMENT_RESPONSE] {
         if let Some(value) = headers.get(name) {
             let json = decode_header(name, value)?;
-            let settled = wire::decode_settled(&json, expected);
+            let settled = wire::decode_settled(&json, terms);
             return settled.map(Some).map_err(|error| error.within(title(name)));
         }
     }

@@ -163,16 +163,15 @@ impl Fields {
         }
     }
 
-    /// A string that may be missing or null.
+    /// A string that may be missing or null. A null stays among the rest, for the echo.
     ///
     /// # Errors
     /// When it is something else.
     pub fn text_or_null(&mut self, key: &str) -> Result<Option<String>, Malformed> {
-        match self.map.shift_remove(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => self.wrong(key, "must be a string"),
+        if !self.has(key) {
+            return Ok(None);
         }
+        self.text(key).map(Some)
     }
 
     /// A boolean; `1`, `"true"` and the like are none.
@@ -220,15 +219,16 @@ impl Fields {
         Self::root(value, &self.path(key))
     }
 
-    /// An object that may be missing or null.
+    /// An object that may be missing or null. A null or an empty one stays among the rest, for
+    /// the echo.
     ///
     /// # Errors
     /// When it is something else.
     pub fn map_or_null(&mut self, key: &str) -> Result<Map<String, Value>, Malformed> {
-        match self.map.shift_remove(key) {
+        match self.map.get(key) {
             None | Some(Value::Null) => Ok(Map::new()),
-            Some(Value::Object(map)) => Ok(map),
-            Some(_) => self.wrong(key, "must be an object"),
+            Some(Value::Object(map)) if map.is_empty() => Ok(Map::new()),
+            Some(_) => Ok(self.object(key)?.rest()),
         }
     }
 

@@ -292,12 +292,13 @@ pub fn encode_settled(version: WireVersion, network: &NetworkId, settled: &Settl
     Value::Object(map)
 }
 
-/// Decodes a `SettleResponse`. `terms` name the network it has to be about.
+/// Decodes a `SettleResponse` about a payment of `terms`.
 ///
 /// # Errors
 /// The field that is wrong: only the boolean `true` with the right network is a success, and one
-/// without a transaction is none, unless a scheme charged nothing.
-pub fn decode_settled(bytes: &[u8], expected: &NetworkId) -> Result<Settled, Malformed> {
+/// without a transaction is none, unless nothing was charged or the scheme charges off chain.
+pub fn decode_settled(bytes: &[u8], terms: &Requirements) -> Result<Settled, Malformed> {
+    let expected = &terms.network;
     let mut fields = Fields::root(json::parse(bytes)?, "")?;
     let payer = fields.text_or_null("payer")?;
     let transaction = fields.text_or_null("transaction")?.filter(|text| !text.is_empty());
@@ -314,7 +315,9 @@ pub fn decode_settled(bytes: &[u8], expected: &NetworkId) -> Result<Settled, Mal
         };
         let transaction = match transaction {
             Some(transaction) => transaction,
-            None if charged == Some(Amount::ZERO) => String::new(),
+            None if charged == Some(Amount::ZERO) || terms.scheme.charges_off_chain() => {
+                String::new()
+            }
             None => return Err(Malformed::new("transaction", "must be the hash of a success")),
         };
         return Ok(Settled::Done(Settlement {
