@@ -80,7 +80,11 @@ async function runOn(kind, own) {
 function announce(result) {
   if (options.json) console.log(JSON.stringify({ case: result.name, ok: result.ok, ms: result.ms, reason: result.reason }));
   else if (result.ok) console.log(`ok ${result.name} ${result.ms}`);
-  else console.log(`FAIL ${result.name}: ${result.reason}`);
+  else {
+    const [first, ...rest] = result.reason.trim().split("\n");
+    console.log(`FAIL ${result.name}: ${first}`);
+    if (rest.length > 0) console.error(rest.join("\n"));
+  }
   return result;
 }
 
