@@ -8,10 +8,10 @@ use std::fmt;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use crate::error::Unavailable;
+use crate::error::{Malformed, Unavailable};
 use crate::facilitator::Kind;
 use crate::time::UnixTime;
-use crate::{Amount, Digest, NetworkId, Payment, PaymentKey, Refused};
+use crate::{Amount, Digest, NetworkId, Payment, PaymentKey, Presented, Refused, Requirements};
 
 /// Bytes that are a bearer capability: signed transactions, calldata with signatures. Hidden from
 /// `Debug`, wiped on drop.
@@ -182,6 +182,21 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// What is wrong, named by setting.
     async fn check(&self) -> Result<(), crate::error::Misconfigured>;
+
+    /// Whether a payload has the form its scheme asks for, so that the edge can answer 400 and
+    /// name the field (relative to the payment message, such as `payload.authorization.value`).
+    /// Passing proves nothing more; [`Network::identify`] checks the form again.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    fn form(&self, presented: &Presented) -> Result<(), Malformed>;
+
+    /// Whether requirements have the form their scheme asks for: addresses above all. Fields are
+    /// named relative to the requirements, such as `payTo`.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    fn terms_form(&self, terms: &Requirements) -> Result<(), Malformed>;
 
     /// Reads a payment and checks all that needs no chain: form, terms, signature of a plain
     /// account. The same for a repeat as for the first.

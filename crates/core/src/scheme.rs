@@ -6,11 +6,13 @@ use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use crate::asset::AssetInfo;
-use crate::error::{Misconfigured, Unavailable};
+use crate::error::{Malformed, Misconfigured, Unavailable};
 use crate::facilitator::{Facilitator, Settled, Verdict};
 use crate::spend::{Clearance, Quote};
 use crate::time::UnixTime;
-use crate::{Amount, NetworkId, Payment, PaymentKey, Price, Refused, Requirements, Scheme};
+use crate::{
+    Amount, NetworkId, Payment, PaymentKey, Presented, Price, Refused, Requirements, Scheme,
+};
 
 /// Why a client scheme does not take up an offer. The next offer may do.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -114,6 +116,21 @@ pub trait ServerScheme: Send + Sync {
         pay_to: &str,
         max_timeout_seconds: u64,
     ) -> Result<Requirements, Misconfigured>;
+
+    /// Whether a payload has the form its scheme asks for, so that the edge can answer 400 and
+    /// name the field (relative to the payment message, such as `payload.authorization.value`).
+    /// Passing proves nothing more; [`ServerScheme::identify`] checks the form again.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    fn form(&self, presented: &Presented) -> Result<(), Malformed>;
+
+    /// Whether requirements have the form their scheme asks for: addresses above all. Fields are
+    /// named relative to the requirements, such as `payTo`.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    fn terms_form(&self, terms: &Requirements) -> Result<(), Malformed>;
 
     /// Reads and cheaply checks a payment: form, recipient, value, times at `now`, and the
     /// signature where that needs no chain. No I/O; runs before anything is claimed.
