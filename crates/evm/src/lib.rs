@@ -1,1 +1,4 @@
 //! pay402 evm.
+
+#[cfg(feature = "keystore")]
+pub mod keystore;
