@@ -8,7 +8,8 @@ use std::sync::Arc;
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NetworkId(Arc<str>);
 
-/// Names that protocol version 1 puts on the wire, with the CAIP-2 id each stands for.
+/// Names that protocol version 1 puts on the wire, with the CAIP-2 id each stands for. Official v1
+/// clients throw a whole 402 away in which one entry names another network.
 pub const V1_NAMES: &[(&str, &str)] = &[
     ("abstract", "eip155:2741"),
     ("abstract-testnet", "eip155:11124"),
@@ -16,12 +17,8 @@ pub const V1_NAMES: &[(&str, &str)] = &[
     ("avalanche-fuji", "eip155:43113"),
     ("base", "eip155:8453"),
     ("base-sepolia", "eip155:84532"),
-    ("celo", "eip155:42220"),
     ("educhain", "eip155:41923"),
     ("iotex", "eip155:4689"),
-    ("megaeth", "eip155:4326"),
-    ("monad", "eip155:143"),
-    ("monad-testnet", "eip155:10143"),
     ("peaq", "eip155:3338"),
     ("polygon", "eip155:137"),
     ("polygon-amoy", "eip155:80002"),
@@ -31,6 +28,14 @@ pub const V1_NAMES: &[(&str, &str)] = &[
     ("solana", "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp"),
     ("solana-devnet", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"),
     ("story", "eip155:1514"),
+];
+
+/// Names that only later implementations of version 1 know.
+pub const V1_LATER_NAMES: &[(&str, &str)] = &[
+    ("celo", "eip155:42220"),
+    ("megaeth", "eip155:4326"),
+    ("monad", "eip155:143"),
+    ("monad-testnet", "eip155:10143"),
 ];
 
 impl NetworkId {
@@ -65,7 +70,7 @@ impl NetworkId {
 
     /// The network that v1 calls `name`.
     pub fn from_v1_name(name: &str) -> Option<Self> {
-        let (_, id) = V1_NAMES.iter().find(|(v1, _)| *v1 == name)?;
+        let (_, id) = V1_NAMES.iter().chain(V1_LATER_NAMES).find(|(v1, _)| *v1 == name)?;
         Some(Self((*id).into()))
     }
 
@@ -76,7 +81,8 @@ impl NetworkId {
 
     /// The name v1 uses, where it has one.
     pub fn v1_name(&self) -> Option<&'static str> {
-        V1_NAMES.iter().find(|(_, id)| *id == &*self.0).map(|(name, _)| *name)
+        let mut names = V1_NAMES.iter().chain(V1_LATER_NAMES);
+        names.find(|(_, id)| *id == &*self.0).map(|(name, _)| *name)
     }
 
     /// The family, such as `eip155`.
@@ -167,7 +173,8 @@ mod tests {
         ] {
             assert!(NetworkId::parse(bad).is_err(), "{bad:?} was read as a network");
         }
-        for (_, id) in V1_NAMES {
+        assert_eq!(V1_NAMES.len(), 17);
+        for (_, id) in V1_NAMES.iter().chain(V1_LATER_NAMES) {
             NetworkId::parse(id).unwrap();
         }
     }

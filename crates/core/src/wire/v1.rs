@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 use super::json::Fields;
 use super::{read_accepts, requirements_map};
 use crate::error::Malformed;
+use crate::network_id::V1_NAMES;
 use crate::payment::{PaymentRequired, Presented, Requirements};
 use crate::resource::ResourceInfo;
-use crate::{Scheme, WireVersion};
+use crate::{NetworkId, Scheme, WireVersion};
 
 pub(super) fn read_payment_required(mut fields: Fields) -> Result<PaymentRequired, Malformed> {
     let accepts = read_accepts(WireVersion::V1, &mut fields)?;
@@ -34,7 +35,8 @@ pub(super) fn read_payment_required(mut fields: Fields) -> Result<PaymentRequire
     })
 }
 
-/// Offers for networks that version 1 has no name for are left out; so are the v2 extensions.
+/// Offers that version 1 has no words for are left out: official v1 clients throw the whole 402
+/// away in which one entry has another scheme or network. So are the v2 extensions.
 pub(super) fn write_payment_required(required: &PaymentRequired) -> Value {
     let entry = |requirements: &Requirements| {
         let mut entry = write_requirements(requirements);
@@ -49,7 +51,8 @@ pub(super) fn write_payment_required(required: &PaymentRequired) -> Value {
         default("mimeType", resource.mime_type.as_deref().unwrap_or(""));
         entry
     };
-    let payable = |entry: &&Requirements| entry.network.v1_name().is_some();
+    let known = |network: &NetworkId| V1_NAMES.iter().any(|(_, id)| *id == network.as_str());
+    let payable = |entry: &&Requirements| entry.scheme == Scheme::EXACT && known(&entry.network);
     let mut map = Map::new();
     map.insert("x402Version".into(), 1.into());
     if let Some(error) = &required.error {
