@@ -99,6 +99,13 @@ pub trait Grants: Send + Sync {
     /// When storage failed: the claim stays held.
     async fn release(&self, key: &PaymentKey) -> Result<(), Unavailable>;
 
+    /// How far the claim on a payment has come; `None` when there is none. For whoever compares
+    /// books: it decides nothing.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn state(&self, key: &PaymentKey) -> Result<Option<GrantState>, Unavailable>;
+
     /// Forgets claims whose `forget_at` has passed. Returns how many.
     ///
     /// # Errors
