@@ -1,0 +1,226 @@
+//! The configuration file of the facilitator: typed, complete, refused at start when it is wrong.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use pay402_core::NetworkId;
+use pay402_core::error::Misconfigured;
+use serde::Deserialize;
+
+/// Largest configuration file, in bytes.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// `facilitator.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Address and port to listen on.
+    pub(crate) listen: SocketAddr,
+    /// The SQLite file of the journal; relative to the configuration file.
+    pub(crate) database: PathBuf,
+    /// Networks to settle on.
+    #[serde(default, rename = "network")]
+    pub(crate) networks: Vec<Network>,
+    /// Who may call; without any, everybody on this machine may.
+    #[serde(default, rename = "caller")]
+    pub(crate) callers: Vec<Caller>,
+}
+
+/// `[[network]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Network {
+    /// CAIP-2 id or v1 name.
+    pub(crate) id: NetworkId,
+    /// URL of a JSON-RPC node; may hold a key, so it is never printed. `${VAR}` is replaced.
+    pub(crate) rpc: Secret,
+    /// The account that sends the transactions and pays their gas.
+    pub(crate) signer: Signer,
+    /// Blocks, the one with the transaction included, before a settlement counts. Default 1.
+    pub(crate) confirmations: Option<u64>,
+    /// Assets beside the default ones of the network.
+    #[serde(default, rename = "asset")]
+    pub(crate) assets: Vec<Asset>,
+}
+
+/// `[[network.asset]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Asset {
+    /// The token's address.
+    pub(crate) address: String,
+    /// Everything that the default table does not know about it.
+    #[serde(flatten)]
+    pub(crate) details: Option<AssetDetails>,
+}
+
+/// What is needed of an asset that is not in the default table.
+#[derive(Debug, Deserialize)]
+pub(crate) struct AssetDetails {
+    /// Short name for people.
+    pub(crate) symbol: String,
+    /// Decimal places.
+    pub(crate) decimals: u8,
+    /// `name` of the token's EIP-712 domain.
+    pub(crate) name: String,
+    /// `version` of the token's EIP-712 domain.
+    pub(crate) version: String,
+}
+
+/// Where a signer's key comes from.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, untagged)]
+pub(crate) enum Signer {
+    /// An environment variable with the key, or `<name>_FILE` with the path of a file.
+    Environment {
+        /// Its name.
+        env: String,
+    },
+    /// A Web3 Secret Storage v3 file, and where its password comes from.
+    Keystore {
+        /// Path, relative to the configuration file.
+        keystore: PathBuf,
+        /// The environment variable with the password, or `<name>_FILE`.
+        password_env: Option<String>,
+        /// A file with the password, relative to the configuration file.
+        password_file: Option<PathBuf>,
+    },
+}
+
+/// `[[caller]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Caller {
+    /// For people and logs.
+    pub(crate) name: String,
+    /// SHA-256 of the API key, 64 hexadecimal digits: `printf %s "$KEY" | sha256sum`.
+    pub(crate) key_sha256: String,
+}
+
+/// A text that may hold a secret.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Reads the file and makes its paths absolute or relative to the working folder.
+pub(crate) fn read(path: &Path) -> Result<Config, Misconfigured> {
+    let shown = path.display();
+    let fail = |problem: String| Misconfigured::new("--config", format!("{shown}: {problem}"));
+    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(fail(format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let mut config = parse(&text).map_err(|error| {
+        Misconfigured::new(error.key, format!("{} (in {shown})", error.problem))
+    })?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let anchor = |path: &mut PathBuf| *path = folder.join(&*path);
+    anchor(&mut config.database);
+    for network in &mut config.networks {
+        if let Signer::Keystore { keystore, password_file, .. } = &mut network.signer {
+            anchor(keystore);
+            password_file.iter_mut().for_each(anchor);
+        }
+    }
+    Ok(config)
+}
+
+fn parse(text: &str) -> Result<Config, Misconfigured> {
+    let mut config: Config = toml::from_str(text).map_err(|error| {
+        // The parser's message quotes the line, which may hold a URL with a key: only its own
+        // words and the place are shown.
+        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        Misconfigured::new(format!("line {line}"), error.message().to_owned())
+    })?;
+    if config.networks.is_empty() {
+        return Err(Misconfigured::new("network", "is missing; add a [[network]] section"));
+    }
+    let mut seen = Vec::new();
+    for (index, network) in config.networks.iter_mut().enumerate() {
+        if seen.contains(&network.id) {
+            let problem = format!("{} is configured twice", network.id);
+            return Err(Misconfigured::new(format!("network[{index}].id"), problem));
+        }
+        seen.push(network.id.clone());
+        network.rpc.0 = expand(&format!("network[{index}].rpc"), &network.rpc.0)?;
+        if network.confirmations == Some(0) {
+            let problem = "must be 1 or more: a block is the least a settlement needs";
+            return Err(Misconfigured::new(format!("network[{index}].confirmations"), problem));
+        }
+    }
+    Ok(config)
+}
+
+/// Replaces `${VAR}` by the variable's value.
+fn expand(setting: &str, text: &str) -> Result<String, Misconfigured> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, after) = after
+            .split_once('}')
+            .ok_or_else(|| Misconfigured::new(setting, "has a ${ without its closing }"))?;
+        let value = std::env::var(name).map_err(|_| {
+            Misconfigured::new(setting, format!("needs the environment variable {name}"))
+        })?;
+        expanded.push_str(before);
+        expanded.push_str(&value);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        listen = "127.0.0.1:4020"
+        database = "facilitator.db"
+        [[network]]
+        id = "base-sepolia"
+        rpc = "http://127.0.0.1:8545"
+        signer = { env = "FACILITATOR_PRIVATE_KEY" }
+        [[network.asset]]
+        address = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+    "#;
+
+    #[test]
+    fn a_small_file_is_enough() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.networks[0].id.as_str(), "eip155:84532");
+        assert!(config.networks[0].assets[0].details.is_none());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (from, to, expected) in [
+            ("listen", "lisen", "line 2: unknown field `lisen`"),
+            ("base-sepolia", "bse", "is not a network"),
+            ("http://127.0.0.1:8545", "http://node/${PAY402_NO_SUCH_VARIABLE}", "network[0].rpc"),
+            ("signer = { env = \"FACILITATOR_PRIVATE_KEY\" }", "", "missing field `signer`"),
+            ("rpc =", "confirmations = 0\nrpc =", "network[0].confirmations"),
+        ] {
+            let error = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let twice = format!("{GOOD}\n[[network]]\nid = \"eip155:84532\"\nrpc = \"x\"\nsigner = {{ env = \"X\" }}");
+        assert!(parse(&twice).unwrap_err().to_string().contains("configured twice"));
+    }
+
+    #[test]
+    fn an_rpc_url_is_never_shown() {
+        let text = GOOD.replace("http://127.0.0.1:8545", "https://node/secret-key");
+        let config = parse(&text).unwrap();
+        assert!(!format!("{config:?}").contains("secret-key"));
+        let broken = text.replace("rpc = \"", "rpc = bad\"");
+        assert!(!parse(&broken).unwrap_err().to_string().contains("secret-key"));
+    }
+}

@@ -1,0 +1,77 @@
+//! Keys and passwords from the environment or from files, wiped after use, never printed.
+
+use std::path::{Path, PathBuf};
+
+use alloy::hex;
+use alloy::signers::local::PrivateKeySigner;
+use pay402_core::error::Misconfigured;
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// Largest secret file, in bytes.
+const SECRET_FILE_BYTES_MAX: u64 = 4096;
+
+/// The value of `name`, or the content of the file that `<name>_FILE` names.
+pub(crate) fn from_environment(name: &str) -> Result<Option<Zeroizing<String>>, Misconfigured> {
+    if let Ok(value) = std::env::var(name) {
+        return Ok(Some(Zeroizing::new(value)));
+    }
+    match std::env::var_os(format!("{name}_FILE")) {
+        Some(path) => from_file(&format!("{name}_FILE"), Path::new(&path)).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The first line of a secret file that only its owner can read.
+pub(crate) fn from_file(setting: &str, path: &Path) -> Result<Zeroizing<String>, Misconfigured> {
+    let shown = path.display();
+    let fail = |problem: String| Misconfigured::new(setting, format!("{shown}: {problem}"));
+    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    if metadata.len() > SECRET_FILE_BYTES_MAX {
+        return Err(fail(format!("larger than {SECRET_FILE_BYTES_MAX} bytes; is it the right file?")));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(fail(format!("mode {mode:03o} lets others read it; run chmod 600 {shown}")));
+        }
+    }
+    let mut text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let line = Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
+    text.zeroize();
+    Ok(line)
+}
+
+/// Reads a private key: 32 bytes of hexadecimal, with or without `0x`.
+pub(crate) fn signer(setting: &str, key: &str) -> Result<PrivateKeySigner, Misconfigured> {
+    let bad = || {
+        Misconfigured::new(setting, "is not a private key; it must be 32 bytes of hexadecimal")
+    };
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    let digits = key.trim();
+    hex::decode_to_slice(digits.strip_prefix("0x").unwrap_or(digits), &mut bytes[..])
+        .map_err(|_| bad())?;
+    signer_from(setting, &bytes)
+}
+
+/// A signer from the bytes of its key.
+pub(crate) fn signer_from(
+    setting: &str,
+    bytes: &Zeroizing<[u8; 32]>,
+) -> Result<PrivateKeySigner, Misconfigured> {
+    PrivateKeySigner::from_slice(&bytes[..])
+        .map_err(|_| Misconfigured::new(setting, "is not a private key of secp256k1"))
+}
+
+/// The user's folder for state that outlives a call: `$XDG_STATE_HOME/pay402`, else
+/// `~/.local/state/pay402`.
+pub(crate) fn state_folder() -> Result<PathBuf, Misconfigured> {
+    if let Some(folder) = std::env::var_os("XDG_STATE_HOME").filter(|value| !value.is_empty()) {
+        return Ok(PathBuf::from(folder).join("pay402"));
+    }
+    let home = std::env::var_os("HOME").filter(|value| !value.is_empty()).ok_or_else(|| {
+        Misconfigured::new("HOME", "is not set; name a folder with --state-dir")
+    })?;
+    Ok(PathBuf::from(home).join(".local/state/pay402"))
+}
