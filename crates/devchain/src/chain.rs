@@ -60,6 +60,8 @@ pub(crate) struct Chain {
     beneficiary: Address,
     clock: Clock,
     pub(crate) mining: Mining,
+    /// Counts changes of `mining`, so that a timer knows that it was replaced.
+    pub(crate) mining_changes: u64,
     held: bool,
     history: History,
     pool: Mempool,
@@ -100,6 +102,7 @@ impl Chain {
             beneficiary: config.beneficiary,
             clock: config.clock.clone(),
             mining: config.mining,
+            mining_changes: 0,
             held: false,
             history: History::new(Arc::new(genesis.seal(Vec::new())), state),
             pool: Mempool::default(),
@@ -206,9 +209,6 @@ impl Chain {
     }
 
     fn admissible(&self, tx: &Recovered<TxEnvelope>) -> Result<(), Rejection> {
-        if self.history.transaction(*tx.tx_hash()).is_some() {
-            return Err(Rejection::AlreadyKnown);
-        }
         if tx.is_eip4844() {
             return Err(Rejection::TypeNotSupported);
         }
@@ -274,6 +274,7 @@ impl Chain {
 
     pub(crate) fn set_mining(&mut self, mining: Mining) {
         self.mining = mining;
+        self.mining_changes += 1;
         self.mine_if_instant();
     }
 

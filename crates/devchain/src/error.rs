@@ -10,7 +10,7 @@ use serde::Serialize;
 /// A transaction that did not enter the mempool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// The same transaction is pending or mined.
+    /// The same transaction waits already; once mined, its nonce is too low.
     #[error("already known")]
     AlreadyKnown,
     /// Its nonce was used.

@@ -287,26 +287,26 @@ impl Devchain {
 
     fn start_interval(&self, mining: Mining) {
         if let Mining::Interval(every) = mining {
+            let change = self.lock().mining_changes;
             let chain = Arc::downgrade(&self.inner);
             // The thread ends by itself when the chain is gone or mining was changed.
-            std::thread::spawn(move || mine_at_interval(&chain, every));
+            std::thread::spawn(move || mine_at_interval(&chain, every, change));
         }
     }
 }
 
-fn mine_at_interval(chain: &Weak<Inner>, every: Duration) {
+fn mine_at_interval(chain: &Weak<Inner>, every: Duration, change: u64) {
     loop {
         std::thread::sleep(every);
         let Some(inner) = chain.upgrade() else { return };
-        let chain = Devchain { inner };
-        let still = chain.with(|chain| {
-            let still = chain.mining == Mining::Interval(every);
-            if still {
+        let current = Devchain { inner }.with(|chain| {
+            let current = chain.mining_changes == change;
+            if current {
                 chain.mine();
             }
-            still
+            current
         });
-        if !still {
+        if !current {
             return;
         }
     }

@@ -19,7 +19,7 @@ use axum::routing::post;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::chain::Event;
@@ -32,12 +32,20 @@ use crate::rpc::{self, Answer, BODY_LIMIT, Request, convert, result};
 /// Most subscriptions of one connection.
 pub const SUBSCRIPTION_LIMIT: usize = 256;
 
-/// A port being served. It closes when this is dropped.
+/// A port being served. It closes when this is dropped, and every connection with it.
 #[derive(Debug)]
 pub struct Serving {
     local_addr: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
+    /// Every connection holds the other end and finishes when this one is gone.
+    open: watch::Sender<()>,
     task: JoinHandle<()>,
+}
+
+/// What every connection gets.
+#[derive(Clone)]
+struct Port {
+    chain: Devchain,
+    closing: watch::Receiver<()>,
 }
 
 impl Serving {
@@ -56,20 +64,11 @@ impl Serving {
         format!("ws://{}", self.local_addr)
     }
 
-    /// Stops listening and lets requests that run finish.
-    pub async fn shutdown(mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-        // Open WebSockets would hold a graceful end up for ever; requests themselves do not await.
-        tokio::task::yield_now().await;
-        self.task.abort();
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Stops listening, lets requests that run finish, and returns when the port is free.
+    pub async fn shutdown(self) {
+        drop(self.open);
+        // It ends by itself; a panic in it would have been reported where it happened.
+        let _ = self.task.await;
     }
 }
 
@@ -81,32 +80,43 @@ impl Devchain {
     pub async fn serve(&self, addr: SocketAddr) -> io::Result<Serving> {
         let listener = TcpListener::bind(addr).await?;
         let local_addr = listener.local_addr()?;
+        let (open, closing) = watch::channel(());
+        let port = Port { chain: self.clone(), closing: closing.clone() };
         let app = Router::new()
             .route("/", post(http).get(websocket))
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
-            .with_state(self.clone());
-        let (stop, stopped) = oneshot::channel();
+            .with_state(port);
         let task = tokio::spawn(async move {
-            let end = async {
-                let _ = stopped.await;
-            };
-            if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(end).await {
+            let served = axum::serve(listener, app).with_graceful_shutdown(closed(closing));
+            if let Err(error) = served.await {
                 tracing::error!(%error, "the chain's port failed");
             }
         });
-        Ok(Serving { local_addr, stop: Some(stop), task })
+        Ok(Serving { local_addr, open, task })
     }
 }
 
-async fn http(State(chain): State<Devchain>, body: Bytes) -> Response {
+async fn closed(mut closing: watch::Receiver<()>) {
+    // Nothing is ever sent: the only change is the end of the sender.
+    let _ = closing.changed().await;
+}
+
+async fn http(State(port): State<Port>, body: Bytes) -> Response {
     let body = String::from_utf8_lossy(&body);
-    let answer =
-        rpc::answer_body(&body, |request| rpc::answer(&chain, &request.method, request.params));
+    let answer = rpc::answer_body(&body, |request| {
+        rpc::answer(&port.chain, &request.method, request.params)
+    });
     ([(CONTENT_TYPE, "application/json")], answer.unwrap_or_default()).into_response()
 }
 
-async fn websocket(State(chain): State<Devchain>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.max_message_size(BODY_LIMIT).on_upgrade(move |socket| Session::new(chain).run(socket))
+async fn websocket(State(port): State<Port>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.max_message_size(BODY_LIMIT).on_upgrade(|socket| async move {
+        let session = Session::new(port.chain);
+        tokio::select! {
+            () = session.run(socket) => {}
+            () = closed(port.closing) => {}
+        }
+    })
 }
 
 /// One WebSocket connection.

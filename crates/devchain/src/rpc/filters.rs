@@ -134,23 +134,22 @@ fn uninstall(chain: &Devchain, params: &Params<'_>) -> Answer {
 
 fn changes(chain: &Devchain, params: &Params<'_>) -> Answer {
     let id = id(params)?;
-    // Both locks are never held together: events are read first, and the filter moves to where that reading ended.
-    let position = chain.filters().installed.get(&id).ok_or_else(not_found)?.position;
-    let (events, end) = {
-        let chain = chain.lock();
-        (chain.events_since(position), chain.event_end())
-    };
+    // The filter stays locked while events are read, so that two readers never report the same event.
     let mut filters = chain.filters();
     filters.uses += 1;
     let used = filters.uses;
+    let filter = filters.installed.get_mut(&id).ok_or_else(not_found)?;
+    let (events, end) = {
+        let chain = chain.lock();
+        (chain.events_since(filter.position), chain.event_end())
+    };
+    filter.position = end;
+    filter.used = used;
+    let kind = filter.kind.clone();
     let Some(events) = events else {
         filters.installed.remove(&id);
         return Err(not_found());
     };
-    let filter = filters.installed.get_mut(&id).ok_or_else(not_found)?;
-    filter.position = end;
-    filter.used = used;
-    let kind = filter.kind.clone();
     drop(filters);
     match kind {
         Kind::Logs(filter) => {

@@ -1,9 +1,7 @@
 //! What the integration tests share: a chain, a signer of transactions, and the contracts' interfaces.
-#![allow(
-    dead_code,
-    missing_docs,
-    reason = "each test binary uses a part, and `sol!` writes no docs"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(missing_docs, reason = "`sol!` writes no docs")]
+#![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,6 +62,9 @@ pub mod multicall {
     }
 }
 
+/// Who receives plain transfers.
+pub const PAYEE: Address = Address::repeat_byte(0xee);
+
 /// A chain with id 84532 and a provider on it.
 pub struct Harness {
     pub chain: Devchain,
@@ -104,18 +105,6 @@ impl Harness {
         }
         let signature = dev_signer(from).sign_transaction_sync(&mut tx).unwrap();
         tx.into_signed(signature).into()
-    }
-
-    /// A plain transfer of 1 wei by development account `from`.
-    pub fn transfer(&self, from: usize, nonce: u64) -> TxEip1559 {
-        let _ = from;
-        TxEip1559 {
-            nonce,
-            gas_limit: 21_000,
-            to: TxKind::Call(Address::repeat_byte(0xee)),
-            value: U256::from(1),
-            ..TxEip1559::default()
-        }
     }
 
     pub async fn raw(&self, tx: &TxEnvelope) -> Result<B256, RpcError<TransportErrorKind>> {
@@ -194,6 +183,17 @@ impl Harness {
     /// Gives `account` USDC by writing the token's storage.
     pub fn set_usdc(&self, account: Address, units: u64) {
         self.chain.set_storage(USDC_ADDRESS, usdc_balance_slot(account), U256::from(units));
+    }
+}
+
+/// A plain transfer of 1 wei.
+pub fn transfer(nonce: u64) -> TxEip1559 {
+    TxEip1559 {
+        nonce,
+        gas_limit: 21_000,
+        to: TxKind::Call(PAYEE),
+        value: U256::from(1),
+        ..TxEip1559::default()
     }
 }
 
