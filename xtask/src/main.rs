@@ -1,2 +1,76 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks: `cargo xtask <verb>`.
+//!
+//! Only the everyday verbs live here; what a verb checks lives in its own module. Nothing here is
+//! part of the product, and no crate of ours is a dependency.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
+
+mod bench;
+mod checks;
+mod deny;
+mod process;
+mod setup;
+mod suites;
+mod tidy;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <verb>
+
+  setup            install what the tests need besides Rust (npm and pip packages, from lockfiles)
+  test [--quick]   every test: Rust, doc tests, contracts, interop; --quick leaves out what needs setup
+  tidy             the rules that neither the compiler nor clippy knows
+  ci               what must pass before a change is merged: fmt, clippy, tidy, test
+  bench [args]     measure, in release; --json prints one JSON object per line
+  deny             cargo-deny, if it is installed
+";
+
+/// Why a verb stopped. The text says what is wrong and how to mend it.
+#[derive(Debug)]
+struct Failure(String);
+
+impl<T: Into<String>> From<T> for Failure {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(text)) => {
+            eprintln!("xtask: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Outcome {
+    let root = root();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match *arguments {
+        ["setup"] => setup::run(&root),
+        ["test"] => suites::run(&root, suites::Extent::Full),
+        ["test", "--quick"] => suites::run(&root, suites::Extent::Quick),
+        ["tidy"] => tidy::run(&root),
+        ["ci"] => checks::run(&root),
+        ["bench", ref rest @ ..] => bench::run(&root, rest),
+        ["deny"] => deny::run(&root),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(format!("cannot read `{}`\n\n{USAGE}", arguments.join(" ")).into()),
+    }
+}
+
+/// The workspace's root folder.
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().expect("xtask lies in the workspace's root folder").to_owned()
+}

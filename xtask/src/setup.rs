@@ -1,0 +1,65 @@
+//! `setup`: what the tests need besides Rust. Running it again does nothing.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::process::{self, Step};
+use crate::{Failure, Outcome};
+
+/// Longest time for one installation.
+const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Notes in `contracts/node_modules` which lockfile it was made from.
+const STAMP: &str = "node_modules/.installed-from";
+
+/// Checks the tools and installs the packages.
+pub(crate) fn run(root: &Path) -> Outcome {
+    tools()?;
+    contracts(&root.join("contracts"))?;
+    Step::new(root, "node", &["interop/setup.mjs"], INSTALL_LIMIT).run()
+}
+
+/// Node, npm and Python, each with what to do when it is missing.
+fn tools() -> Outcome {
+    let needed: [(&str, &[&str], &str); 3] = [
+        (
+            "node",
+            &["-e", "process.exit(Number(process.versions.node.split('.')[0]) < 20)"],
+            "Node 20 or newer",
+        ),
+        ("npm", &["--version"], "npm, which comes with Node"),
+        (
+            "python3",
+            &["-c", "import sys, venv; sys.exit(sys.version_info < (3, 11))"],
+            "Python 3.11 or newer with venv",
+        ),
+    ];
+    let missing: Vec<&str> = needed
+        .into_iter()
+        .filter(|(program, arguments, _)| !process::works(program, arguments))
+        .map(|(_, _, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "needed on the path: {}. Without them, `cargo xtask test --quick` runs what Rust alone can.",
+        missing.join("; ")
+    )
+    .into())
+}
+
+/// The Solidity compiler, from npm, for comparing the committed artefacts.
+fn contracts(folder: &Path) -> Outcome {
+    let lock = fs::read_to_string(folder.join("package-lock.json"))
+        .map_err(|error| Failure(format!("cannot read contracts/package-lock.json: {error}")))?;
+    let stamp = folder.join(STAMP);
+    if fs::read_to_string(&stamp).is_ok_and(|made_from| made_from == lock) {
+        println!("setup: contracts/node_modules is up to date");
+        return Ok(());
+    }
+    let arguments = ["ci", "--no-fund", "--no-audit", "--loglevel=error"];
+    Step::new(folder, "npm", &arguments, INSTALL_LIMIT).run()?;
+    fs::write(&stamp, lock)
+        .map_err(|error| Failure(format!("cannot write {}: {error}", stamp.display())))
+}
