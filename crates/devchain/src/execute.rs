@@ -9,7 +9,7 @@ use alloy::consensus::transaction::Recovered;
 use alloy::consensus::{Header, Transaction, TxEnvelope, Typed2718};
 use alloy::primitives::{Address, TxKind, U256};
 use alloy::rpc::types::{BlockOverrides, TransactionRequest};
-use revm::context::result::{EVMError, ExecResultAndState, ExecutionResult};
+use revm::context::result::{EVMError, ExecResultAndState, ExecutionResult, HaltReason};
 use revm::context::{BlockEnv, CfgEnv, Context, TxEnv};
 use revm::context_interface::block::BlobExcessGasAndPrice;
 use revm::context_interface::cfg::gas::calculate_initial_tx_gas_for_tx;
@@ -19,7 +19,7 @@ use revm::primitives::hardfork::SpecId;
 use revm::state::EvmState;
 use revm::{ExecuteEvm, MainBuilder, MainContext};
 
-use crate::error::RpcError;
+use crate::error::{Rejection, RpcError};
 use crate::state::State;
 
 /// The rules of the chain.
@@ -143,7 +143,7 @@ impl View {
         let mut tx = self.request_env(request)?;
         tx.gas_limit = request.gas.unwrap_or(CALL_GAS).min(CALL_GAS);
         if request.gas.is_none() {
-            tx.gas_limit = tx.gas_limit.min(self.affordable_gas(&tx));
+            tx.gas_limit = tx.gas_limit.min(self.affordable_gas(&tx)?);
         }
         self.run(tx)
     }
@@ -152,19 +152,18 @@ impl View {
     pub(crate) fn estimate_gas(&self, request: &TransactionRequest) -> Result<u64, RpcError> {
         let mut tx = self.request_env(request)?;
         let ceiling = self.block.gas_limit.min(TX_GAS_CAP);
-        let highest =
-            request.gas.map_or(ceiling, |gas| gas.min(ceiling)).min(self.affordable_gas(&tx));
+        let highest = request.gas.unwrap_or(ceiling).min(ceiling).min(self.affordable_gas(&tx)?);
+        let too_little = || RpcError::server(format!("gas required exceeds allowance ({highest})"));
+        if highest < least_gas(&tx) {
+            return Err(too_little());
+        }
         tx.gas_limit = highest;
         let gas = match self.run(tx.clone())? {
             ExecutionResult::Success { gas, .. } => gas,
             ExecutionResult::Revert { output, .. } => return Err(RpcError::revert(output)),
             ExecutionResult::Halt { reason, .. } => {
-                let error = RpcError::halt(&reason);
-                if error.message == "out of gas" {
-                    let message = format!("gas required exceeds allowance ({highest})");
-                    return Err(RpcError::server(message));
-                }
-                return Err(error);
+                let out_of_gas = matches!(reason, HaltReason::OutOfGas(_));
+                return Err(if out_of_gas { too_little() } else { RpcError::halt(&reason) });
             }
         };
         // Most calls need what they spent before refunds; a call that forwards gas needs a 64th more (EIP-150).
@@ -202,13 +201,16 @@ impl View {
             .map_err(RpcError::not_executable)
     }
 
-    /// Gas that the sender can pay for at the price it names; without a price, any.
-    fn affordable_gas(&self, tx: &TxEnv) -> u64 {
+    /// Gas that the sender can pay for at the price it names, besides the value; without a price, any.
+    fn affordable_gas(&self, tx: &TxEnv) -> Result<u64, RpcError> {
+        let balance = self.state.balance(tx.caller);
+        let Some(spendable) = balance.checked_sub(tx.value) else {
+            return Err(Rejection::InsufficientFunds { balance, cost: tx.value }.into());
+        };
         if tx.gas_price == 0 {
-            return u64::MAX;
+            return Ok(u64::MAX);
         }
-        let spendable = self.state.balance(tx.caller).saturating_sub(tx.value);
-        u64::try_from(spendable / U256::from(tx.gas_price)).unwrap_or(u64::MAX)
+        Ok(u64::try_from(spendable / U256::from(tx.gas_price)).unwrap_or(u64::MAX))
     }
 
     fn request_env(&self, request: &TransactionRequest) -> Result<TxEnv, RpcError> {
@@ -243,7 +245,7 @@ impl View {
             value: request.value.unwrap_or_default(),
             data,
             nonce: self.state.nonce(caller),
-            chain_id: request.chain_id,
+            chain_id: Some(request.chain_id.unwrap_or(self.chain_id)),
             access_list: request.access_list.clone().unwrap_or_default(),
             gas_priority_fee: dynamic_fee
                 .then(|| request.max_priority_fee_per_gas.unwrap_or_default()),

@@ -388,7 +388,15 @@ async fn an_estimate_is_enough_and_not_far_off() {
     let harness = Harness::new();
     let payer = dev_signer(1);
     let plain = TransactionRequest::default().from(payer.address()).to(PAYEE).value(U256::from(1));
-    assert_eq!(harness.provider.estimate_gas(plain).await.unwrap(), 21_000);
+    assert_eq!(harness.provider.estimate_gas(plain.clone()).await.unwrap(), 21_000);
+    // Clients that estimate with fees seldom name the chain.
+    let priced = plain.clone().max_fee_per_gas(2_000_000_000).max_priority_fee_per_gas(1);
+    assert_eq!(harness.provider.estimate_gas(priced.clone()).await.unwrap(), 21_000);
+    let rich = priced.clone().value(U256::from(10).pow(U256::from(30)));
+    let rich = harness.provider.estimate_gas(rich).await.unwrap_err();
+    assert!(rich.to_string().contains("insufficient funds for gas * price + value"), "{rich}");
+    let low = harness.provider.estimate_gas(priced.max_fee_per_gas(7)).await.unwrap_err();
+    assert!(low.to_string().contains("max fee per gas less than block base fee"), "{low}");
     let payment = authorization(&harness, &payer, PAYEE, 5);
     let data = payment.vrs_call(&payer).abi_encode();
     let request = TransactionRequest::default()
