@@ -60,8 +60,6 @@ pub(crate) struct Chain {
     beneficiary: Address,
     clock: Clock,
     pub(crate) mining: Mining,
-    /// Counts changes of `mining`, so that a timer knows that it was replaced.
-    pub(crate) mining_changes: u64,
     held: bool,
     history: History,
     pool: Mempool,
@@ -102,7 +100,6 @@ impl Chain {
             beneficiary: config.beneficiary,
             clock: config.clock.clone(),
             mining: config.mining,
-            mining_changes: 0,
             held: false,
             history: History::new(Arc::new(genesis.seal(Vec::new())), state),
             pool: Mempool::default(),
@@ -274,7 +271,6 @@ impl Chain {
 
     pub(crate) fn set_mining(&mut self, mining: Mining) {
         self.mining = mining;
-        self.mining_changes += 1;
         self.mine_if_instant();
     }
 

@@ -3,6 +3,8 @@
 //! The invariant kept: the lock is held for one operation at a time, never across an await, and every operation that
 //! changed something wakes those who listen.
 
+use std::convert::Infallible;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -105,6 +107,8 @@ struct Inner {
     chain: Mutex<Chain>,
     filters: Mutex<Filters>,
     events: watch::Sender<u64>,
+    /// Ends the timer of interval mining when it goes.
+    timer: Mutex<Option<SyncSender<Infallible>>>,
 }
 
 impl std::fmt::Debug for Devchain {
@@ -125,9 +129,10 @@ impl Devchain {
                 chain: Mutex::new(Chain::new(&config)),
                 filters: Mutex::default(),
                 events: watch::Sender::new(0),
+                timer: Mutex::default(),
             }),
         };
-        chain.start_interval(config.mining);
+        chain.start_timer(config.mining);
         chain
     }
 
@@ -179,7 +184,7 @@ impl Devchain {
     /// Changes when blocks are made.
     pub fn set_mining(&self, mining: Mining) {
         self.with(|chain| chain.set_mining(mining));
-        self.start_interval(mining);
+        self.start_timer(mining);
     }
 
     /// When blocks are made.
@@ -285,29 +290,28 @@ impl Devchain {
         result
     }
 
-    fn start_interval(&self, mining: Mining) {
+    /// Starts the timer that `mining` needs, and ends the one before.
+    fn start_timer(&self, mining: Mining) {
+        let mut timer = self.inner.timer.lock().unwrap_or_else(PoisonError::into_inner);
+        *timer = None;
         if let Mining::Interval(every) = mining {
-            let change = self.lock().mining_changes;
+            let (alive, ended) = sync_channel(1);
+            *timer = Some(alive);
             let chain = Arc::downgrade(&self.inner);
-            // The thread ends by itself when the chain is gone or mining was changed.
-            std::thread::spawn(move || mine_at_interval(&chain, every, change));
+            std::thread::spawn(move || mine_at_interval(&chain, every, &ended));
         }
     }
 }
 
-fn mine_at_interval(chain: &Weak<Inner>, every: Duration, change: u64) {
-    loop {
-        std::thread::sleep(every);
+/// Makes a block every so often, until the other end of `ended` is gone: nothing is ever sent on it.
+fn mine_at_interval(chain: &Weak<Inner>, every: Duration, ended: &Receiver<Infallible>) {
+    while ended.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
         let Some(inner) = chain.upgrade() else { return };
-        let current = Devchain { inner }.with(|chain| {
-            let current = chain.mining_changes == change;
-            if current {
+        Devchain { inner }.with(|chain| {
+            // Mining may have been changed while this waited for the lock.
+            if chain.mining == Mining::Interval(every) {
                 chain.mine();
             }
-            current
         });
-        if !current {
-            return;
-        }
     }
 }
