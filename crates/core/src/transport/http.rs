@@ -108,8 +108,22 @@ pub struct Asking {
 impl Asking {
     /// Encodes `required` for both versions.
     pub fn new(required: &PaymentRequired) -> Self {
+        Self::offering(required, &required.accepts)
+    }
+
+    /// Encodes `required` for both versions, where version 1 is offered only `v1_accepts`: a
+    /// facilitator may settle an offer in one version and not in the other.
+    pub fn offering(required: &PaymentRequired, v1_accepts: &[Requirements]) -> Self {
         let encode = |version| {
-            wire::encode_payment_required(&PaymentRequired { version, ..required.clone() })
+            let accepts = match version {
+                WireVersion::V1 => v1_accepts.to_vec(),
+                WireVersion::V2 => required.accepts.clone(),
+            };
+            wire::encode_payment_required(&PaymentRequired {
+                version,
+                accepts,
+                ..required.clone()
+            })
         };
         let mut headers = HeaderMap::new();
         headers.insert(&PAYMENT_REQUIRED, encode_header(&encode(WireVersion::V2)));

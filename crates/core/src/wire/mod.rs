@@ -14,6 +14,7 @@ use crate::error::Malformed;
 use crate::facilitator::{Kind, Settled, Settlement, Supported, Verdict};
 use crate::payment::{PaymentRequired, Presented, Requirements};
 use crate::refusal::Reason;
+use crate::resource::ResourceInfo;
 use crate::{Amount, NetworkId, Payment, Refusal, Refused, Scheme, WireVersion};
 use json::Fields;
 
@@ -148,6 +149,18 @@ pub fn encode_facilitator_request(payment: &Payment) -> Value {
     body.insert("paymentPayload".into(), encode_presented(payment.presented()));
     body.insert("paymentRequirements".into(), write_requirements(version, payment.terms()));
     Value::Object(body)
+}
+
+/// `terms` as a facilitator of `version` expects them: version 1 says the resource in them.
+pub fn terms_about(
+    version: WireVersion,
+    terms: Requirements,
+    resource: &ResourceInfo,
+) -> Requirements {
+    match version {
+        WireVersion::V1 => v1::about(terms, resource),
+        WireVersion::V2 => terms,
+    }
 }
 
 /// Encodes one entry of `accepts` as `version` writes it.

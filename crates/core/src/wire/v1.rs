@@ -39,17 +39,7 @@ pub(super) fn read_payment_required(mut fields: Fields) -> Result<PaymentRequire
 /// away in which one entry has another scheme or network. So are the v2 extensions.
 pub(super) fn write_payment_required(required: &PaymentRequired) -> Value {
     let entry = |requirements: &Requirements| {
-        let mut entry = write_requirements(requirements);
-        let resource = &required.resource;
-        let map = entry.as_object_mut().expect("write_requirements makes an object");
-        // Official v1 clients refuse an entry in which one of these is missing or null.
-        let mut default = |key: &str, value: &str| {
-            map.entry(key).or_insert_with(|| value.into());
-        };
-        default("resource", &resource.url);
-        default("description", resource.description.as_deref().unwrap_or(""));
-        default("mimeType", resource.mime_type.as_deref().unwrap_or(""));
-        entry
+        write_requirements(&about(requirements.clone(), &required.resource))
     };
     let known = |network: &NetworkId| V1_NAMES.iter().any(|(_, id)| *id == network.as_str());
     let payable = |entry: &&Requirements| entry.scheme == Scheme::EXACT && known(&entry.network);
@@ -61,6 +51,19 @@ pub(super) fn write_payment_required(required: &PaymentRequired) -> Value {
     map.insert("accepts".into(), required.accepts.iter().filter(payable).map(entry).collect());
     map.extend(required.other.clone());
     Value::Object(map)
+}
+
+/// `terms` with what version 1 says of the resource in every entry.
+pub(super) fn about(mut terms: Requirements, resource: &ResourceInfo) -> Requirements {
+    // Official v1 clients and facilitators refuse an entry in which one of these is missing or
+    // null.
+    let mut default = |key: &str, value: &str| {
+        terms.other.entry(key).or_insert_with(|| value.into());
+    };
+    default("resource", &resource.url);
+    default("description", resource.description.as_deref().unwrap_or(""));
+    default("mimeType", resource.mime_type.as_deref().unwrap_or(""));
+    terms
 }
 
 pub(super) fn read_presented(mut fields: Fields) -> Result<Presented, Malformed> {
