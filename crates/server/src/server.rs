@@ -1,0 +1,298 @@
+//! The resource server: everything its gates share, checked against the facilitator at start.
+//!
+//! **Invariant:** a server that cannot be paid does not start. A missing facilitator, kind or
+//! setting is an error here, never a route that answers for free.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::{HeaderMap, Method, Uri};
+use pay402_core::error::Misconfigured;
+use pay402_core::facilitator::{Facilitator, Supported};
+use pay402_core::grants::Grants;
+use pay402_core::scheme::{ServerScheme, Tariff};
+use pay402_core::time::{Clock, SystemClock};
+use pay402_core::{NetworkId, PaymentKey, Requirements, WireVersion};
+
+use crate::gate::Gate;
+use crate::layer::PaymentLayer;
+use crate::place::{Base, RequestMeta};
+use crate::route::{MAX_TIMEOUT_S_LIMIT, Route};
+
+/// Largest 402 a route may need at its root path, in bytes of headers: proxies refuse answers
+/// with more than about 8 KB, and the path still has to fit.
+pub const OFFER_BYTES_MAX: usize = 5 * 1024;
+/// How often forgotten claims are pruned, in seconds.
+const PRUNE_EVERY_S: u64 = 60;
+/// Versions in the order in which kinds are looked for.
+const VERSIONS: [WireVersion; 2] = [WireVersion::V2, WireVersion::V1];
+
+/// Sells resources: makes a [`Gate`] or a [`PaymentLayer`] for each paid [`Route`]. Cheap to clone.
+#[derive(Clone)]
+pub struct ResourceServer {
+    shared: Arc<Shared>,
+}
+
+impl ResourceServer {
+    /// A server paid through `facilitator` that keeps its claims in `grants`.
+    pub fn builder(facilitator: Arc<dyn Facilitator>, grants: Arc<dyn Grants>) -> Builder {
+        Builder {
+            facilitator,
+            grants,
+            schemes: Vec::new(),
+            clock: Arc::new(SystemClock),
+            base: None,
+        }
+    }
+
+    /// The gate of one route.
+    ///
+    /// # Errors
+    /// The setting of the route that cannot work: `price`, `pay_to`, `network`,
+    /// `max_timeout_seconds`, `description`; or `facilitator` when it does not settle a kind that
+    /// the route asks for.
+    pub fn gate(&self, route: Route) -> Result<Gate, Misconfigured> {
+        check_settings(&route)?;
+        let tariff = route.price.tariff()?;
+        let mut offers = Vec::new();
+        for name in &route.networks {
+            let network = NetworkId::parse_any(name)
+                .map_err(|error| Misconfigured::new("network", error.to_string()))?;
+            let before = offers.len();
+            for scheme in self.shared.schemes.iter().filter(|scheme| scheme.serves(&network)) {
+                offers.push(self.offer(scheme, &network, &tariff, &route)?);
+            }
+            if offers.len() == before {
+                let problem = format!("{network} is served by no scheme of this server");
+                return Err(Misconfigured::new("network", problem));
+            }
+        }
+        let gate = Gate::new(self.shared.clone(), offers, route);
+        check_size(&gate)?;
+        Ok(gate)
+    }
+
+    /// The tower layer of one route.
+    ///
+    /// # Errors
+    /// As [`ResourceServer::gate`].
+    pub fn layer(&self, route: Route) -> Result<PaymentLayer, Misconfigured> {
+        self.gate(route).map(PaymentLayer::new)
+    }
+
+    fn offer(
+        &self,
+        scheme: &Arc<dyn ServerScheme>,
+        network: &NetworkId,
+        tariff: &Tariff,
+        route: &Route,
+    ) -> Result<Offer, Misconfigured> {
+        let (supported, name) = (&self.shared.supported, scheme.scheme());
+        let has = |version: &WireVersion| supported.has(*version, &name, network);
+        let versions: Vec<_> = VERSIONS.into_iter().filter(has).collect();
+        if !versions.contains(&WireVersion::V2) {
+            let problem = format!(
+                "does not settle {name} on {network} in version 2; it settles {}. Choose another \
+                 facilitator or network",
+                list(supported)
+            );
+            return Err(Misconfigured::new("facilitator", problem));
+        }
+        let mut terms =
+            scheme.requirements(network, tariff, &route.pay_to, route.max_timeout_seconds)?;
+        // What the facilitator needs in `extra` is added, but what the scheme set stays.
+        let kinds = supported.kinds.iter().filter(|kind| {
+            kind.version == WireVersion::V2 && kind.scheme == name && kind.network == *network
+        });
+        for (key, value) in kinds.flat_map(|kind| &kind.extra) {
+            terms.extra.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        scheme
+            .terms_form(&terms)
+            .map_err(|error| Misconfigured::new(setting_of(&error.field), error.to_string()))?;
+        Ok(Offer { scheme: scheme.clone(), terms, versions })
+    }
+}
+
+fn check_settings(route: &Route) -> Result<(), Misconfigured> {
+    if route.networks.is_empty() {
+        let problem = "names no network; add one such as eip155:8453";
+        return Err(Misconfigured::new("network", problem));
+    }
+    if !(1..=MAX_TIMEOUT_S_LIMIT).contains(&route.max_timeout_seconds) {
+        let problem = format!("must be 1 to {MAX_TIMEOUT_S_LIMIT} seconds");
+        return Err(Misconfigured::new("max_timeout_seconds", problem));
+    }
+    let prefix = &route.mounted_at;
+    if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.ends_with('/')) {
+        let problem = "must begin with a slash and not end with one, such as /v1";
+        return Err(Misconfigured::new("mounted_at", problem));
+    }
+    Ok(())
+}
+
+fn check_size(gate: &Gate) -> Result<(), Misconfigured> {
+    let host = HeaderMap::from_iter([(http::header::HOST, "localhost".parse().expect("ASCII"))]);
+    let root = RequestMeta { method: &Method::GET, uri: &Uri::from_static("/"), headers: &host };
+    let bytes: usize = gate.asking(&root).headers.values().map(|value| value.len()).sum();
+    if bytes > OFFER_BYTES_MAX {
+        let problem = format!(
+            "makes a 402 of {bytes} bytes of headers, and proxies refuse large ones; shorten it, \
+             or offer fewer networks, to stay below {OFFER_BYTES_MAX}"
+        );
+        return Err(Misconfigured::new("description", problem));
+    }
+    Ok(())
+}
+
+/// The route's setting behind a field of the requirements.
+fn setting_of(field: &str) -> &str {
+    match field {
+        "payTo" => "pay_to",
+        "amount" | "maxAmountRequired" => "price",
+        other => other,
+    }
+}
+
+fn list(supported: &Supported) -> String {
+    const SHOWN: usize = 16;
+    let kinds = supported.kinds.iter().take(SHOWN);
+    let kinds: Vec<_> = kinds
+        .map(|kind| {
+            format!("{} on {} (version {})", kind.scheme, kind.network, kind.version.number())
+        })
+        .collect();
+    if kinds.is_empty() { "nothing known here".to_owned() } else { kinds.join(", ") }
+}
+
+/// Gathers what a [`ResourceServer`] needs. See [`ResourceServer::builder`].
+#[must_use]
+pub struct Builder {
+    facilitator: Arc<dyn Facilitator>,
+    grants: Arc<dyn Grants>,
+    schemes: Vec<Arc<dyn ServerScheme>>,
+    clock: Arc<dyn Clock>,
+    base: Option<Result<Base, Misconfigured>>,
+}
+
+impl Builder {
+    /// Also sells by `scheme`.
+    pub fn scheme(mut self, scheme: Arc<dyn ServerScheme>) -> Self {
+        self.schemes.push(scheme);
+        self
+    }
+
+    /// Where clients reach this server, such as `https://api.example.com`: the beginning of every
+    /// resource URL. Required, unless [`Builder::loopback_urls`] is called.
+    pub fn public_url(mut self, url: &str) -> Self {
+        self.base = Some(Base::public(url));
+        self
+    }
+
+    /// Takes the beginning of resource URLs from the `Host` header, and answers 400 to every
+    /// request whose `Host` is not a loopback name. For development: a public server that
+    /// believed `Host` would sell under any name a client makes up.
+    pub fn loopback_urls(mut self) -> Self {
+        self.base = Some(Ok(Base::LoopbackHost));
+        self
+    }
+
+    /// Where the time comes from; the machine's wall clock unless set.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Asks the facilitator what it settles, and starts.
+    ///
+    /// # Errors
+    /// `facilitator` when it cannot be asked, `public_url` when it is missing or wrong, `scheme`
+    /// when there is none.
+    pub async fn start(self) -> Result<ResourceServer, Misconfigured> {
+        let missing = "is missing; set where clients reach this server, such as \
+                       https://api.example.com";
+        let base = self.base.ok_or_else(|| Misconfigured::new("public_url", missing))??;
+        if self.schemes.is_empty() {
+            return Err(Misconfigured::new("scheme", "is missing; add one to sell by"));
+        }
+        let supported = self.facilitator.supported().await.map_err(|error| {
+            let problem = format!("cannot be asked what it settles ({error}); is it running?");
+            Misconfigured::new("facilitator", problem)
+        })?;
+        let pruned_at = AtomicU64::new(self.clock.now().0);
+        Ok(ResourceServer {
+            shared: Arc::new(Shared {
+                facilitator: self.facilitator,
+                grants: self.grants,
+                schemes: self.schemes,
+                clock: self.clock,
+                base,
+                supported,
+                settling: Mutex::default(),
+                pruned_at,
+            }),
+        })
+    }
+}
+
+/// One way to pay for a route, with the versions in which the facilitator settles it.
+pub(crate) struct Offer {
+    pub(crate) scheme: Arc<dyn ServerScheme>,
+    pub(crate) terms: Requirements,
+    pub(crate) versions: Vec<WireVersion>,
+}
+
+/// What all gates of a server share.
+pub(crate) struct Shared {
+    pub(crate) facilitator: Arc<dyn Facilitator>,
+    pub(crate) grants: Arc<dyn Grants>,
+    pub(crate) schemes: Vec<Arc<dyn ServerScheme>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) base: Base,
+    pub(crate) supported: Supported,
+    /// Payments that this process is settling now; as many as requests in flight.
+    settling: Mutex<HashSet<PaymentKey>>,
+    pruned_at: AtomicU64,
+}
+
+impl Shared {
+    /// Marks `key` as being settled by this process; `None` when it is already.
+    pub(crate) fn enter_settling(self: &Arc<Self>, key: &PaymentKey) -> Option<SettlingHere> {
+        let fresh = self.settling().insert(key.clone());
+        fresh.then(|| SettlingHere { shared: self.clone(), key: key.clone() })
+    }
+
+    fn settling(&self) -> MutexGuard<'_, HashSet<PaymentKey>> {
+        // A set of keys cannot be left half changed.
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now and then has claims forgotten whose time is over.
+    pub(crate) fn prune_sometimes(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let last = self.pruned_at.load(Ordering::Relaxed);
+        let due = now.0 >= last.saturating_add(PRUNE_EVERY_S);
+        let order = Ordering::Relaxed;
+        if due && self.pruned_at.compare_exchange(last, now.0, order, order).is_ok() {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = shared.grants.prune(now).await {
+                    tracing::warn!(%error, "claims could not be pruned");
+                }
+            });
+        }
+    }
+}
+
+/// While it lives, this process is settling a payment.
+pub(crate) struct SettlingHere {
+    shared: Arc<Shared>,
+    key: PaymentKey,
+}
+
+impl Drop for SettlingHere {
+    fn drop(&mut self) {
+        self.shared.settling().remove(&self.key);
+    }
+}
