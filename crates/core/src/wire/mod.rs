@@ -5,6 +5,7 @@
 //! is the only place that branches on a version.
 
 pub mod json;
+pub mod stored;
 pub mod v1;
 pub mod v2;
 

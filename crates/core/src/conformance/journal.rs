@@ -1,0 +1,489 @@
+//! What every [`Journal`] backend has to do. Run it with [`journal_conformance!`].
+//!
+//! [`journal_conformance!`]: crate::journal_conformance
+
+use super::Subject;
+use crate::journal::{
+    Advance, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry, Outcome,
+    SignedAs, Stage,
+};
+use crate::network::SentAs;
+use crate::time::UnixTime;
+use crate::{Amount, Digest, NetworkId, PaymentKey};
+
+/// Runs the suite of the journal port against the backend that the argument makes.
+#[macro_export]
+macro_rules! journal_conformance {
+    ($make:expr) => {
+        $crate::conformance_tests!(
+            journal,
+            $make,
+            [
+                a_payment_is_entered_once,
+                one_of_200_entries_is_new,
+                an_entry_reads_back_as_written,
+                an_entry_takes_the_whole_road,
+                an_illegal_step_changes_nothing,
+                changes_apply_all_or_none,
+                changes_apply_in_order,
+                a_displaced_transaction_is_signed_anew,
+                a_final_entry_is_wiped_and_stays,
+                a_lease_excludes_others_until_it_expires,
+                one_of_100_takes_the_lease,
+                an_old_token_changes_nothing,
+                a_lease_covers_its_network_only,
+                a_take_over_owes_what_was_waited_for,
+                closing_delivers_to_who_waits,
+                a_hand_over_compares_first,
+                one_of_100_hand_overs_wins,
+                the_next_nonce_follows_the_highest_recorded,
+                unfinished_entries_come_oldest_first,
+            ]
+        );
+    };
+}
+
+type On<J> = Subject<J>;
+
+const NOW: UnixTime = UnixTime(1_000);
+const UNTIL: UnixTime = UnixTime(1_030);
+
+fn network() -> NetworkId {
+    NetworkId::eip155(84_532)
+}
+
+fn other_network() -> NetworkId {
+    NetworkId::eip155(8_453)
+}
+
+fn key_on(network: &NetworkId, name: &str) -> PaymentKey {
+    PaymentKey::new(network, "0xasset", "0xpayer", name)
+}
+
+fn key(name: &str) -> PaymentKey {
+    key_on(&network(), name)
+}
+
+fn new_on(network: NetworkId, name: &str) -> NewEntry {
+    NewEntry {
+        key: key_on(&network, name),
+        fingerprint: Digest::of(&[name.as_bytes()]),
+        network,
+        payer: "0xPayer".into(),
+        amount: Amount::from(10_000),
+        expires: UnixTime(1_300),
+        caller: None,
+        plan: vec![7; 40],
+        entered_at: NOW,
+    }
+}
+
+fn new(name: &str) -> NewEntry {
+    new_on(network(), name)
+}
+
+fn signed_by(signer: &str, nonce: u64) -> SignedAs {
+    let transaction = format!("0xhash{nonce}");
+    let sent = SentAs { signer: signer.into(), nonce, transaction };
+    SignedAs { sent, raw: vec![2, 0, 255, 1] }
+}
+
+fn signed(nonce: u64) -> SignedAs {
+    signed_by("0xSigner", nonce)
+}
+
+fn settled() -> Outcome {
+    Outcome::Settled { transaction: "0xhash5".into(), block: 77, fee: Amount::from(21_000) }
+}
+
+fn failed(transaction: Option<&str>) -> Outcome {
+    Outcome::Failed {
+        reason: "insufficient_funds".into(),
+        message: "the payer has less than 10000".into(),
+        transaction: transaction.map(str::to_owned),
+        fee: Amount::from(3),
+    }
+}
+
+fn change(name: &str, event: Event) -> Advance {
+    Advance { key: key(name), event, deliver: false }
+}
+
+async fn enter(journal: &impl Journal, entry: NewEntry) {
+    let entered = journal.enter(entry).await.expect("the store answers");
+    assert_eq!(entered, Entered::New);
+}
+
+async fn find(journal: &impl Journal, name: &str) -> Entry {
+    journal.find(&key(name)).await.expect("the store answers").expect("it was entered")
+}
+
+async fn try_lease(
+    journal: &impl Journal,
+    holder: &str,
+    now: UnixTime,
+    until: UnixTime,
+) -> Option<Lease> {
+    journal.lease(&network(), holder, now, until).await.expect("the store answers")
+}
+
+async fn lease(journal: &impl Journal) -> Lease {
+    try_lease(journal, "here", NOW, UNTIL).await.expect("nobody else holds it")
+}
+
+async fn advance(journal: &impl Journal, lease: &Lease, name: &str, event: Event) -> Entry {
+    let changes = vec![change(name, event)];
+    let mut entries = journal.advance(lease, changes).await.expect("a legal step");
+    assert_eq!(entries.len(), 1);
+    entries.remove(0)
+}
+
+/// One entry per payment; the second one meets the first one's content.
+pub async fn a_payment_is_entered_once<J: Journal + 'static>(on: On<J>) {
+    let first = new("one");
+    assert_eq!(on.store.find(&first.key).await, Ok(None));
+    enter(&*on.store, first.clone()).await;
+    let second = NewEntry {
+        fingerprint: Digest::of(&[b"other"]),
+        payer: "0xSomebodyElse".into(),
+        amount: Amount::from(1),
+        plan: vec![9],
+        ..first.clone()
+    };
+    let met = Entry { new: first, stage: Stage::Due, delivery: Delivery::Waiting };
+    assert_eq!(on.store.enter(second).await, Ok(Entered::Known(Box::new(met.clone()))));
+    assert_eq!(find(&*on.store, "one").await, met);
+}
+
+/// Insert-if-absent is atomic.
+pub async fn one_of_200_entries_is_new<J: Journal + 'static>(on: On<J>) {
+    let answers = on
+        .at_once(200, |journal, number| async move {
+            let entry = NewEntry { amount: Amount::from(number), ..new("one") };
+            (number, journal.enter(entry).await.expect("the store answers"))
+        })
+        .await;
+    let winners: Vec<u64> = answers
+        .iter()
+        .filter_map(|(number, entered)| (*entered == Entered::New).then_some(*number))
+        .collect();
+    assert_eq!(winners.len(), 1, "one payment was entered {} times", winners.len());
+    for (_, entered) in answers {
+        if let Entered::Known(entry) = entered {
+            assert_eq!(entry.new.amount, Amount::from(winners[0]), "met somebody else's entry");
+        }
+    }
+}
+
+/// Nothing is rounded, clamped, trimmed or re-encoded.
+pub async fn an_entry_reads_back_as_written<J: Journal + 'static>(on: On<J>) {
+    let extreme = NewEntry {
+        amount: Amount::MAX,
+        expires: UnixTime(u64::MAX),
+        entered_at: UnixTime(0),
+        caller: Some(Digest([0; 32])),
+        payer: "0xÄ 'quoted' \u{1f980}\n".into(),
+        plan: (0..=255).cycle().take(100_000).collect(),
+        ..new("it's \"odd\"")
+    };
+    enter(&*on.store, extreme.clone()).await;
+    let zero = NewEntry { amount: Amount::ZERO, plan: Vec::new(), ..new("zero") };
+    enter(&*on.store, zero.clone()).await;
+    for written in [extreme, zero] {
+        let read = on.store.find(&written.key).await.expect("the store answers");
+        assert_eq!(read.map(|entry| entry.new), Some(written));
+    }
+    let lease = lease(&*on.store).await;
+    enter(&*on.store, new("one")).await;
+    let top = SignedAs { raw: vec![0; 70_000], ..signed(u64::MAX - 1) };
+    let entry = advance(&*on.store, &lease, "one", Event::Signed(top.clone())).await;
+    assert_eq!(entry.stage, Stage::Signed(top));
+    let outcome =
+        Outcome::Settled { transaction: String::new(), block: u64::MAX, fee: Amount::MAX };
+    advance(&*on.store, &lease, "one", Event::Closed(outcome.clone())).await;
+    assert_eq!(find(&*on.store, "one").await.stage, Stage::Final(outcome));
+}
+
+/// Due → Signed → Sent → Final; what is signed stays recorded.
+pub async fn an_entry_takes_the_whole_road<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    let lease = lease(&*on.store).await;
+    let road = [
+        (Event::Signed(signed(5)), Stage::Signed(signed(5))),
+        (Event::Sent, Stage::Sent(signed(5))),
+        (Event::Sent, Stage::Sent(signed(5))),
+        (Event::Closed(settled()), Stage::Final(settled())),
+    ];
+    for (event, stage) in road {
+        let returned = advance(&*on.store, &lease, "one", event).await;
+        assert_eq!(returned.stage, stage);
+        assert_eq!(find(&*on.store, "one").await, returned, "returned and stored differ");
+    }
+    enter(&*on.store, new("two")).await;
+    let closed = advance(&*on.store, &lease, "two", Event::Closed(failed(None))).await;
+    assert_eq!(closed.stage, Stage::Final(failed(None)), "it needs no signature to fail");
+    enter(&*on.store, new("three")).await;
+    advance(&*on.store, &lease, "three", Event::Signed(signed(6))).await;
+    let outcome = failed(Some("0xhash6"));
+    advance(&*on.store, &lease, "three", Event::Closed(outcome.clone())).await;
+    assert_eq!(find(&*on.store, "three").await.stage, Stage::Final(outcome));
+}
+
+/// Only [`crate::journal::step`] moves an entry.
+pub async fn an_illegal_step_changes_nothing<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    let lease = lease(&*on.store).await;
+    let before = find(&*on.store, "one").await;
+    let sent = on.store.advance(&lease, vec![change("one", Event::Sent)]).await;
+    assert!(matches!(sent, Err(JournalError::Illegal(_))), "sent without being signed: {sent:?}");
+    assert_eq!(find(&*on.store, "one").await, before);
+}
+
+/// A batch is one transaction.
+pub async fn changes_apply_all_or_none<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    enter(&*on.store, new("two")).await;
+    let lease = lease(&*on.store).await;
+    let first = change("one", Event::Signed(signed(1)));
+    let illegal = vec![first.clone(), change("two", Event::Sent)];
+    let refused = on.store.advance(&lease, illegal).await;
+    assert!(matches!(refused, Err(JournalError::Illegal(_))), "{refused:?}");
+    let unknown = vec![first, change("nobody", Event::Sent)];
+    let refused = on.store.advance(&lease, unknown).await;
+    assert_eq!(refused, Err(JournalError::NoEntry(key("nobody"))));
+    assert_eq!(find(&*on.store, "one").await.stage, Stage::Due, "half a batch was applied");
+    let nonce = on.store.next_nonce(&network(), "0xSigner").await;
+    assert_eq!(nonce, Ok(None), "a nonce of a refused batch was recorded");
+}
+
+/// Changes see the ones before them; the answer is in their order.
+pub async fn changes_apply_in_order<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    enter(&*on.store, new("two")).await;
+    let lease = lease(&*on.store).await;
+    let changes = vec![
+        change("two", Event::Signed(signed(2))),
+        change("one", Event::Signed(signed(1))),
+        change("two", Event::Sent),
+    ];
+    let entries = on.store.advance(&lease, changes).await.expect("legal steps");
+    let keys: Vec<PaymentKey> = entries.iter().map(|entry| entry.new.key.clone()).collect();
+    assert_eq!(keys, [key("two"), key("one"), key("two")]);
+    assert_eq!(find(&*on.store, "one").await.stage, Stage::Signed(signed(1)));
+    assert_eq!(find(&*on.store, "two").await.stage, Stage::Sent(signed(2)));
+    assert_eq!(on.store.advance(&lease, Vec::new()).await, Ok(Vec::new()));
+}
+
+/// The later transaction is the one that is sent; the earlier one's nonce stays known.
+pub async fn a_displaced_transaction_is_signed_anew<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    let lease = lease(&*on.store).await;
+    advance(&*on.store, &lease, "one", Event::Signed(signed(9))).await;
+    advance(&*on.store, &lease, "one", Event::Sent).await;
+    advance(&*on.store, &lease, "one", Event::Signed(signed(3))).await;
+    assert_eq!(find(&*on.store, "one").await.stage, Stage::Signed(signed(3)));
+    assert_eq!(on.store.next_nonce(&network(), "0xSigner").await, Ok(Some(10)));
+}
+
+/// Nothing spendable at rest, and no way back.
+pub async fn a_final_entry_is_wiped_and_stays<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    for (name, outcome) in [("settled", settled()), ("failed", failed(Some("0xhash5")))] {
+        enter(&*on.store, new(name)).await;
+        advance(&*on.store, &lease, name, Event::Signed(signed(5))).await;
+        let closed = advance(&*on.store, &lease, name, Event::Closed(outcome.clone())).await;
+        assert!(closed.new.plan.is_empty(), "the plan outlived the entry");
+        assert_eq!(closed.stage, Stage::Final(outcome));
+        for event in [Event::Signed(signed(6)), Event::Sent, Event::Closed(failed(None))] {
+            let moved = on.store.advance(&lease, vec![change(name, event)]).await;
+            assert!(matches!(moved, Err(JournalError::Illegal(_))), "a final entry moved");
+        }
+        assert_eq!(find(&*on.store, name).await, closed);
+        let entered = on.store.enter(new(name)).await;
+        assert_eq!(entered, Ok(Entered::Known(Box::new(closed))), "a final entry was entered anew");
+    }
+}
+
+/// Renewed by its holder, also late; taken over by others only once it has expired.
+pub async fn a_lease_excludes_others_until_it_expires<J: Journal + 'static>(on: On<J>) {
+    let first = lease(&*on.store).await;
+    assert_eq!(first.network, network());
+    let at = |seconds| UnixTime(seconds);
+    assert_eq!(try_lease(&*on.store, "there", at(1_029), at(1_060)).await, None);
+    let renewed = try_lease(&*on.store, "here", at(1_020), at(1_050)).await;
+    assert_eq!(renewed.as_ref(), Some(&first), "renewing changed the token");
+    assert_eq!(try_lease(&*on.store, "there", at(1_049), at(1_080)).await, None, "not renewed");
+    // Expired, but nobody took it: it still is the holder's.
+    let late = try_lease(&*on.store, "here", at(1_100), at(1_130)).await;
+    assert_eq!(late.as_ref(), Some(&first));
+    let taken = try_lease(&*on.store, "there", at(1_131), at(1_160)).await.expect("it expired");
+    assert!(taken.token > first.token, "a take-over has to raise the token");
+    assert_eq!(try_lease(&*on.store, "here", at(1_140), at(1_170)).await, None);
+    let back = try_lease(&*on.store, "here", at(1_161), at(1_190)).await.expect("it expired");
+    assert!(back.token > taken.token, "coming back has to raise the token");
+}
+
+/// Of many that see an expired lease, one gets it.
+pub async fn one_of_100_takes_the_lease<J: Journal + 'static>(on: On<J>) {
+    let first = lease(&*on.store).await;
+    let answers = on
+        .at_once(100, |journal, number| async move {
+            let holder = format!("process {number}");
+            try_lease(&*journal, &holder, UnixTime(2_000), UnixTime(2_030)).await
+        })
+        .await;
+    let taken: Vec<Lease> = answers.into_iter().flatten().collect();
+    assert_eq!(taken.len(), 1, "one lease was given {} times", taken.len());
+    assert!(taken[0].token > first.token);
+}
+
+/// Who was taken over writes nothing any more; who never held the lease neither.
+pub async fn an_old_token_changes_nothing<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    let made_up = Lease { network: network(), token: 1 };
+    let sign = || vec![change("one", Event::Signed(signed(1)))];
+    let lost = || Err(JournalError::LeaseLost(network()));
+    assert_eq!(on.store.advance(&made_up, sign()).await, lost());
+    let old = lease(&*on.store).await;
+    let taken = try_lease(&*on.store, "there", UnixTime(1_031), UnixTime(1_060)).await;
+    let taken = taken.expect("it expired");
+    assert_eq!(on.store.advance(&old, sign()).await, lost());
+    assert_eq!(on.store.advance(&old, Vec::new()).await, lost());
+    let future = Lease { token: taken.token + 1, ..taken.clone() };
+    assert_eq!(on.store.advance(&future, sign()).await, lost());
+    assert_eq!(find(&*on.store, "one").await.stage, Stage::Due);
+    advance(&*on.store, &taken, "one", Event::Signed(signed(1))).await;
+}
+
+/// Networks have a lease each, and a lease moves no entry of another.
+pub async fn a_lease_covers_its_network_only<J: Journal + 'static>(on: On<J>) {
+    let here = lease(&*on.store).await;
+    let there = on.store.lease(&other_network(), "there", NOW, UNTIL).await;
+    let there = there.expect("the store answers").expect("networks do not share a lease");
+    enter(&*on.store, new("one")).await;
+    let moved = on.store.advance(&there, vec![change("one", Event::Signed(signed(1)))]).await;
+    assert_eq!(moved, Err(JournalError::NoEntry(key("one"))), "moved with a foreign lease");
+    advance(&*on.store, &here, "one", Event::Signed(signed(1))).await;
+}
+
+/// Those callers waited in a process that is gone. Renewing is no take-over.
+pub async fn a_take_over_owes_what_was_waited_for<J: Journal + 'static>(on: On<J>) {
+    let first = lease(&*on.store).await;
+    for name in ["open", "closed", "told"] {
+        enter(&*on.store, new(name)).await;
+    }
+    enter(&*on.store, new_on(other_network(), "elsewhere")).await;
+    advance(&*on.store, &first, "closed", Event::Closed(settled())).await;
+    let told = Advance { deliver: true, ..change("told", Event::Closed(settled())) };
+    on.store.advance(&first, vec![told]).await.expect("a legal step");
+    try_lease(&*on.store, "here", UNTIL, UnixTime(1_060)).await.expect("renewed");
+    assert_eq!(find(&*on.store, "open").await.delivery, Delivery::Waiting, "it was no take-over");
+
+    try_lease(&*on.store, "there", UnixTime(1_061), UnixTime(1_090)).await.expect("it expired");
+    assert_eq!(find(&*on.store, "open").await.delivery, Delivery::Owed);
+    assert_eq!(find(&*on.store, "closed").await.delivery, Delivery::Owed);
+    assert_eq!(find(&*on.store, "told").await.delivery, Delivery::Delivered);
+    let elsewhere = on.store.find(&key_on(&other_network(), "elsewhere")).await;
+    let elsewhere = elsewhere.expect("the store answers").expect("it was entered");
+    assert_eq!(elsewhere.delivery, Delivery::Waiting, "another network was taken over too");
+}
+
+/// Delivered in the same transaction as the outcome: when asked for, and when somebody waits.
+pub async fn closing_delivers_to_who_waits<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    for name in ["waiting", "owed", "not asked", "not closed"] {
+        enter(&*on.store, new(name)).await;
+    }
+    let owed = on.store.hand_over(&key("owed"), Delivery::Waiting, Delivery::Owed).await;
+    assert_eq!(owed, Ok(true));
+    let close = |name, deliver| Advance { deliver, ..change(name, Event::Closed(settled())) };
+    let signs = Advance { deliver: true, ..change("not closed", Event::Signed(signed(1))) };
+    let changes =
+        vec![close("waiting", true), close("owed", true), close("not asked", false), signs];
+    let entries = on.store.advance(&lease, changes).await.expect("legal steps");
+    let expected = [Delivery::Delivered, Delivery::Owed, Delivery::Waiting, Delivery::Waiting];
+    for (entry, delivery) in entries.into_iter().zip(expected) {
+        assert_eq!(entry.delivery, delivery, "{}", entry.new.key);
+        let read = on.store.find(&entry.new.key).await;
+        assert_eq!(read, Ok(Some(entry)), "returned and stored differ");
+    }
+}
+
+/// Compare and set.
+pub async fn a_hand_over_compares_first<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    let one = key("one");
+    let hand_over = |from, to| on.store.hand_over(&one, from, to);
+    assert_eq!(hand_over(Delivery::Owed, Delivery::Delivered).await, Ok(false));
+    assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Waiting);
+    assert_eq!(hand_over(Delivery::Waiting, Delivery::Owed).await, Ok(true));
+    assert_eq!(hand_over(Delivery::Waiting, Delivery::Owed).await, Ok(false));
+    assert_eq!(hand_over(Delivery::Owed, Delivery::Delivered).await, Ok(true));
+    assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Delivered);
+    let nobody = key("nobody");
+    let unknown = on.store.hand_over(&nobody, Delivery::Waiting, Delivery::Owed).await;
+    assert_eq!(unknown, Ok(false));
+}
+
+/// One success to one caller.
+pub async fn one_of_100_hand_overs_wins<J: Journal + 'static>(on: On<J>) {
+    enter(&*on.store, new("one")).await;
+    let answers = on
+        .at_once(100, |journal, _| async move {
+            let one = key("one");
+            let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered).await;
+            handed.expect("the store answers")
+        })
+        .await;
+    let told = answers.into_iter().filter(|told| *told).count();
+    assert_eq!(told, 1, "{told} callers were told of one success");
+}
+
+/// Ever recorded counts: replaced and final ones too. Signers and networks have their own.
+pub async fn the_next_nonce_follows_the_highest_recorded<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    let next = |signer| {
+        let journal = on.store.clone();
+        async move { journal.next_nonce(&network(), signer).await.expect("the store answers") }
+    };
+    assert_eq!(next("0xSigner").await, None);
+    for name in ["one", "two", "three"] {
+        enter(&*on.store, new(name)).await;
+    }
+    // 9 and 10 would change places if numbers were compared as text.
+    advance(&*on.store, &lease, "one", Event::Signed(signed(10))).await;
+    advance(&*on.store, &lease, "two", Event::Signed(signed(9))).await;
+    advance(&*on.store, &lease, "three", Event::Signed(signed_by("0xOther", 0))).await;
+    assert_eq!(next("0xSigner").await, Some(11));
+    assert_eq!(next("0xOther").await, Some(1));
+    advance(&*on.store, &lease, "one", Event::Closed(settled())).await;
+    assert_eq!(next("0xSigner").await, Some(11), "a final entry's nonce was forgotten");
+    let elsewhere = on.store.next_nonce(&other_network(), "0xSigner").await;
+    assert_eq!(elsewhere, Ok(None));
+}
+
+/// Oldest first, bounded, without the final ones, one network at a time.
+pub async fn unfinished_entries_come_oldest_first<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    for name in ["d", "b", "c", "a", "e"] {
+        enter(&*on.store, new(name)).await;
+    }
+    enter(&*on.store, new_on(other_network(), "elsewhere")).await;
+    advance(&*on.store, &lease, "b", Event::Closed(failed(None))).await;
+    advance(&*on.store, &lease, "c", Event::Signed(signed(1))).await;
+    advance(&*on.store, &lease, "a", Event::Signed(signed(2))).await;
+    advance(&*on.store, &lease, "a", Event::Sent).await;
+    let names = |limit| {
+        let journal = on.store.clone();
+        async move {
+            let entries = journal.unfinished(&network(), limit).await.expect("the store answers");
+            entries.into_iter().map(|entry| entry.new.key).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(names(10).await, [key("d"), key("c"), key("a"), key("e")]);
+    assert_eq!(names(2).await, [key("d"), key("c")]);
+    assert_eq!(names(0).await, []);
+    let all = on.store.unfinished(&network(), usize::MAX).await.expect("the store answers");
+    assert_eq!(all[1].stage, Stage::Signed(signed(1)));
+    assert_eq!(all[2].stage, Stage::Sent(signed(2)));
+}
