@@ -1,0 +1,296 @@
+//! The one thread that owns a connection, and the commit that its callers share.
+//!
+//! Callers queue commands; the thread takes what is queued, runs it in one transaction with a
+//! savepoint for each command, commits once, and only then answers all of them.
+//!
+//! **Invariant:** no answer leaves before the commit of what it says returned. A commit that fails
+//! answers the whole batch with `Unavailable`, and nothing is run after it: what is on the disk is
+//! not known then, and only opening the file anew finds out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pay402_core::error::{Misconfigured, Unavailable};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::database::{BUSY_TIMEOUT, StoreKind};
+
+/// Most commands that wait for a store at once; further callers wait for their turn.
+pub const QUEUE_COMMANDS_MAX: usize = 1024;
+/// Most commands that share one commit.
+pub const BATCH_COMMANDS_MAX: usize = 256;
+/// How long a store rests before its write-ahead log is emptied, so that what was wiped does not
+/// linger there.
+const REST: Duration = Duration::from_millis(500);
+
+/// Why a command did not do as asked. Whatever it wrote is undone.
+#[derive(Debug)]
+pub(crate) enum Stop<E> {
+    /// SQLite failed.
+    Sql(rusqlite::Error),
+    /// What is stored contradicts itself, or cannot be stored.
+    Broken(String),
+    /// The port says no.
+    Refused(E),
+}
+
+impl<E> From<rusqlite::Error> for Stop<E> {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// Whether a command changes anything.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Access {
+    /// It only reads: no lock is taken that keeps others from writing.
+    Read,
+    /// It may write.
+    Write,
+}
+
+/// The queue to a connection's thread. Dropping it finishes what is queued and closes the file.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    kind: &'static StoreKind,
+    slots: Arc<Semaphore>,
+    // An option only so that `drop` can hang up before it waits for the thread.
+    queue: Option<SyncSender<Message>>,
+    thread: Option<JoinHandle<()>>,
+    commits: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Starts the thread that owns `connection`.
+    pub(crate) fn start(
+        kind: &'static StoreKind,
+        connection: Connection,
+    ) -> Result<Self, Misconfigured> {
+        let (queue, commands) = sync_channel(QUEUE_COMMANDS_MAX);
+        let commits = Arc::new(AtomicU64::new(0));
+        let owner = Owner { kind, connection, commits: Arc::clone(&commits), failed: None };
+        let thread = std::thread::Builder::new()
+            .name(format!("pay402-{}", kind.name))
+            .spawn(move || owner.work(&commands))
+            .map_err(|error| {
+                let problem = format!("its thread cannot be started: {error}; raise the limit");
+                Misconfigured::new(kind.name, problem)
+            })?;
+        let slots = Arc::new(Semaphore::new(QUEUE_COMMANDS_MAX));
+        Ok(Self { kind, slots, queue: Some(queue), thread: Some(thread), commits })
+    }
+
+    /// Runs `command` on the connection and returns its result once it is durable.
+    pub(crate) async fn run<T, E, C>(&self, access: Access, command: C) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Unavailable> + Send + 'static,
+        C: FnOnce(&Connection) -> Result<T, Stop<E>> + Send + 'static,
+    {
+        let stopped = || E::from(Unavailable::new(self.kind.name, "its thread has stopped"));
+        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| stopped())?;
+        let (reply, answer) = oneshot::channel();
+        let job = Command { command: Some(command), result: None, reply };
+        let message = Message { access, job: Box::new(job), _slot: slot };
+        // There are as many slots as places in the queue: it is full only when the thread is gone.
+        let queue = self.queue.as_ref().ok_or_else(stopped)?;
+        queue.try_send(message).map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Commits so far that wrote something, each for the whole batch it carried.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has rolled back and told its callers; nothing is left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Message {
+    access: Access,
+    job: Box<dyn Job>,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// A command with its caller's types hidden.
+trait Job: Send {
+    /// Runs it and keeps the result. Says whether what it wrote stands.
+    fn run(&mut self, kind: &StoreKind, connection: &Connection) -> Ran;
+    /// Gives the result to the caller, or the failure of the commit.
+    fn answer(self: Box<Self>, committed: Result<(), Unavailable>);
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ran {
+    Stands,
+    Undo,
+}
+
+struct Command<T, E, C> {
+    command: Option<C>,
+    result: Option<Result<T, E>>,
+    reply: oneshot::Sender<Result<T, E>>,
+}
+
+impl<T, E, C> Job for Command<T, E, C>
+where
+    T: Send,
+    E: From<Unavailable> + Send,
+    C: FnOnce(&Connection) -> Result<T, Stop<E>> + Send,
+{
+    fn run(&mut self, kind: &StoreKind, connection: &Connection) -> Ran {
+        let Some(command) = self.command.take() else { return Ran::Undo };
+        let result = command(connection).map_err(|stop| match stop {
+            Stop::Sql(error) => Unavailable::new(kind.name, error.to_string()).into(),
+            Stop::Broken(problem) => Unavailable::new(kind.name, problem).into(),
+            Stop::Refused(error) => error,
+        });
+        let ran = if result.is_ok() { Ran::Stands } else { Ran::Undo };
+        self.result = Some(result);
+        ran
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), Unavailable>) {
+        let result = match (committed, self.result) {
+            (Ok(()), Some(result)) => result,
+            (Err(failure), _) => Err(failure.into()),
+            (Ok(()), None) => return,
+        };
+        // The caller may have gone; what it asked for is done all the same.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// What the thread owns.
+struct Owner {
+    kind: &'static StoreKind,
+    connection: Connection,
+    commits: Arc<AtomicU64>,
+    failed: Option<Unavailable>,
+}
+
+impl Owner {
+    fn work(mut self, commands: &Receiver<Message>) {
+        let mut unrested = false;
+        loop {
+            let first = match commands.recv_timeout(REST) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    if unrested && self.failed.is_none() {
+                        unrested = self.empty_log();
+                        continue;
+                    }
+                    // Nothing to do until somebody asks.
+                    match commands.recv() {
+                        Ok(first) => first,
+                        Err(_) => return,
+                    }
+                }
+            };
+            let mut batch = vec![first];
+            batch.extend(commands.try_iter().take(BATCH_COMMANDS_MAX - 1));
+            unrested |= batch.iter().any(|message| message.access == Access::Write);
+            self.run_batch(batch);
+        }
+    }
+
+    fn run_batch(&mut self, mut batch: Vec<Message>) {
+        let outcome = match &self.failed {
+            Some(failed) => Err(failed.clone()),
+            None => self.transact(&mut batch).map_err(|fault| self.unavailable(fault)),
+        };
+        for message in batch {
+            message.job.answer(outcome.clone());
+        }
+    }
+
+    fn transact(&mut self, batch: &mut [Message]) -> Result<(), Fault> {
+        let writes = batch.iter().any(|message| message.access == Access::Write);
+        let behavior =
+            if writes { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
+        let mut transaction =
+            self.connection.transaction_with_behavior(behavior).map_err(Fault::Batch)?;
+        for message in batch {
+            let mut savepoint = transaction.savepoint().map_err(Fault::Batch)?;
+            if message.job.run(self.kind, &savepoint) == Ran::Undo {
+                // Fails when SQLite gave the whole transaction up: then nobody's change stands.
+                savepoint.rollback().map_err(Fault::Batch)?;
+            }
+            savepoint.commit().map_err(Fault::Batch)?;
+        }
+        let committed = transaction.commit();
+        if writes {
+            committed.map_err(Fault::Commit)?;
+            self.commits.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        } else {
+            committed.map_err(Fault::Batch)
+        }
+    }
+
+    fn unavailable(&mut self, fault: Fault) -> Unavailable {
+        let (error, fatal) = match fault {
+            Fault::Commit(error) => (error, true),
+            Fault::Batch(error) => {
+                let device = matches!(
+                    error.sqlite_error_code(),
+                    Some(
+                        ErrorCode::SystemIoFailure
+                            | ErrorCode::DatabaseCorrupt
+                            | ErrorCode::NotADatabase
+                    )
+                );
+                (error, device)
+            }
+        };
+        if fatal { self.stop(&error) } else { Unavailable::new(self.kind.name, error.to_string()) }
+    }
+
+    fn stop(&mut self, error: &rusqlite::Error) -> Unavailable {
+        let problem = format!(
+            "writing failed ({error}); it takes nothing more until the process is started anew: \
+             check the disk first"
+        );
+        let failed = Unavailable::new(self.kind.name, problem);
+        self.failed = Some(failed.clone());
+        failed
+    }
+
+    /// Moves the write-ahead log into the file and empties it. Says whether some of it is left
+    /// because another process was reading.
+    fn empty_log(&mut self) -> bool {
+        let busy = self.connection.busy_timeout(Duration::ZERO).and_then(|()| {
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        });
+        let patient = self.connection.busy_timeout(BUSY_TIMEOUT);
+        match (busy, patient) {
+            (Ok(busy), Ok(())) => busy,
+            (Err(error), _) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => true,
+            (Err(error), _) | (Ok(_), Err(error)) => {
+                // A sync that failed once may "succeed" the next time with the data gone.
+                self.stop(&error);
+                false
+            }
+        }
+    }
+}
+
+enum Fault {
+    /// Nothing was committed and everything is rolled back.
+    Batch(rusqlite::Error),
+    /// It is not known what is on the disk.
+    Commit(rusqlite::Error),
+}
