@@ -106,6 +106,7 @@ pub(super) fn dev_notes(packages: &[Package]) -> Vec<String> {
     let mut notes = Vec::new();
     for package in packages.iter().filter(beyond) {
         let ours = package.tests_need.iter().filter(|need| is_ours(need, packages));
+        let ours = ours.filter(|need| **need != package.name);
         let ours: Vec<&str> =
             ours.filter(|need| !package.needs.contains(need)).map(String::as_str).collect();
         if !ours.is_empty() {
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn edges_of_tests_are_told() {
-        let packages = [sample("server", &["core"], &["core", "evm"]), sample("evm", &[], &[])];
+        let packages = [sample("server", &["core"], &["core", "evm", "server"]), sample("evm", &[], &[])];
         assert_eq!(dev_notes(&packages), ["the tests of server also use evm"]);
     }
 

@@ -78,9 +78,9 @@ pub(super) fn names(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// Every file says what lives in it.
+/// Every file says what lives in it; a file of tests need not.
 pub(super) fn module_headers(tree: &Tree) -> Vec<Finding> {
-    let missing = tree.rust().filter(|file| !file.text.starts_with("//!"));
+    let missing = tree.rust().filter(|file| !file.is_test(0) && !file.text.starts_with("//!"));
     missing
         .map(|file| {
             let message = "begins without `//!`: what lives here, what does not, which invariant";
@@ -167,7 +167,11 @@ mod tests {
 
     #[test]
     fn a_file_without_a_header_is_found() {
-        let tree = Tree::of(&[("a/src/a.rs", "//! A."), ("a/src/b.rs", "use x;\n//! B.")]);
+        let tree = Tree::of(&[
+            ("a/src/a.rs", "//! A."),
+            ("a/src/b.rs", "use x;\n//! B."),
+            ("a/tests/c.rs", "use x;"),
+        ]);
         assert_eq!(module_headers(&tree).len(), 1);
     }
 }
