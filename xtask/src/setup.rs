@@ -24,7 +24,7 @@ fn tools() -> Outcome {
     let needed: [(&str, &[&str], &str); 3] = [
         (
             "node",
-            &["-e", "process.exit(Number(process.versions.node.split('.')[0]) < 20)"],
+            &["-e", "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)"],
             "Node 20 or newer",
         ),
         ("npm", &["--version"], "npm, which comes with Node"),
