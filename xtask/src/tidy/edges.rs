@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn edges_of_tests_are_told() {
-        let packages = [sample("server", &["core"], &["core", "evm", "server"]), sample("evm", &[], &[])];
+        let packages =
+            [sample("server", &["core"], &["core", "evm", "server"]), sample("evm", &[], &[])];
         assert_eq!(dev_notes(&packages), ["the tests of server also use evm"]);
     }
 
