@@ -1,1 +1,34 @@
-//! pay402 facilitator.
+//! The facilitator: verifies payments and settles them, without ever holding the money.
+//!
+//! [`Engine`] is the settlement engine over the ports of `pay402-core`: a [`Journal`] that
+//! remembers, a [`Network`] per chain that knows how to check, sign and send. [`api`] is the same
+//! engine over HTTP. What lives elsewhere: cryptography and chain calls (the network families),
+//! SQL (the store), configuration files and keys (the command line).
+//!
+//! **Invariants**, each kept in one place:
+//! - nothing is sent before its bytes are in the journal (`worker`);
+//! - the journal has one writer per network, the holder of its lease (`scribe`);
+//! - at most one caller is told of a success (`settle`, `waiters`);
+//! - an entry whose transaction was signed is closed only when its signer's nonce is consumed, so
+//!   a signer's lane never has a gap that nobody holds the bytes for (`follow`);
+//! - what the journal stores is sealed (`seal`).
+//!
+//! [`Journal`]: pay402_core::journal::Journal
+//! [`Network`]: pay402_core::network::Network
+
+pub mod api;
+mod desk;
+mod engine;
+pub mod failpoint;
+mod follow;
+mod lease;
+pub mod options;
+mod recover;
+mod scribe;
+mod seal;
+mod settle;
+mod waiters;
+mod worker;
+
+pub use engine::{Engine, NetworkHealth, Standing};
+pub use options::Options;

@@ -1,0 +1,153 @@
+//! Who may call: everybody on this machine, or whoever holds an API key.
+//!
+//! Keys are kept as SHA-256 hashes and compared in constant time. They are random and long, so a
+//! plain hash is enough.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use pay402_core::error::Misconfigured;
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq as _};
+
+use super::answer::TurnedAway;
+
+/// The SHA-256 of an API key.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub struct KeyHash([u8; 32]);
+
+/// A text that is not a key's hash.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not the SHA-256 of a key; write 64 hexadecimal digits")]
+pub struct KeyHashError;
+
+impl KeyHash {
+    /// The hash of `key`.
+    pub fn of(key: &str) -> Self {
+        Self(Sha256::digest(key.as_bytes()).into())
+    }
+
+    /// Reads 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// Everything else.
+    pub fn parse(text: &str) -> Result<Self, KeyHashError> {
+        let digits = text.as_bytes();
+        if digits.len() != 64 {
+            return Err(KeyHashError);
+        }
+        let mut hash = [0_u8; 32];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |d: u8| char::from(d).to_digit(16).and_then(|d| u8::try_from(d).ok());
+            let (high, low) = digit(pair[0]).zip(digit(pair[1])).ok_or(KeyHashError)?;
+            *byte = high << 4 | low;
+        }
+        Ok(Self(hash))
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHash(..)")
+    }
+}
+
+/// Who may verify and settle.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// Everybody. For loopback only: whoever can settle spends the signers' gas.
+    Open,
+    /// Holders of one of these keys, sent as `Authorization: Bearer …`.
+    Keys(Vec<KeyHash>),
+}
+
+impl Access {
+    /// Refuses open access on an address that others can reach.
+    ///
+    /// # Errors
+    /// Names the setting `api_keys`, also when the list of keys is empty.
+    pub fn check_listen(&self, listen: SocketAddr) -> Result<(), Misconfigured> {
+        match self {
+            Self::Open if !listen.ip().is_loopback() => {
+                let problem = format!(
+                    "without API keys everybody who reaches {listen} can spend the signers' gas; \
+                     add the SHA-256 of a key, or listen on 127.0.0.1"
+                );
+                Err(Misconfigured::new("api_keys", problem))
+            }
+            Self::Keys(keys) if keys.is_empty() => {
+                Err(Misconfigured::new("api_keys", "is empty, so nobody could call; add one"))
+            }
+            Self::Open | Self::Keys(_) => Ok(()),
+        }
+    }
+
+    /// The key a request came with; `None` where none is needed.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Option<KeyHash>, TurnedAway> {
+        let Self::Keys(keys) = self else { return Ok(None) };
+        let presented = bearer(headers).map(KeyHash::of).ok_or(TurnedAway::Unauthorized)?;
+        // Every key is looked at, so that the time says nothing about which one matched.
+        let known =
+            keys.iter().fold(Choice::from(0), |known, key| known | key.0.ct_eq(&presented.0));
+        if bool::from(known) { Ok(Some(presented)) } else { Err(TurnedAway::Unauthorized) }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (kind, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    kind.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_access_stays_on_this_machine() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for loopback in ["127.0.0.1:4020", "127.3.2.1:1", "[::1]:4020"] {
+            assert_eq!(Access::Open.check_listen(at(loopback)), Ok(()));
+        }
+        for reachable in ["0.0.0.0:4020", "10.0.0.1:80", "[::]:4020", "[2001:db8::1]:1"] {
+            let error = Access::Open.check_listen(at(reachable)).unwrap_err();
+            assert_eq!(error.key, "api_keys");
+            let keys = Access::Keys(vec![KeyHash::of("a")]);
+            assert_eq!(keys.check_listen(at(reachable)), Ok(()));
+        }
+        assert!(Access::Keys(vec![]).check_listen(at("127.0.0.1:1")).is_err());
+    }
+
+    #[test]
+    fn hashes_are_read_strictly() {
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(KeyHash::parse(abc), Ok(KeyHash::of("abc")));
+        assert_eq!(KeyHash::parse(&abc.to_uppercase()), Ok(KeyHash::of("abc")));
+        for bad in ["", "abc", &abc[1..], &abc.replace('b', "g"), &format!("{abc}0")] {
+            assert_eq!(KeyHash::parse(bad), Err(KeyHashError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_known_key_gets_in() {
+        let access = Access::Keys(vec![KeyHash::of("first"), KeyHash::of("second")]);
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, value.parse().unwrap());
+            access.admit(&headers)
+        };
+        assert_eq!(with("Bearer second").unwrap(), Some(KeyHash::of("second")));
+        assert_eq!(with("bearer first").unwrap(), Some(KeyHash::of("first")));
+        for bad in ["Bearer third", "Bearer", "Bearer ", "Basic first", "first", "Bearer firs"] {
+            assert!(matches!(with(bad), Err(TurnedAway::Unauthorized)), "{bad}");
+        }
+        assert!(access.admit(&HeaderMap::new()).is_err());
+        assert_eq!(Access::Open.admit(&HeaderMap::new()).unwrap(), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Answers as JSON, and what a caller may read in an error.
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use pay402_core::error::Malformed;
+use pay402_core::wire::MESSAGE_BYTES_MAX;
+use serde_json::{Value, json};
+
+/// What `Retry-After` says, in seconds.
+const RETRY_AFTER_S: u16 = 1;
+
+/// `value` as the body of an answer that no cache keeps.
+pub(super) fn json_answer(status: StatusCode, value: &Value) -> Response {
+    let mut answer = Response::new(Body::from(value.to_string()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// 503: nothing is known; ask again.
+pub(super) fn retry_later(value: &Value) -> Response {
+    let mut answer = json_answer(StatusCode::SERVICE_UNAVAILABLE, value);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    answer
+}
+
+/// Why a request does not reach the engine.
+#[derive(Debug)]
+pub(super) enum TurnedAway {
+    /// A field is wrong: 400.
+    Malformed(Malformed),
+    /// The body is above the limit: 413.
+    TooLarge,
+    /// The body did not arrive in time: 408.
+    TooSlow,
+    /// No known API key: 401.
+    Unauthorized,
+}
+
+impl From<Malformed> for TurnedAway {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl IntoResponse for TurnedAway {
+    fn into_response(self) -> Response {
+        let answer = |status, error: &str, message: &str| {
+            json_answer(status, &json!({"error": error, "message": message}))
+        };
+        match self {
+            Self::Malformed(Malformed { field, problem }) => {
+                let body = json!({"error": "malformed", "field": field, "message": problem});
+                json_answer(StatusCode::BAD_REQUEST, &body)
+            }
+            Self::TooLarge => {
+                let message = format!("the body is above {MESSAGE_BYTES_MAX} bytes");
+                answer(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &message)
+            }
+            Self::TooSlow => {
+                answer(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time")
+            }
+            Self::Unauthorized => {
+                let message = "send a known API key as Authorization: Bearer";
+                let mut answer = answer(StatusCode::UNAUTHORIZED, "unauthorized", message);
+                answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                answer
+            }
+        }
+    }
+}
+
+/// What callers read when something is unavailable: which part, not what it said.
+pub(super) mod unavailable {
+    use pay402_core::error::Unavailable;
+    use pay402_core::{Refusal, Refused};
+
+    /// Verification could not be answered.
+    pub(in crate::api) fn verify(error: &Unavailable) -> Refused {
+        Refused::new(Refusal::UnexpectedVerifyError, message(error))
+    }
+
+    /// Settlement was not begun.
+    pub(in crate::api) fn settle(error: &Unavailable) -> Refused {
+        Refused::new(Refusal::UnexpectedSettleError, message(error))
+    }
+
+    fn message(error: &Unavailable) -> String {
+        format!("{} is unavailable; present the same payment again later", error.what)
+    }
+}

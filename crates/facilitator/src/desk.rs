@@ -1,0 +1,225 @@
+//! What the parts that settle on one network share: its ports, its waiters, its bounds, and the
+//! switch that stops them all.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pay402_core::error::Unavailable;
+use pay402_core::journal::Journal;
+use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs};
+use pay402_core::time::Clock;
+use pay402_core::{NetworkId, PaymentKey, Scheme, WireVersion};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::options::Options;
+use crate::seal::Sealer;
+use crate::waiters::Waiters;
+
+/// Questions about the status of payments that one network is asked at a time.
+const STATUS_CONCURRENCY: usize = 64;
+
+/// Whether this process settles on a network.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Run {
+    /// It does.
+    Settling,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+    /// It was stopped.
+    Stopped,
+    /// Another process took the lease over.
+    LeaseLost,
+    /// The engine is treated as crashed: nothing more is written. For tests.
+    Crashed,
+}
+
+/// One network and everything around it.
+pub(crate) struct Desk {
+    pub(crate) id: NetworkId,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: Arc<Options>,
+    pub(crate) sealer: Sealer,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) schemes: Vec<(WireVersion, Scheme)>,
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) lanes: Vec<LaneHealth>,
+    status_calls: Semaphore,
+    in_hand: Mutex<HashSet<PaymentKey>>,
+    run: watch::Sender<Run>,
+}
+
+/// An entry in the hands of this worker: nobody else here works on it. Holds the entry's place in
+/// the bound on unfinished settlements.
+pub(crate) struct Custody {
+    pub(crate) key: PaymentKey,
+    desk: Arc<Desk>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Custody {
+    fn drop(&mut self) {
+        self.desk.lock_in_hand().remove(&self.key);
+    }
+}
+
+/// How a signer has fared with its node lately.
+#[derive(Debug)]
+pub(crate) struct LaneHealth {
+    pub(crate) signer: String,
+    rejected_in_a_row: AtomicU32,
+}
+
+impl LaneHealth {
+    /// Shortest rest of a lane whose transaction was refused; it doubles.
+    const REST_FIRST: Duration = Duration::from_millis(250);
+    /// Longest rest of a lane.
+    const REST_MAX: Duration = Duration::from_secs(30);
+
+    pub(crate) fn accepted(&self) {
+        self.rejected_in_a_row.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rejected(&self) {
+        self.rejected_in_a_row.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many sendings in a row were refused.
+    pub(crate) fn rejections(&self) -> u32 {
+        self.rejected_in_a_row.load(Ordering::Relaxed)
+    }
+
+    /// How long to give the lane nothing new after that many refusals in a row.
+    pub(crate) fn rest(rejections: u32) -> Duration {
+        let doublings = rejections.saturating_sub(1).min(16);
+        Self::REST_FIRST.saturating_mul(1 << doublings).min(Self::REST_MAX)
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(
+        network: Arc<dyn Network>,
+        journal: Arc<dyn Journal>,
+        clock: Arc<dyn Clock>,
+        options: Arc<Options>,
+    ) -> Self {
+        let schemes = network.kinds().into_iter().map(|kind| (kind.version, kind.scheme)).collect();
+        let lane = |signer| LaneHealth { signer, rejected_in_a_row: AtomicU32::new(0) };
+        Self {
+            id: network.id().clone(),
+            sealer: Sealer::new(&network.sealing_key()),
+            schemes,
+            lanes: network.signers().into_iter().map(lane).collect(),
+            places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),
+            network,
+            journal,
+            clock,
+            options,
+            waiters: Arc::default(),
+            status_calls: Semaphore::new(STATUS_CONCURRENCY),
+            in_hand: Mutex::default(),
+            run: watch::Sender::new(Run::Settling),
+        }
+    }
+
+    /// Takes an entry into hand. `None` when it is in hand already.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        key: &PaymentKey,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Option<Custody> {
+        let fresh = self.lock_in_hand().insert(key.clone());
+        fresh.then(|| Custody { key: key.clone(), desk: Arc::clone(self), _place: place })
+    }
+
+    /// Whether an entry is in hand.
+    pub(crate) fn in_hand(&self, key: &PaymentKey) -> bool {
+        self.lock_in_hand().contains(key)
+    }
+
+    /// How many entries are in hand.
+    pub(crate) fn busy(&self) -> usize {
+        self.lock_in_hand().len()
+    }
+
+    fn lock_in_hand(&self) -> MutexGuard<'_, HashSet<PaymentKey>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn run(&self) -> Run {
+        *self.run.borrow()
+    }
+
+    /// Turns the switch, unless everything stands still already.
+    pub(crate) fn turn(&self, to: Run) {
+        self.run.send_if_modified(|run| {
+            let moves = matches!(*run, Run::Settling | Run::Draining) && *run != to;
+            if moves {
+                *run = to;
+            }
+            moves
+        });
+        if !matches!(to, Run::Settling | Run::Draining) {
+            self.waiters.dismiss();
+        }
+    }
+
+    /// Waits until nothing more may be done on this network.
+    pub(crate) async fn halted(&self) {
+        let mut run = self.run.subscribe();
+        let halted = |run: &Run| !matches!(run, Run::Settling | Run::Draining);
+        // The sender lives as long as the desk, so this cannot fail while we are here.
+        _ = run.wait_for(halted).await;
+    }
+
+    /// Waits until the engine is treated as crashed.
+    pub(crate) async fn crashed(&self) {
+        let mut run = self.run.subscribe();
+        _ = run.wait_for(|run| *run == Run::Crashed).await;
+    }
+
+    /// Runs `work` until it ends or the desk halts.
+    pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let desk = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = desk.halted() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// Asks the network where a payment stands; bounded in number and in time.
+    pub(crate) async fn status(
+        &self,
+        plan: &SecretBytes,
+        sent: Option<&SentAs>,
+    ) -> Result<ChainStatus, Unavailable> {
+        let _slot = self.status_calls.acquire().await;
+        self.in_time(self.network.status(plan, sent)).await?
+    }
+
+    /// Sends the bytes, in bounded time. No answer means that nothing is known.
+    pub(crate) async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
+        match self.in_time(self.network.send(raw)).await {
+            Ok(answer) => answer,
+            Err(late) => Err(SendError::Unknown(late.problem)),
+        }
+    }
+
+    /// Bounds the time of a question to the network.
+    pub(crate) async fn in_time<T>(&self, ask: impl Future<Output = T>) -> Result<T, Unavailable> {
+        tokio::time::timeout(self.options.call_timeout, ask)
+            .await
+            .map_err(|_| Unavailable::new(format!("network {}", self.id), "no answer in time"))
+    }
+
+    pub(crate) fn lane_of(&self, signer: &str) -> Option<&LaneHealth> {
+        self.lanes.iter().find(|lane| lane.signer == signer)
+    }
+}

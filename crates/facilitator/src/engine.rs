@@ -1,0 +1,396 @@
+//! The engine: starts a worker per network and answers the facilitator port in process.
+//!
+//! [`api`](crate::api) puts the same answers on HTTP.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pay402_core::error::{Misconfigured, Unavailable};
+use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
+use pay402_core::journal::{Delivery, Entry, Journal, Outcome, Stage};
+use pay402_core::network::{Network, Unverified};
+use pay402_core::time::Clock;
+use pay402_core::{
+    Amount, Digest, NetworkId, Payment, PaymentKey, Refusal, Refused, Requirements, WireVersion,
+};
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::desk::{Desk, Run};
+use crate::lease;
+use crate::options::Options;
+use crate::recover;
+use crate::scribe::Scribe;
+use crate::settle::Call;
+use crate::worker::{self, Crew};
+
+/// Shortest lease that leaves time to renew it: leases are counted in whole seconds.
+const LEASE_MIN: Duration = Duration::from_secs(3);
+/// How often a stopping engine looks whether everything is finished.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// The facilitator, in process. Cheap to clone; the last clone that goes stops the workers.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    crews: HashMap<NetworkId, Crew>,
+    journal: Arc<dyn Journal>,
+    supported: Supported,
+    options: Arc<Options>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for crew in self.crews.values() {
+            crew.desk.turn(Run::Stopped);
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("networks", &self.0.crews.keys()).finish_non_exhaustive()
+    }
+}
+
+/// How one network fares.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NetworkHealth {
+    /// The network.
+    pub network: NetworkId,
+    /// `ok`, `draining`, `stopped` or `lease_lost`.
+    pub status: &'static str,
+    /// Settlements being worked on.
+    pub unfinished: usize,
+}
+
+/// Where a payment stands in the journal. Holds nothing that could be spent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Standing {
+    /// The network it settles on.
+    pub network: NetworkId,
+    /// Who pays.
+    pub payer: String,
+    /// How much, in atomic units.
+    pub amount: Amount,
+    /// `due`, `signed`, `sent`, `settled` or `failed`.
+    pub stage: &'static str,
+    /// The transaction that moved, or may move, the money.
+    pub transaction: Option<String>,
+    /// Whether somebody was told of the success.
+    pub delivery: Delivery,
+    /// What the settlement cost the facilitator, in wei; zero until it is final.
+    pub fee: Amount,
+}
+
+impl From<Entry> for Standing {
+    fn from(entry: Entry) -> Self {
+        let (stage, transaction, fee) = match entry.stage {
+            Stage::Due => ("due", None, Amount::ZERO),
+            Stage::Signed(signed) => ("signed", Some(signed.sent.transaction), Amount::ZERO),
+            Stage::Sent(signed) => ("sent", Some(signed.sent.transaction), Amount::ZERO),
+            Stage::Final(Outcome::Settled { transaction, fee, .. }) => {
+                ("settled", Some(transaction), fee)
+            }
+            Stage::Final(Outcome::Failed { transaction, fee, .. }) => ("failed", transaction, fee),
+        };
+        let new = entry.new;
+        let (network, payer, amount) = (new.network, new.payer, new.amount);
+        Self { network, payer, amount, stage, transaction, delivery: entry.delivery, fee }
+    }
+}
+
+impl Engine {
+    /// Starts settling on `networks`: checks each, takes its lease, takes up what an earlier
+    /// process left unfinished, and spawns its worker. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What is wrong, named by setting: a network that is not what was configured, or is given
+    /// twice, or without a signer; a lease that another process keeps; a journal that cannot be
+    /// used or was sealed with other signers.
+    pub async fn start(
+        networks: Vec<Arc<dyn Network>>,
+        journal: Arc<dyn Journal>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Result<Self, Misconfigured> {
+        check_options(&options)?;
+        let options = Arc::new(options);
+        let supported = supported_by(&networks);
+        // Built first, so that a failure below stops what was started already.
+        let mut inner =
+            Inner { crews: HashMap::new(), journal, supported, options: Arc::clone(&options) };
+        for (index, network) in networks.into_iter().enumerate() {
+            let id = network.id().clone();
+            if inner.crews.contains_key(&id) {
+                let problem = format!("{id} is configured twice; keep one");
+                return Err(Misconfigured::new(format!("network[{index}]"), problem));
+            }
+            if network.signers().is_empty() {
+                let problem = format!("{id} has no signer; give it at least one key");
+                return Err(Misconfigured::new(format!("network[{index}].signers"), problem));
+            }
+            network.check().await?;
+            let desk = Desk::new(
+                network,
+                Arc::clone(&inner.journal),
+                Arc::clone(&clock),
+                Arc::clone(&options),
+            );
+            let crew = open(Arc::new(desk)).await?;
+            inner.crews.insert(id, crew);
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Verifies for a caller, without writing anything.
+    ///
+    /// A payment that the chain refuses because it was settled, and whose success this caller may
+    /// still be told, is valid: settling it answers at once.
+    ///
+    /// # Errors
+    /// When it could not be told.
+    pub async fn verify_for(
+        &self,
+        caller: Option<Digest>,
+        payment: &Payment,
+    ) -> Result<Verdict, Unavailable> {
+        let desk = match self.serving(payment) {
+            Ok(crew) => &crew.desk,
+            Err(refused) => return Ok(Verdict::Invalid(refused)),
+        };
+        match desk.in_time(desk.network.verify(payment)).await? {
+            Ok(verified) => Ok(Verdict::Valid { payer: verified.payer }),
+            Err(Unverified::Unavailable(error)) => Err(error),
+            Err(Unverified::Invalid(refused)) => Ok(collectable(desk, caller, payment, &refused)
+                .await?
+                .unwrap_or(Verdict::Invalid(refused))),
+        }
+    }
+
+    /// Settles for a caller and waits for the outcome at most `wait`.
+    ///
+    /// `caller` is the digest of API key and idempotency key when both were given: only the same
+    /// digest is told of the success again. The settlement goes on when this future is dropped;
+    /// an answer that thereby reaches nobody is kept for the next one who asks.
+    ///
+    /// # Errors
+    /// Only when this call has nothing sent and nothing entered.
+    pub async fn settle_for(
+        &self,
+        caller: Option<Digest>,
+        payment: Payment,
+        wait: Duration,
+    ) -> Result<Settled, Unavailable> {
+        let crew = match self.serving(&payment) {
+            Ok(crew) => crew.clone(),
+            Err(refused) => return Ok(Settled::Refused(refused)),
+        };
+        let desk = Arc::clone(&crew.desk);
+        if !matches!(desk.run(), Run::Settling | Run::Draining) {
+            let what = format!("settling on {}", desk.id);
+            return Err(Unavailable::new(what, "this process does not settle here any more"));
+        }
+        let identified = match desk.network.identify(&payment) {
+            Ok(identified) => identified,
+            Err(refused) => return Ok(Settled::Refused(refused)),
+        };
+        let deadline = Instant::now() + wait.min(desk.options.settle_wait_max);
+        let call = Call { crew, caller, payment, identified, deadline };
+        let (reply, answer) = oneshot::channel();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = desk.crashed() => {}
+                () = call.run(reply) => {}
+            }
+        });
+        match answer.await {
+            Ok(answer) => Ok(answer?.received()),
+            // The task died; what it had done is in the journal.
+            Err(_) => Ok(Settled::Pending { transaction: None }),
+        }
+    }
+
+    /// Where a payment stands; `None` when it was never entered.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn status(&self, key: &PaymentKey) -> Result<Option<Standing>, Unavailable> {
+        let found = self.0.journal.find(key).await;
+        let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
+        Ok(found.map(Standing::from))
+    }
+
+    /// How each network fares.
+    pub fn health(&self) -> Vec<NetworkHealth> {
+        let of = |crew: &Crew| NetworkHealth {
+            network: crew.desk.id.clone(),
+            status: match crew.desk.run() {
+                Run::Settling => "ok",
+                Run::Draining => "draining",
+                Run::Stopped | Run::Crashed => "stopped",
+                Run::LeaseLost => "lease_lost",
+            },
+            unfinished: crew.desk.busy(),
+        };
+        let mut health: Vec<_> = self.0.crews.values().map(of).collect();
+        health.sort_by(|a, b| a.network.cmp(&b.network));
+        health
+    }
+
+    /// What can be settled, without waiting.
+    pub fn kinds(&self) -> &Supported {
+        &self.0.supported
+    }
+
+    /// Stops: takes nothing new, finishes for at most `grace` what callers wait for, then releases
+    /// the leases. What is unfinished is taken up by the next start.
+    pub async fn stop(&self, grace: Duration) {
+        let desks: Vec<_> = self.0.crews.values().map(|crew| &crew.desk).collect();
+        for desk in &desks {
+            desk.turn(Run::Draining);
+        }
+        let drained = async {
+            while desks.iter().any(|desk| desk.busy() > 0 || desk.waiters.len() > 0) {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        _ = tokio::time::timeout(grace, drained).await;
+        for desk in desks {
+            let held = desk.run() == Run::Draining;
+            desk.turn(Run::Stopped);
+            if held {
+                lease::release(desk).await;
+            }
+        }
+    }
+
+    /// Stops as a crash would: nothing more is written, said or released.
+    #[cfg(feature = "failpoints")]
+    pub fn crash(&self) {
+        for crew in self.0.crews.values() {
+            crew.desk.turn(Run::Crashed);
+        }
+    }
+
+    /// The longest a settle call for `payment` waits: what its terms allow, within our bound.
+    pub fn wait_for(&self, payment: &Payment) -> Duration {
+        let asked = Duration::from_secs(payment.terms().max_timeout_seconds);
+        asked.min(self.0.options.settle_wait_max)
+    }
+
+    /// The network that serves these terms, for what can be checked without asking it.
+    pub(crate) fn network_serving(
+        &self,
+        version: WireVersion,
+        terms: &Requirements,
+    ) -> Option<&dyn Network> {
+        self.crew_serving(version, terms).ok().map(|crew| &*crew.desk.network)
+    }
+
+    fn serving(&self, payment: &Payment) -> Result<&Crew, Refused> {
+        self.crew_serving(payment.presented().version, payment.terms())
+    }
+
+    fn crew_serving(&self, version: WireVersion, terms: &Requirements) -> Result<&Crew, Refused> {
+        let crew = self.0.crews.get(&terms.network).ok_or(Refusal::InvalidNetwork)?;
+        let served = crew.desk.schemes.iter().any(|(v, s)| *v == version && *s == terms.scheme);
+        if served { Ok(crew) } else { Err(Refusal::UnsupportedScheme.into()) }
+    }
+}
+
+#[async_trait]
+impl Facilitator for Engine {
+    async fn supported(&self) -> Result<Supported, Unavailable> {
+        Ok(self.0.supported.clone())
+    }
+
+    async fn verify(&self, payment: &Payment) -> Result<Verdict, Unavailable> {
+        self.verify_for(None, payment).await
+    }
+
+    async fn settle(&self, payment: &Payment) -> Result<Settled, Unavailable> {
+        self.settle_for(None, payment.clone(), self.wait_for(payment)).await
+    }
+}
+
+fn check_options(options: &Options) -> Result<(), Misconfigured> {
+    if options.lease < LEASE_MIN {
+        return Err(Misconfigured::new("lease", "must be at least 3 seconds"));
+    }
+    if options.unfinished_max == 0 {
+        return Err(Misconfigured::new("unfinished_max", "must be at least 1"));
+    }
+    Ok(())
+}
+
+/// Opens a desk: lease, scribe, worker, and what was left unfinished.
+async fn open(desk: Arc<Desk>) -> Result<Crew, Misconfigured> {
+    let lease = lease::acquire(&desk).await?;
+    desk.spawn(lease::keep(Arc::clone(&desk), lease.clone()));
+    let scribe = Scribe::start(&desk, lease);
+    let crew = worker::start(&desk, scribe);
+    match recover::recover(&crew).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(network = %desk.id, count, "took up unfinished settlements"),
+        Err(error) => {
+            desk.turn(Run::Stopped);
+            return Err(Misconfigured::new("journal", format!("{}: {error}", desk.id)));
+        }
+    }
+    desk.spawn(recover::search(crew.clone()));
+    Ok(crew)
+}
+
+fn supported_by(networks: &[Arc<dyn Network>]) -> Supported {
+    let mut signers: Map<String, Value> = Map::new();
+    for network in networks {
+        let pattern = format!("{}:*", network.id().namespace());
+        let known = signers.entry(pattern).or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(known) = known {
+            for signer in network.signers() {
+                if !known.iter().any(|other| other.as_str() == Some(signer.as_str())) {
+                    known.push(signer.into());
+                }
+            }
+        }
+    }
+    let kinds = networks.iter().flat_map(|network| network.kinds()).collect();
+    Supported { kinds, extensions: Vec::new(), signers }
+}
+
+/// Whether `refused` only says that the payment was settled here, and this caller may be told.
+async fn collectable(
+    desk: &Desk,
+    caller: Option<Digest>,
+    payment: &Payment,
+    refused: &Refused,
+) -> Result<Option<Verdict>, Unavailable> {
+    // What the chain says once the money moved or the authorization ran out.
+    const SETTLED_LOOKS_LIKE: [Refusal; 4] = [
+        Refusal::NonceAlreadyUsed,
+        Refusal::ValidBefore,
+        Refusal::InsufficientFunds,
+        Refusal::SimulationFailed,
+    ];
+    if !SETTLED_LOOKS_LIKE.iter().any(|refusal| refused.reason.is(*refusal)) {
+        return Ok(None);
+    }
+    let Ok(identified) = desk.network.identify(payment) else { return Ok(None) };
+    let found = desk.journal.find(&identified.key).await;
+    let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
+    let may_be_told = found.is_some_and(|entry| {
+        entry.new.fingerprint == identified.fingerprint
+            && !matches!(entry.stage, Stage::Final(Outcome::Failed { .. }))
+            && match entry.new.caller {
+                Some(keyed) => caller == Some(keyed),
+                None => entry.delivery == Delivery::Owed,
+            }
+    });
+    Ok(may_be_told.then_some(Verdict::Valid { payer: identified.payer }))
+}

@@ -1,0 +1,118 @@
+//! Failpoints: named places between a durable write and an outside effect.
+//!
+//! A test stops the process, or this engine alone, exactly there, starts again and looks whether
+//! the payment settles once. Every such edge has a point in [`Failpoint::ALL`]; the crash test
+//! walks that list, so a new edge without a scenario fails. Without the feature `failpoints`
+//! nothing here does anything.
+
+use std::fmt;
+
+/// The variable that names the point at which the process aborts.
+pub const VARIABLE: &str = "PAY402_FAILPOINT";
+
+macro_rules! failpoints {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal;)+) => {
+        /// A place at which a test can stop everything.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub enum Failpoint { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Failpoint {
+            /// Every point, in the order in which a settlement passes them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name that [`VARIABLE`] takes.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+failpoints! {
+    /// The payment is in the journal; the worker does not know of it.
+    AfterEnter = "after-enter";
+    /// The transaction is signed; the journal does not know of it.
+    AfterSignBeforeJournal = "after-sign-before-journal";
+    /// The signed bytes are in the journal; no node has them.
+    AfterJournalBeforeSend = "after-journal-before-send";
+    /// A node has the bytes; the journal does not say so.
+    AfterSendBeforeSent = "after-send-before-sent";
+    /// The chain proved the outcome; the journal does not have it.
+    AfterProofBeforeClose = "after-proof-before-close";
+    /// The journal has the outcome; the caller was not told.
+    AfterCloseBeforeAnswer = "after-close-before-answer";
+    /// The journal says that an owed success was told; the caller was not told.
+    AfterCollectBeforeAnswer = "after-collect-before-answer";
+}
+
+impl fmt::Display for Failpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What happens at the points of one engine.
+#[derive(Clone, Debug, Default)]
+pub struct Failpoints {
+    #[cfg(feature = "failpoints")]
+    armed: Option<Armed>,
+}
+
+#[cfg(feature = "failpoints")]
+#[derive(Clone, Debug)]
+enum Armed {
+    Abort(Failpoint),
+    Hold(Failpoint, std::sync::Arc<tokio::sync::Notify>),
+}
+
+impl Failpoints {
+    /// Aborts the process at the point that [`VARIABLE`] names.
+    ///
+    /// # Errors
+    /// When the variable names no point, or the feature is off.
+    pub fn from_env() -> Result<Self, pay402_core::error::Misconfigured> {
+        let Ok(name) = std::env::var(VARIABLE) else { return Ok(Self::default()) };
+        let wrong = |problem: String| pay402_core::error::Misconfigured::new(VARIABLE, problem);
+        let point = Failpoint::ALL.iter().copied().find(|point| point.name() == name);
+        let names = Failpoint::ALL.iter().map(|point| point.name()).collect::<Vec<_>>().join(", ");
+        let point = point.ok_or_else(|| wrong(format!("no such failpoint; one of: {names}")))?;
+        Self::abort_at(point)
+            .ok_or_else(|| wrong("this program was built without the feature failpoints".into()))
+    }
+
+    #[cfg(feature = "failpoints")]
+    #[allow(clippy::unnecessary_wraps)] // the other build has none to give
+    const fn abort_at(point: Failpoint) -> Option<Self> {
+        Some(Self { armed: Some(Armed::Abort(point)) })
+    }
+
+    #[cfg(not(feature = "failpoints"))]
+    const fn abort_at(_: Failpoint) -> Option<Self> {
+        None
+    }
+
+    /// Whoever comes to `point` tells the returned signal and goes no further.
+    #[cfg(feature = "failpoints")]
+    pub fn hold_at(point: Failpoint) -> (Self, std::sync::Arc<tokio::sync::Notify>) {
+        let reached = std::sync::Arc::new(tokio::sync::Notify::new());
+        (Self { armed: Some(Armed::Hold(point, std::sync::Arc::clone(&reached))) }, reached)
+    }
+
+    /// Passes `point`, or does not.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn pass(&self, point: Failpoint) {
+        match &self.armed {
+            Some(Armed::Abort(armed)) if *armed == point => std::process::abort(),
+            Some(Armed::Hold(armed, reached)) if *armed == point => {
+                reached.notify_one();
+                std::future::pending::<()>().await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Passes `point`.
+    #[cfg(not(feature = "failpoints"))]
+    #[allow(clippy::unused_async)] // as the other build
+    pub(crate) async fn pass(&self, _: Failpoint) {}
+}

@@ -1,0 +1,201 @@
+//! Follows payments on the chain until the chain closes them.
+//!
+//! **Invariants:** only chain evidence closes an entry, never our own clock; what was signed is
+//! sent again with the same bytes; an entry that was signed is closed only when its signer's nonce
+//! is consumed. The last one keeps lanes without gaps: a transaction that has become pointless
+//! (expired, or somebody else delivered the same authorization first) is still seen through, so
+//! that those behind it can be mined. Its bytes stay in the journal until then, across restarts.
+
+use std::time::Duration;
+
+use pay402_core::error::Unavailable;
+use pay402_core::journal::{Event, Outcome};
+use pay402_core::network::{ChainStatus, SendError};
+use pay402_core::{Amount, Refusal, Refused};
+use tokio::time::Instant;
+
+use crate::failpoint::Failpoint;
+use crate::worker::{Crew, Flight, Job};
+
+/// What a node said to a transaction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Handed {
+    /// It has it.
+    Taken,
+    /// It may have it, or it has to be sent again for another reason.
+    Untold,
+}
+
+/// Sends the bytes of `flight` once.
+pub(crate) async fn send(crew: &Crew, flight: &Flight) -> Handed {
+    let lane = crew.desk.lane_of(&flight.sent.signer);
+    let (payment, transaction) = (&flight.custody.key, &flight.sent.transaction);
+    match crew.desk.send(&flight.raw).await {
+        Ok(()) => {
+            tracing::debug!(%payment, transaction, "sent");
+            if let Some(lane) = lane {
+                lane.accepted();
+            }
+            crew.desk.options.failpoints.pass(Failpoint::AfterSendBeforeSent).await;
+            crew.scribe.note_sent(flight.custody.key.clone()).await;
+            Handed::Taken
+        }
+        Err(SendError::NonceSpent) => Handed::Taken,
+        Err(SendError::Rejected(problem)) => {
+            tracing::warn!(%payment, transaction, problem, "the node refused a transaction");
+            if let Some(lane) = lane {
+                lane.rejected();
+            }
+            Handed::Untold
+        }
+        Err(SendError::Unknown(problem)) => {
+            tracing::warn!(%payment, transaction, problem, "unknown whether a node has it");
+            Handed::Untold
+        }
+    }
+}
+
+/// What one look at the chain means for a payment.
+enum Next {
+    /// It is over.
+    Close(Outcome),
+    /// Ours can never be mined: sign again with another nonce.
+    SignAgain,
+    /// Nothing is mined: the bytes may have to be sent again.
+    Resend,
+    /// Wait.
+    Look,
+}
+
+/// Follows a signed payment to its end.
+pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
+    let options = &crew.desk.options;
+    let mut poll = options.poll_first;
+    let mut resend = options.resend_first;
+    // A node that did not take it is asked again soon.
+    let mut resend_at = Instant::now()
+        + match first {
+            Handed::Taken => resend,
+            Handed::Untold => poll.max(Duration::from_millis(1)) * 10,
+        };
+    loop {
+        tokio::time::sleep(poll).await;
+        poll = (poll * 2).min(options.poll_max);
+        let status = crew.desk.status(&flight.plan, Some(&flight.sent)).await;
+        match look(&crew, &flight, status).await {
+            Next::Close(outcome) => return close(&crew, flight.custody, outcome).await,
+            Next::SignAgain => {
+                tracing::warn!(payment = %flight.custody.key, transaction = flight.sent.transaction,
+                    "displaced by another transaction; signing anew");
+                let Flight { custody, plan, expires, sent, .. } = flight;
+                let job = Job { custody, plan, expires, displaced: Some(sent) };
+                return hand_in(&crew, job).await;
+            }
+            Next::Resend if Instant::now() >= resend_at => {
+                _ = send(&crew, &flight).await;
+                resend = (resend * 2).min(options.resend_max);
+                resend_at = Instant::now() + resend;
+            }
+            Next::Resend | Next::Look => {}
+        }
+    }
+}
+
+async fn look(crew: &Crew, flight: &Flight, status: Result<ChainStatus, Unavailable>) -> Next {
+    let payment = &flight.custody.key;
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            tracing::debug!(%payment, %error, "status unknown");
+            // Not being able to look must not keep the bytes from the node.
+            return Next::Resend;
+        }
+    };
+    let is_ours = |transaction: &str| transaction == flight.sent.transaction;
+    match status {
+        ChainStatus::Open { expired: false, displaced: true } => Next::SignAgain,
+        ChainStatus::Open { expired: true, displaced: true } => {
+            Next::Close(failed(Refusal::ValidBefore.into(), Amount::ZERO))
+        }
+        ChainStatus::Open { displaced: false, .. } => Next::Resend,
+        ChainStatus::Shallow { .. } => Next::Look,
+        ChainStatus::Proven { transaction, block, fee } => {
+            let mined = is_ours(&transaction);
+            let outcome = Outcome::Settled { transaction, block, fee };
+            close_when_consumed(crew, flight, mined, outcome).await
+        }
+        ChainStatus::Failed { refused, fee } => {
+            let outcome = failed(refused, fee);
+            close_when_consumed(crew, flight, false, outcome).await
+        }
+    }
+}
+
+/// Closes if our nonce is consumed, so that nothing behind it waits for bytes nobody holds.
+async fn close_when_consumed(crew: &Crew, flight: &Flight, mined: bool, outcome: Outcome) -> Next {
+    let desk = &crew.desk;
+    let consumed = mined
+        || match desk.in_time(desk.network.consumed_nonces(&flight.sent.signer)).await {
+            Ok(Ok(next)) => next > flight.sent.nonce,
+            Ok(Err(_)) | Err(_) => false,
+        };
+    if consumed { Next::Close(outcome) } else { Next::Resend }
+}
+
+/// Looks what became of a payment that is not signed, or whose transaction can never be mined:
+/// the chain may have closed it. Otherwise it is signed.
+pub(crate) async fn recheck(crew: Crew, job: Job, delay: Duration) {
+    let options = &crew.desk.options;
+    let mut pause = delay;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = pause.max(options.poll_first).saturating_mul(2).min(options.resend_max);
+        match crew.desk.status(&job.plan, job.displaced.as_ref()).await {
+            Ok(ChainStatus::Proven { transaction, block, fee }) => {
+                let outcome = Outcome::Settled { transaction, block, fee };
+                return close(&crew, job.custody, outcome).await;
+            }
+            Ok(ChainStatus::Failed { refused, fee }) => {
+                return close(&crew, job.custody, failed(refused, fee)).await;
+            }
+            Ok(ChainStatus::Open { expired: true, .. }) => {
+                let outcome = failed(Refusal::ValidBefore.into(), Amount::ZERO);
+                return close(&crew, job.custody, outcome).await;
+            }
+            // By our clock it is too late to begin; the chain's clock decides when it is over.
+            Ok(ChainStatus::Open { .. }) if crew.desk.clock.now() >= job.expires => {}
+            Ok(ChainStatus::Open { .. }) => return hand_in(&crew, job).await,
+            Ok(ChainStatus::Shallow { .. }) => {}
+            Err(error) => tracing::debug!(payment = %job.custody.key, %error, "status unknown"),
+        }
+    }
+}
+
+async fn hand_in(crew: &Crew, job: Job) {
+    // The worker ends only with its desk, and then so do we.
+    _ = crew.inbox.send(job).await;
+}
+
+async fn close(crew: &Crew, custody: crate::desk::Custody, outcome: Outcome) {
+    crew.desk.options.failpoints.pass(Failpoint::AfterProofBeforeClose).await;
+    let payment = custody.key.clone();
+    match &outcome {
+        Outcome::Settled { transaction, block, .. } => {
+            tracing::info!(%payment, transaction, block, "settled");
+        }
+        Outcome::Failed { reason, transaction, .. } => {
+            tracing::info!(%payment, reason, transaction, "failed");
+        }
+    }
+    // The scribe reports what goes wrong; the entry then stays open for the next start.
+    _ = crew.scribe.write(vec![(payment, Event::Closed(outcome))]).await;
+}
+
+fn failed(refused: Refused, fee: Amount) -> Outcome {
+    Outcome::Failed {
+        reason: refused.reason.code().to_owned(),
+        message: refused.message,
+        transaction: refused.transaction,
+        fee,
+    }
+}

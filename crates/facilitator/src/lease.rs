@@ -1,0 +1,78 @@
+//! The lease: one process at a time settles on a network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pay402_core::error::Misconfigured;
+use pay402_core::journal::Lease;
+
+use crate::desk::{Desk, Run};
+
+/// How often a lease that another process holds is asked for.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Renewals that may fail before the lease would run out.
+const RENEWALS_PER_LEASE: u32 = 3;
+
+/// Takes the lease of the desk's network, waiting once for a predecessor's to run out.
+///
+/// # Errors
+/// When another process keeps it, or the journal cannot be used.
+pub(crate) async fn acquire(desk: &Desk) -> Result<Lease, Misconfigured> {
+    let patience = desk.options.lease + Duration::from_secs(2);
+    let asking = async {
+        let mut told = false;
+        loop {
+            match ask(desk).await {
+                Ok(Some(lease)) => return Ok(lease),
+                Ok(None) if !told => {
+                    tracing::info!(network = %desk.id, "another process holds the lease; waiting");
+                    told = true;
+                }
+                Ok(None) => {}
+                Err(problem) => return Err(Misconfigured::new("journal", problem)),
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| {
+        let problem = format!(
+            "another running process settles on {} with this journal; stop it, or give this one \
+             a journal and signers of its own",
+            desk.id
+        );
+        Err(Misconfigured::new("journal", problem))
+    })
+}
+
+async fn ask(desk: &Desk) -> Result<Option<Lease>, String> {
+    let now = desk.clock.now();
+    let until = now.plus_s(desk.options.lease.as_secs());
+    let lease = desk.journal.lease(&desk.id, &desk.options.holder, now, until).await;
+    lease.map_err(|error| error.to_string())
+}
+
+/// Renews the lease until it is lost. A journal that does not answer is no loss: what is written
+/// is checked against the lease anyway.
+pub(crate) async fn keep(desk: Arc<Desk>, lease: Lease) {
+    let every = desk.options.lease / RENEWALS_PER_LEASE;
+    loop {
+        tokio::time::sleep(every).await;
+        match ask(&desk).await {
+            Ok(Some(renewed)) if renewed == lease => {}
+            Ok(_) => {
+                tracing::error!(network = %desk.id, "lease lost; settling stops");
+                desk.turn(Run::LeaseLost);
+                return;
+            }
+            Err(problem) => tracing::warn!(network = %desk.id, problem, "lease not renewed"),
+        }
+    }
+}
+
+/// Lets the lease run out now, for a successor.
+pub(crate) async fn release(desk: &Desk) {
+    let now = desk.clock.now();
+    if let Err(error) = desk.journal.lease(&desk.id, &desk.options.holder, now, now).await {
+        tracing::warn!(network = %desk.id, %error, "lease not released; it runs out by itself");
+    }
+}

@@ -1,0 +1,76 @@
+//! What an operator may tune, with the default of each named. Reads no file.
+
+use std::time::Duration;
+
+use crate::failpoint::Failpoints;
+
+/// How long one settle call waits for the outcome before it is told `settlement_pending`. Below
+/// the 90 s after which official servers give up on their facilitator.
+pub const SETTLE_WAIT_MAX: Duration = Duration::from_secs(75);
+/// Unfinished settlements of one network; above, new ones are turned away.
+pub const UNFINISHED_MAX: usize = 4096;
+/// How long a lease lasts when it is not renewed. A crashed process blocks its successor so long.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// Longest any single question to a network may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Delay before the first look at the chain after a transaction was sent; then it doubles.
+pub const POLL_FIRST: Duration = Duration::from_millis(5);
+/// Longest delay between two looks at the chain.
+pub const POLL_MAX: Duration = Duration::from_millis(500);
+/// Delay before the same bytes are sent again when the chain has not mined them; then it doubles.
+pub const RESEND_FIRST: Duration = Duration::from_millis(500);
+/// Longest delay between two sendings of the same bytes.
+pub const RESEND_MAX: Duration = Duration::from_secs(10);
+/// How often the journal is searched for entries that nobody works on.
+pub const RESCAN: Duration = Duration::from_secs(30);
+
+/// Settings of an [`Engine`](crate::Engine). Start from [`Options::default`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this process in leases; must differ between processes. By default random.
+    pub holder: String,
+    /// How long a lease lasts, in whole seconds; at least 3.
+    pub lease: Duration,
+    /// Unfinished settlements of one network; above, new ones are turned away.
+    pub unfinished_max: usize,
+    /// Longest that a settle call waits for the outcome.
+    pub settle_wait_max: Duration,
+    /// Longest any single question to a network may take.
+    pub call_timeout: Duration,
+    /// Delay before the first look at the chain after sending; then it doubles.
+    pub poll_first: Duration,
+    /// Longest delay between two looks at the chain.
+    pub poll_max: Duration,
+    /// Delay before the same bytes are sent again; then it doubles.
+    pub resend_first: Duration,
+    /// Longest delay between two sendings of the same bytes.
+    pub resend_max: Duration,
+    /// How often the journal is searched for entries that nobody works on.
+    pub rescan: Duration,
+    /// Where to stop on purpose. Never without the feature `failpoints`.
+    pub failpoints: Failpoints,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let mut id = [0_u8; 8];
+        // Without randomness sealing fails anyway, and the first settlement says so.
+        let holder = match getrandom::fill(&mut id) {
+            Ok(()) => format!("{}-{:016x}", std::process::id(), u64::from_be_bytes(id)),
+            Err(_) => std::process::id().to_string(),
+        };
+        Self {
+            holder,
+            lease: LEASE,
+            unfinished_max: UNFINISHED_MAX,
+            settle_wait_max: SETTLE_WAIT_MAX,
+            call_timeout: CALL_TIMEOUT,
+            poll_first: POLL_FIRST,
+            poll_max: POLL_MAX,
+            resend_first: RESEND_FIRST,
+            resend_max: RESEND_MAX,
+            rescan: RESCAN,
+            failpoints: Failpoints::default(),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Takes up, from the journal, what an earlier process began and did not finish.
+//!
+//! What was signed is sent again with the same bytes; what was only entered is looked up on the
+//! chain and then signed. The same search runs from time to time, for entries whose `enter` was
+//! committed although it reported an error, or that a former holder of the lease left behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pay402_core::PaymentKey;
+use pay402_core::journal::{Delivery, JournalError, SignedAs, Stage};
+
+use crate::desk::Desk;
+use crate::follow;
+use crate::seal::{Content, Unopened};
+use crate::worker::{Crew, Flight, Job, launch};
+
+/// Unfinished entries read at a time, as a multiple of the bound on them.
+const READ_FACTOR: usize = 2;
+
+/// Why unfinished entries cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unrecovered {
+    /// The journal did not answer.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The sealed bytes do not open.
+    #[error(transparent)]
+    Unopened(#[from] Unopened),
+}
+
+/// Takes up every unfinished entry that nobody works on. Returns how many there were.
+pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
+    let desk = &crew.desk;
+    let limit = desk.options.unfinished_max.saturating_mul(READ_FACTOR);
+    let unfinished = desk.journal.unfinished(&desk.id, limit).await?;
+    let mut flights = Vec::new();
+    let mut jobs = Vec::new();
+    for entry in unfinished {
+        match take(desk, &entry.new.key).await? {
+            Some(Taken::Job(job)) => jobs.push(job),
+            Some(Taken::Flight(flight)) => flights.push(flight),
+            None => {}
+        }
+    }
+    let count = flights.len() + jobs.len();
+    flights.sort_by(|a, b| (&a.sent.signer, a.sent.nonce).cmp(&(&b.sent.signer, b.sent.nonce)));
+    if !flights.is_empty() {
+        desk.spawn(launch(crew.clone(), flights));
+    }
+    for job in jobs {
+        desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
+    }
+    Ok(count)
+}
+
+/// Searches from time to time.
+pub(crate) async fn search(crew: Crew) {
+    loop {
+        tokio::time::sleep(crew.desk.options.rescan).await;
+        match recover(&crew).await {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(network = %crew.desk.id, count, "took up stray entries"),
+            Err(error) => tracing::warn!(network = %crew.desk.id, %error, "search failed"),
+        }
+    }
+}
+
+/// The recorded transaction of a stage.
+pub(crate) const fn signed(stage: &Stage) -> Option<&SignedAs> {
+    match stage {
+        Stage::Signed(signed) | Stage::Sent(signed) => Some(signed),
+        Stage::Due | Stage::Final(_) => None,
+    }
+}
+
+/// Takes up one unfinished entry if nobody works on it.
+pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecovered> {
+    match take(&crew.desk, key).await? {
+        Some(Taken::Job(job)) => {
+            crew.desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
+        }
+        Some(Taken::Flight(flight)) => crew.desk.spawn(launch(crew.clone(), vec![flight])),
+        None => {}
+    }
+    Ok(())
+}
+
+enum Taken {
+    Job(Job),
+    Flight(Flight),
+}
+
+async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrecovered> {
+    // Somebody is about to wait for it, and brings it to the worker: not left behind.
+    if desk.waiters.may_be_owned(key) {
+        return Ok(None);
+    }
+    // Entries of an earlier process count against the bound as far as there is room.
+    let place = Arc::clone(&desk.places).try_acquire_owned().ok();
+    let Some(custody) = desk.take(key, place) else { return Ok(None) };
+    // Read only now: it may have been closed, and let go, since it was listed.
+    let Some(entry) = desk.journal.find(key).await? else { return Ok(None) };
+    if matches!(entry.stage, Stage::Final(_)) {
+        return Ok(None);
+    }
+    if entry.delivery == Delivery::Waiting && !desk.waiters.may_be_owned(key) {
+        desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await?;
+    }
+    let plan = desk.sealer.open(Content::Plan, key, &entry.new.plan)?;
+    let expires = entry.new.expires;
+    Ok(Some(match signed(&entry.stage) {
+        Some(signed) => {
+            let raw = desk.sealer.open(Content::Raw, key, &signed.raw)?;
+            Taken::Flight(Flight { custody, plan, expires, sent: signed.sent.clone(), raw })
+        }
+        None => Taken::Job(Job { custody, plan, expires, displaced: None }),
+    }))
+}

@@ -1,0 +1,236 @@
+//! The scribe: the one task that writes to a network's entries.
+//!
+//! It merges whatever is ready into one commit, so that the cost of durability is shared, and it
+//! answers only when it knows: a commit that failed is looked up and repeated until the journal
+//! says what happened or the lease is gone. **Invariant:** callers are told of a close only after
+//! its commit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pay402_core::journal::{Advance, Delivery, Entry, Event, JournalError, Lease, Stage};
+use pay402_core::{PaymentKey, time::UnixTime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::desk::{Desk, Run};
+use crate::failpoint::Failpoint;
+
+/// Requests that wait for the scribe; above, the askers wait.
+const QUEUE: usize = 1024;
+/// Requests merged into one commit.
+const COMMIT_MAX: usize = 256;
+/// How long a note that can wait may wait for a commit to travel with.
+const NOTE_DELAY: Duration = Duration::from_secs(1);
+/// Notes that may wait.
+const NOTES_MAX: usize = 1024;
+/// Shortest and longest pause before a failed commit is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// The change was not written and will not be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unwritten {
+    /// This process no longer writes for the network.
+    #[error("the desk has stopped")]
+    Stopped,
+    /// The journal's rules forbid it: a bug, or the entry was closed by somebody else.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+struct Request {
+    change: Advance,
+    done: Option<oneshot::Sender<Result<Entry, Unwritten>>>,
+}
+
+/// The way to the scribe.
+#[derive(Clone)]
+pub(crate) struct Scribe(mpsc::Sender<Vec<Request>>);
+
+impl Scribe {
+    /// Starts the scribe of a desk, with its lease.
+    pub(crate) fn start(desk: &Arc<Desk>, lease: Lease) -> Self {
+        let (sender, inbox) = mpsc::channel(QUEUE);
+        let task = Task { desk: Arc::clone(desk), lease, inbox, notes: Vec::new() };
+        desk.spawn(task.run());
+        Self(sender)
+    }
+
+    /// Writes changes, in one commit, and returns each entry as it is then.
+    pub(crate) async fn write(
+        &self,
+        changes: Vec<(PaymentKey, Event)>,
+    ) -> Vec<Result<Entry, Unwritten>> {
+        let mut requests = Vec::with_capacity(changes.len());
+        let mut answers = Vec::with_capacity(changes.len());
+        for (key, event) in changes {
+            let (done, answer) = oneshot::channel();
+            requests.push(Request { change: change(key, event), done: Some(done) });
+            answers.push(answer);
+        }
+        if self.0.send(requests).await.is_err() {
+            return answers.into_iter().map(|_| Err(Unwritten::Stopped)).collect();
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(answer.await.unwrap_or(Err(Unwritten::Stopped)));
+        }
+        results
+    }
+
+    /// Notes that bytes were sent. Travels with the next commit.
+    pub(crate) async fn note_sent(&self, key: PaymentKey) {
+        // A note that is lost costs nothing: signed and sent entries are treated alike.
+        _ = self.0.send(vec![Request { change: change(key, Event::Sent), done: None }]).await;
+    }
+}
+
+fn change(key: PaymentKey, event: Event) -> Advance {
+    Advance { key, event, deliver: false }
+}
+
+struct Task {
+    desk: Arc<Desk>,
+    lease: Lease,
+    inbox: mpsc::Receiver<Vec<Request>>,
+    notes: Vec<Advance>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut notes_due = Instant::now();
+        loop {
+            let first = if self.notes.is_empty() {
+                self.inbox.recv().await
+            } else {
+                match tokio::time::timeout_at(notes_due, self.inbox.recv()).await {
+                    Ok(request) => request,
+                    Err(_) => {
+                        self.commit(Vec::new()).await;
+                        continue;
+                    }
+                }
+            };
+            let Some(first) = first else { return };
+            if self.notes.is_empty() {
+                notes_due = Instant::now() + NOTE_DELAY;
+            }
+            let mut requests = first;
+            while requests.len() < COMMIT_MAX
+                && let Ok(more) = self.inbox.try_recv()
+            {
+                requests.extend(more);
+            }
+            let (notes, firm): (Vec<_>, Vec<_>) =
+                requests.into_iter().partition(|request| request.done.is_none());
+            self.notes.extend(notes.into_iter().map(|note| note.change));
+            if !firm.is_empty() || self.notes.len() >= NOTES_MAX {
+                self.commit(firm).await;
+            }
+        }
+    }
+
+    /// Writes notes and firm requests together; falls back to one by one when one of them is
+    /// forbidden, so that it does not hold up the others.
+    async fn commit(&mut self, firm: Vec<Request>) {
+        // A note about an entry that moves on in this very commit says nothing any more.
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.retain(|note| firm.iter().all(|request| request.change.key != note.key));
+        let count = notes.len();
+        let mut changes = notes;
+        changes.extend(firm.iter().map(|request| request.change.clone()));
+        match self.apply(changes).await {
+            Ok(entries) => self.answer(firm, entries.into_iter().skip(count)).await,
+            Err(Unwritten::Stopped) => {}
+            Err(Unwritten::Forbidden(_)) => {
+                for request in firm {
+                    match self.apply(vec![request.change.clone()]).await {
+                        Ok(entries) => self.answer(vec![request], entries.into_iter()).await,
+                        Err(error) => {
+                            tracing::error!(payment = %request.change.key, %error, "not written");
+                            if let Some(done) = request.done {
+                                _ = done.send(Err(error));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, firm: Vec<Request>, entries: impl Iterator<Item = Entry>) {
+        let answered: Vec<_> = firm.into_iter().zip(entries).collect();
+        if answered.iter().any(|(_, entry)| matches!(entry.stage, Stage::Final(_))) {
+            self.desk.options.failpoints.pass(Failpoint::AfterCloseBeforeAnswer).await;
+        }
+        for (request, entry) in answered {
+            let entry = Arc::new(entry);
+            if matches!(entry.stage, Stage::Final(_)) {
+                self.desk.waiters.tell(&entry);
+            }
+            if let Some(done) = request.done {
+                _ = done.send(Ok(Arc::unwrap_or_clone(entry)));
+            }
+        }
+    }
+
+    /// Writes changes until the journal says that they are written, or that they never will be.
+    async fn apply(&self, mut changes: Vec<Advance>) -> Result<Vec<Entry>, Unwritten> {
+        let mut pause = RETRY.0;
+        loop {
+            for change in &mut changes {
+                let closes = matches!(change.event, Event::Closed(_));
+                change.deliver = closes && self.desk.waiters.owned(&change.key);
+            }
+            match self.desk.journal.advance(&self.lease, changes.clone()).await {
+                Ok(entries) => return Ok(entries),
+                Err(JournalError::Unavailable(error)) => {
+                    tracing::warn!(network = %self.desk.id, %error, "the journal did not answer");
+                }
+                Err(JournalError::LeaseLost(_)) => {
+                    tracing::error!(network = %self.desk.id, "lease lost; settling stops");
+                    self.desk.turn(Run::LeaseLost);
+                    return Err(Unwritten::Stopped);
+                }
+                Err(error) => return Err(Unwritten::Forbidden(error.to_string())),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+            // The commit may have happened before the error.
+            if let Some(entries) = self.written(&changes).await {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// The entries, when every change is in the journal already, and provably by us: the lease is
+    /// ours by the same token before and after, so nobody else wrote in between.
+    async fn written(&self, changes: &[Advance]) -> Option<Vec<Entry>> {
+        let mut entries = Vec::with_capacity(changes.len());
+        for change in changes {
+            let entry = self.desk.journal.find(&change.key).await.ok()??;
+            let is_written = match (&change.event, &entry.stage) {
+                (Event::Signed(wanted), Stage::Signed(found) | Stage::Sent(found)) => {
+                    wanted.sent == found.sent
+                }
+                (Event::Sent, Stage::Sent(_)) => true,
+                (Event::Closed(wanted), Stage::Final(found)) => wanted == found,
+                _ => false,
+            };
+            if !is_written {
+                return None;
+            }
+            entries.push(entry);
+        }
+        let now = self.desk.clock.now();
+        let until: UnixTime = now.plus_s(self.desk.options.lease.as_secs());
+        let renewed =
+            self.desk.journal.lease(&self.lease.network, &self.desk.options.holder, now, until);
+        (renewed.await.ok()?? == self.lease).then_some(entries)
+    }
+}
+
+/// Whether a final entry may be told to its owner: marked so in the commit that closed it.
+pub(crate) fn told_by_close(entry: &Entry) -> bool {
+    entry.delivery == Delivery::Delivered
+}

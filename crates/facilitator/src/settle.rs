@@ -1,0 +1,473 @@
+//! One settle call: from the journal's memory to the answer of this one caller.
+//!
+//! **Invariant: at most one success.** There are two kinds of entries, and they never mix:
+//! - *keyed* (entered with caller keys): only a caller with the same keys is ever told of the
+//!   success, as often as it asks;
+//! - *unkeyed*: whoever moves the journal from `Waiting` or `Owed` to `Delivered` is told, and
+//!   nobody else. The only way back is a [`Receipt`] dropped unread, which proves that this one
+//!   answer reached nobody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pay402_core::error::Unavailable;
+use pay402_core::facilitator::{Settled, Settlement};
+use pay402_core::journal::{Delivery, Entered, Entry, JournalError, NewEntry, Outcome, Stage};
+use pay402_core::network::{Identified, Unverified, Verified};
+use pay402_core::refusal::Reason;
+use pay402_core::{Digest, Payment, PaymentKey, Refusal, Refused};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use crate::desk::{Desk, Run};
+use crate::failpoint::Failpoint;
+use crate::recover;
+use crate::scribe::told_by_close;
+use crate::seal::Content;
+use crate::waiters::{Role, Ticket};
+use crate::worker::{Crew, Job};
+
+/// How often a call looks again when others changed the entry under its eyes.
+const LOOKS_MAX: usize = 8;
+/// How long a call that is too late to hand over waits for the outcome that overtook it.
+const OVERTAKEN: Duration = Duration::from_secs(5);
+
+/// An answer on its way to the caller.
+pub(crate) struct Answer {
+    settled: Settled,
+    receipt: Option<Receipt>,
+}
+
+impl Answer {
+    /// The caller has it now.
+    pub(crate) fn received(mut self) -> Settled {
+        if let Some(receipt) = &mut self.receipt {
+            receipt.unread = false;
+        }
+        self.settled
+    }
+}
+
+impl From<Settled> for Answer {
+    fn from(settled: Settled) -> Self {
+        Self { settled, receipt: None }
+    }
+}
+
+impl From<Refused> for Answer {
+    fn from(refused: Refused) -> Self {
+        Settled::Refused(refused).into()
+    }
+}
+
+/// Travels with the one success of an unkeyed entry. Dropped unread, it gives the success back to
+/// the journal, to be told to the next one who asks.
+struct Receipt {
+    desk: Arc<Desk>,
+    key: PaymentKey,
+    unread: bool,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if !self.unread || self.desk.run() == Run::Crashed {
+            return;
+        }
+        let (desk, key) = (Arc::clone(&self.desk), self.key.clone());
+        // Without a runtime the process is ending: the answer is lost, but never given twice.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let back = desk.journal.hand_over(&key, Delivery::Delivered, Delivery::Owed).await;
+                tracing::info!(payment = %key, given_back = ?back.is_ok(), "answer not delivered");
+            });
+        }
+    }
+}
+
+/// One settle call.
+pub(crate) struct Call {
+    pub(crate) crew: Crew,
+    pub(crate) caller: Option<Digest>,
+    pub(crate) payment: Payment,
+    pub(crate) identified: Identified,
+    pub(crate) deadline: Instant,
+}
+
+/// Tells when the caller is gone, and takes the answer.
+pub(crate) type Reply = oneshot::Sender<Result<Answer, Unavailable>>;
+
+enum Step {
+    Answer(Answer),
+    /// The entry changed meanwhile: look again.
+    Again,
+}
+
+impl Call {
+    /// Settles. Runs to its end whether or not the caller stays.
+    pub(crate) async fn run(self, mut reply: Reply) {
+        let answer = self.settle(&mut reply).await;
+        let key = &self.identified.key;
+        match &answer {
+            Ok(answer) => match &answer.settled {
+                Settled::Done(done) => {
+                    tracing::info!(payment = %key, transaction = done.transaction, "told settled");
+                }
+                Settled::Refused(refused) => {
+                    tracing::info!(payment = %key, reason = refused.reason.code(), "told refused");
+                }
+                Settled::Pending { transaction } => {
+                    tracing::info!(payment = %key, transaction, "told pending");
+                }
+            },
+            Err(error) => tracing::warn!(payment = %key, %error, "told unavailable"),
+        }
+        // An answer that is not taken is dropped here or by the channel, and its receipt with it.
+        _ = reply.send(answer);
+    }
+
+    async fn settle(&self, reply: &mut Reply) -> Result<Answer, Unavailable> {
+        let desk = &self.crew.desk;
+        let key = &self.identified.key;
+        let mut known = match desk.journal.find(key).await {
+            Ok(found) => found,
+            Err(_) if desk.in_hand(key) => return Ok(pending(None)),
+            Err(error) => return Err(unreachable_journal(&error)),
+        };
+        for _ in 0..LOOKS_MAX {
+            let step = match &known {
+                None => self.first(reply).await?,
+                Some(entry) => self.known(entry, reply).await,
+            };
+            match step {
+                Step::Answer(answer) => return Ok(answer),
+                Step::Again => {}
+            }
+            known = match desk.journal.find(key).await {
+                Ok(found) => found,
+                Err(_) => return Ok(pending(known.as_ref())),
+            };
+        }
+        Ok(pending(known.as_ref()))
+    }
+
+    /// The payment is not in the journal: verify it, enter it, wait for it.
+    async fn first(&self, reply: &mut Reply) -> Result<Step, Unavailable> {
+        let desk = &self.crew.desk;
+        if desk.run() != Run::Settling {
+            return Err(Unavailable::new(format!("settling on {}", desk.id), "it is stopping"));
+        }
+        let place = Arc::clone(&desk.places).try_acquire_owned().map_err(|_| {
+            Unavailable::new(format!("settling on {}", desk.id), "too many are unfinished")
+        })?;
+        let verified = match desk.in_time(desk.network.verify(&self.payment)).await? {
+            Ok(verified) => verified,
+            Err(Unverified::Invalid(refused)) => return self.refused_or_known(refused).await,
+            Err(Unverified::Unavailable(error)) => return Err(error),
+        };
+        if verified.key != self.identified.key
+            || verified.fingerprint != self.identified.fingerprint
+        {
+            tracing::error!(payment = %verified.key, "verified another payment than identified");
+            return Err(Unavailable::new("verification", "it contradicts itself"));
+        }
+        self.enter(verified, place, reply).await
+    }
+
+    /// Refused by the chain; perhaps because a copy of it was settled since we looked.
+    async fn refused_or_known(&self, refused: Refused) -> Result<Step, Unavailable> {
+        match self.crew.desk.journal.find(&self.identified.key).await {
+            Ok(None) => Ok(Step::Answer(refused.into())),
+            Ok(Some(_)) => Ok(Step::Again),
+            Err(error) => Err(unreachable_journal(&error)),
+        }
+    }
+
+    async fn enter(
+        &self,
+        verified: Verified,
+        place: OwnedSemaphorePermit,
+        reply: &mut Reply,
+    ) -> Result<Step, Unavailable> {
+        let desk = &self.crew.desk;
+        let key = &verified.key;
+        let new = NewEntry {
+            key: key.clone(),
+            fingerprint: verified.fingerprint,
+            network: desk.id.clone(),
+            payer: verified.payer,
+            amount: verified.amount,
+            expires: verified.expires,
+            caller: self.caller,
+            plan: desk.sealer.seal(Content::Plan, key, &verified.plan)?,
+            entered_at: desk.clock.now(),
+        };
+        // The seat is taken before the entry is visible, so that whoever closes it finds us.
+        let Some(ticket) = desk.waiters.take(key, Role::Entering) else {
+            return Ok(Step::Answer(pending(None)));
+        };
+        match desk.journal.enter(new).await {
+            Ok(Entered::New) => {}
+            Ok(Entered::Known(_)) => return Ok(Step::Again),
+            Err(error) => {
+                // It may have been entered all the same; then it is settled, by us or later.
+                return match desk.journal.find(key).await {
+                    Ok(None) => Err(unreachable_journal(&error)),
+                    Ok(Some(_)) => Ok(Step::Again),
+                    Err(_) => Ok(Step::Answer(pending(None))),
+                };
+            }
+        }
+        desk.options.failpoints.pass(Failpoint::AfterEnter).await;
+        ticket.own();
+        tracing::info!(payment = %key, "entered");
+        if let Some(custody) = desk.take(key, Some(place)) {
+            let (plan, expires) = (verified.plan, verified.expires);
+            // A worker that is gone leaves the entry to its successor.
+            _ = self.crew.inbox.send(Job { custody, plan, expires, displaced: None }).await;
+        }
+        Ok(self.wait_as_owner(ticket, reply).await)
+    }
+
+    /// The payment is in the journal already.
+    async fn known(&self, entry: &Entry, reply: &mut Reply) -> Step {
+        if entry.new.fingerprint != self.identified.fingerprint {
+            // Somebody else's payment with our key: its hash is public once it is settled.
+            return Step::Answer(duplicate(entry, settled_hash(entry)));
+        }
+        match (&entry.stage, entry.new.caller) {
+            (Stage::Final(Outcome::Failed { .. }), _) => Step::Answer(failed_again(entry)),
+            (_, Some(caller)) if self.caller != Some(caller) => {
+                Step::Answer(duplicate(entry, hash(entry)))
+            }
+            (Stage::Final(Outcome::Settled { .. }), Some(_)) => {
+                Step::Answer(self.done_again(entry).await)
+            }
+            (Stage::Final(Outcome::Settled { .. }), None) => self.collect(entry).await,
+            (_, Some(_)) => self.wait_as_follower(entry, reply).await,
+            (_, None) => self.wait_for_owed(entry, reply).await,
+        }
+    }
+
+    /// A settled, unkeyed entry: told to whoever gets it from `Owed` to `Delivered`.
+    async fn collect(&self, entry: &Entry) -> Step {
+        let journal = &self.crew.desk.journal;
+        let key = &entry.new.key;
+        match entry.delivery {
+            Delivery::Delivered => Step::Answer(duplicate(entry, hash(entry))),
+            Delivery::Waiting if self.crew.desk.waiters.may_be_owned(key) => {
+                Step::Answer(duplicate(entry, hash(entry)))
+            }
+            // Nobody waits: the one who did could not write that it left.
+            Delivery::Waiting => {
+                self.changed(entry, journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await)
+            }
+            Delivery::Owed => {
+                match journal.hand_over(key, Delivery::Owed, Delivery::Delivered).await {
+                    Ok(true) => {
+                        let failpoints = &self.crew.desk.options.failpoints;
+                        failpoints.pass(Failpoint::AfterCollectBeforeAnswer).await;
+                        Step::Answer(self.done_once(entry))
+                    }
+                    other => self.changed(entry, other),
+                }
+            }
+        }
+    }
+
+    /// An unfinished, unkeyed entry: one caller at a time waits for it.
+    async fn wait_for_owed(&self, entry: &Entry, reply: &mut Reply) -> Step {
+        let desk = &self.crew.desk;
+        let key = &entry.new.key;
+        if desk.waiters.may_be_owned(key) {
+            return Step::Answer(duplicate(entry, hash(entry)));
+        }
+        match entry.delivery {
+            Delivery::Delivered => Step::Answer(duplicate(entry, hash(entry))),
+            Delivery::Waiting => {
+                let left = desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await;
+                self.changed(entry, left)
+            }
+            Delivery::Owed => {
+                self.ensure_worked_on(key).await;
+                let Some(ticket) = desk.waiters.take(key, Role::Entering) else {
+                    return Step::Answer(pending(Some(entry)));
+                };
+                match desk.journal.hand_over(key, Delivery::Owed, Delivery::Waiting).await {
+                    Ok(true) => ticket.own(),
+                    other => return self.changed(entry, other),
+                }
+                // Closed before we sat down: nobody would tell us.
+                match desk.journal.find(key).await {
+                    Ok(Some(now)) if matches!(now.stage, Stage::Final(_)) => Step::Again,
+                    _ => self.wait_as_owner(ticket, reply).await,
+                }
+            }
+        }
+    }
+
+    /// The same request again, proven by its keys, while the first still waits.
+    async fn wait_as_follower(&self, entry: &Entry, reply: &mut Reply) -> Step {
+        let desk = &self.crew.desk;
+        let key = &entry.new.key;
+        self.ensure_worked_on(key).await;
+        let Some(mut ticket) = desk.waiters.take(key, Role::Follower) else {
+            return Step::Answer(pending(Some(entry)));
+        };
+        match desk.journal.find(key).await {
+            Ok(Some(now)) if matches!(now.stage, Stage::Final(_)) => return Step::Again,
+            _ => {}
+        }
+        tokio::select! {
+            biased;
+            outcome = ticket.outcome() => match outcome {
+                Some(_) => Step::Again,
+                None => Step::Answer(pending(Some(entry))),
+            },
+            () = desk.halted() => Step::Answer(pending(Some(entry))),
+            () = tokio::time::sleep_until(self.deadline) => Step::Answer(self.pending_now().await),
+            () = reply.closed() => Step::Answer(pending(Some(entry))),
+        }
+    }
+
+    async fn wait_as_owner(&self, mut ticket: Ticket, reply: &mut Reply) -> Step {
+        let desk = &self.crew.desk;
+        let key = &self.identified.key;
+        let told = tokio::select! {
+            biased;
+            outcome = ticket.outcome() => Some(outcome),
+            () = desk.halted() => Some(None),
+            () = tokio::time::sleep_until(self.deadline) => None,
+            () = reply.closed() => None,
+        };
+        if let Some(Some(entry)) = told {
+            return self.told(&entry);
+        }
+        let dismissed = told.is_some();
+        match desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await {
+            // It was closed for us just now; only the scribe's word says so for certain.
+            Ok(false) if !dismissed => {
+                match tokio::time::timeout(OVERTAKEN, ticket.outcome()).await {
+                    Ok(Some(entry)) => self.told(&entry),
+                    Ok(None) | Err(_) => Step::Answer(self.pending_now().await),
+                }
+            }
+            Ok(_) => Step::Answer(self.pending_now().await),
+            Err(error) => {
+                tracing::warn!(payment = %key, %error, "not handed over");
+                Step::Answer(pending(None))
+            }
+        }
+    }
+
+    /// The scribe told us, the one who waits, how the entry was closed.
+    fn told(&self, entry: &Entry) -> Step {
+        match &entry.stage {
+            Stage::Final(Outcome::Settled { .. }) if told_by_close(entry) => {
+                Step::Answer(self.done_once(entry))
+            }
+            Stage::Final(Outcome::Failed { .. }) => Step::Answer(failed_again(entry)),
+            _ => Step::Again,
+        }
+    }
+
+    /// A success that only this answer carries, unless keys prove a repeat.
+    fn done_once(&self, entry: &Entry) -> Answer {
+        let desk = Arc::clone(&self.crew.desk);
+        let receipt = Receipt { desk, key: entry.new.key.clone(), unread: true };
+        Answer { settled: done(entry), receipt: entry.new.caller.is_none().then_some(receipt) }
+    }
+
+    /// A success told to the same request again.
+    async fn done_again(&self, entry: &Entry) -> Answer {
+        if entry.delivery != Delivery::Delivered {
+            let journal = &self.crew.desk.journal;
+            let key = &entry.new.key;
+            // For the books only: nobody without these keys is told either way.
+            if let Err(error) = journal.hand_over(key, entry.delivery, Delivery::Delivered).await {
+                tracing::warn!(payment = %key, %error, "delivery not recorded");
+            }
+        }
+        done(entry).into()
+    }
+
+    /// Makes sure that somebody settles an entry that we are about to wait for.
+    async fn ensure_worked_on(&self, key: &PaymentKey) {
+        if !self.crew.desk.in_hand(key)
+            && let Err(error) = recover::take_up(&self.crew, key).await
+        {
+            tracing::warn!(payment = %key, %error, "not taken up");
+        }
+    }
+
+    fn changed(&self, entry: &Entry, moved: Result<bool, JournalError>) -> Step {
+        match moved {
+            Ok(_) => Step::Again,
+            Err(error) => {
+                tracing::warn!(payment = %entry.new.key, %error, "delivery unknown");
+                Step::Answer(pending(Some(entry)))
+            }
+        }
+    }
+
+    async fn pending_now(&self) -> Answer {
+        let found = self.crew.desk.journal.find(&self.identified.key).await;
+        pending(found.ok().flatten().as_ref())
+    }
+}
+
+fn unreachable_journal(error: &JournalError) -> Unavailable {
+    Unavailable::new("journal", error.to_string())
+}
+
+fn done(entry: &Entry) -> Settled {
+    let transaction = settled_hash(entry).unwrap_or_default();
+    Settled::Done(Settlement {
+        transaction,
+        network: entry.new.network.clone(),
+        payer: Some(entry.new.payer.clone()),
+        charged: None,
+    })
+}
+
+fn pending(entry: Option<&Entry>) -> Answer {
+    Settled::Pending { transaction: entry.and_then(hash) }.into()
+}
+
+fn duplicate(entry: &Entry, transaction: Option<String>) -> Answer {
+    let mut refused = Refused::from(Refusal::DuplicateSettlement);
+    refused.transaction = transaction;
+    if entry.new.caller.is_none() || refused.transaction.is_some() {
+        refused.payer = Some(entry.new.payer.clone());
+    }
+    refused.into()
+}
+
+fn failed_again(entry: &Entry) -> Answer {
+    let Stage::Final(Outcome::Failed { reason, message, transaction, .. }) = &entry.stage else {
+        return pending(Some(entry));
+    };
+    let refused = Refused {
+        reason: Reason::parse(reason),
+        message: message.clone(),
+        payer: Some(entry.new.payer.clone()),
+        transaction: transaction.clone(),
+    };
+    refused.into()
+}
+
+fn settled_hash(entry: &Entry) -> Option<String> {
+    match &entry.stage {
+        Stage::Final(Outcome::Settled { transaction, .. }) => Some(transaction.clone()),
+        _ => None,
+    }
+}
+
+/// The transaction that moved, or may move, the money.
+fn hash(entry: &Entry) -> Option<String> {
+    match &entry.stage {
+        Stage::Due => None,
+        Stage::Signed(signed) | Stage::Sent(signed) => Some(signed.sent.transaction.clone()),
+        Stage::Final(Outcome::Settled { transaction, .. }) => Some(transaction.clone()),
+        Stage::Final(Outcome::Failed { transaction, .. }) => transaction.clone(),
+    }
+}

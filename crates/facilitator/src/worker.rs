@@ -1,0 +1,271 @@
+//! The worker of one network: gives due payments a signer and a nonce, signs them, has the bytes
+//! journalled, and only then sends.
+//!
+//! **Invariants:** nonces of a signer are given out in one place, here, without gaps; nothing is
+//! sent before its signed bytes are in the journal; a nonce that may have been recorded is never
+//! given out again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use pay402_core::error::Unavailable;
+use pay402_core::journal::{Event, SignedAs};
+use pay402_core::network::{SecretBytes, SentAs};
+use pay402_core::time::UnixTime;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::desk::{Custody, Desk, LaneHealth};
+use crate::failpoint::Failpoint;
+use crate::follow;
+use crate::scribe::{Scribe, Unwritten};
+use crate::seal::Content;
+
+/// Payments signed and journalled together.
+const BATCH_MAX: usize = 64;
+/// Transactions that are being sent at a time.
+const SEND_CONCURRENCY: usize = 16;
+/// Pause before a payment that could not be signed is looked at again.
+pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
+/// How long the chain may lag behind the journal's nonces before the missing ones are used again.
+const GAP_PATIENCE: Duration = Duration::from_secs(60);
+/// Most missing nonces that are used again.
+const GAP_MAX: u64 = 4096;
+
+/// A payment that has to be signed.
+pub(crate) struct Job {
+    pub(crate) custody: Custody,
+    pub(crate) plan: SecretBytes,
+    pub(crate) expires: UnixTime,
+    /// The transaction that was signed for it before and can never be mined.
+    pub(crate) displaced: Option<SentAs>,
+}
+
+/// A payment whose transaction is signed and journalled.
+pub(crate) struct Flight {
+    pub(crate) custody: Custody,
+    pub(crate) plan: SecretBytes,
+    pub(crate) expires: UnixTime,
+    pub(crate) sent: SentAs,
+    pub(crate) raw: SecretBytes,
+}
+
+/// The parts of a running worker that its tasks need.
+#[derive(Clone)]
+pub(crate) struct Crew {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) scribe: Scribe,
+    pub(crate) inbox: mpsc::Sender<Job>,
+}
+
+/// Starts the worker and returns the way to it.
+pub(crate) fn start(desk: &Arc<Desk>, scribe: Scribe) -> Crew {
+    let (inbox, jobs) = mpsc::channel(desk.options.unfinished_max.max(1));
+    let crew = Crew { desk: Arc::clone(desk), scribe, inbox };
+    let lane = |index| Lane {
+        index,
+        next: None,
+        spare: VecDeque::new(),
+        rest_until: None,
+        seen: 0,
+        gap_since: None,
+    };
+    let lanes = (0..desk.lanes.len()).map(lane).collect();
+    let worker = Worker { crew: crew.clone(), lanes, turn: 0 };
+    desk.spawn(worker.run(jobs));
+    crew
+}
+
+/// Sends signed transactions in the order given and follows each to its end.
+pub(crate) async fn launch(crew: Crew, flights: Vec<Flight>) {
+    let crew = &crew;
+    stream::iter(flights)
+        .for_each_concurrent(SEND_CONCURRENCY, |flight| async move {
+            let first = follow::send(crew, &flight).await;
+            crew.desk.spawn(follow::follow(crew.clone(), flight, first));
+        })
+        .await;
+}
+
+/// One signer and its nonces.
+struct Lane {
+    index: usize,
+    /// The next nonce; `None` while it has to be asked for.
+    next: Option<u64>,
+    /// Nonces below `next` that the chain misses and nobody holds bytes for, ascending.
+    spare: VecDeque<u64>,
+    rest_until: Option<Instant>,
+    /// How many refusals in a row were accounted for in `rest_until`.
+    seen: u32,
+    gap_since: Option<Instant>,
+}
+
+struct Worker {
+    crew: Crew,
+    lanes: Vec<Lane>,
+    turn: usize,
+}
+
+impl Worker {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
+            let mut batch = vec![job];
+            while batch.len() < BATCH_MAX
+                && let Ok(job) = jobs.try_recv()
+            {
+                batch.push(job);
+            }
+            self.carry_out(batch).await;
+        }
+    }
+
+    async fn carry_out(&mut self, batch: Vec<Job>) {
+        let desk = Arc::clone(&self.crew.desk);
+        let mut flights = Vec::with_capacity(batch.len());
+        let mut changes = Vec::with_capacity(batch.len());
+        for job in batch {
+            if desk.clock.now() >= job.expires {
+                desk.spawn(follow::recheck(self.crew.clone(), job, Duration::ZERO));
+                continue;
+            }
+            if let Some(lost) = &job.displaced {
+                self.forget_nonces(&lost.signer);
+            }
+            match self.sign(&job).await {
+                Ok((signed, raw)) => {
+                    changes.push((job.custody.key.clone(), Event::Signed(signed.clone())));
+                    let Job { custody, plan, expires, .. } = job;
+                    flights.push(Flight { custody, plan, expires, sent: signed.sent, raw });
+                }
+                Err(error) => {
+                    tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
+                    desk.spawn(follow::recheck(self.crew.clone(), job, SIGN_RETRY));
+                }
+            }
+        }
+        if flights.is_empty() {
+            return;
+        }
+        desk.options.failpoints.pass(Failpoint::AfterSignBeforeJournal).await;
+        let written = self.crew.scribe.write(changes).await;
+        desk.options.failpoints.pass(Failpoint::AfterJournalBeforeSend).await;
+        let mut ready = Vec::with_capacity(flights.len());
+        for (flight, written) in flights.into_iter().zip(written) {
+            match written {
+                Ok(_) => ready.push(flight),
+                Err(Unwritten::Stopped) => return,
+                // The nonce was not recorded, so later ones would wait for it in vain.
+                Err(Unwritten::Forbidden(_)) => self.forget_nonces(&flight.sent.signer),
+            }
+        }
+        desk.spawn(launch(self.crew.clone(), ready));
+    }
+
+    /// Signs with the next nonce of the next signer that is fit. Uses the nonce up only when it
+    /// succeeds.
+    async fn sign(&mut self, job: &Job) -> Result<(SignedAs, SecretBytes), Unavailable> {
+        let desk = Arc::clone(&self.crew.desk);
+        let index = self.fit_lane().await?;
+        let (signer, lane) = (&desk.lanes[index].signer, &mut self.lanes[index]);
+        let nonce = match (lane.spare.front(), lane.next) {
+            (Some(&spare), _) => spare,
+            (None, Some(next)) => next,
+            (None, None) => return Err(Unavailable::new("signer", "its nonce is not known")),
+        };
+        let signed = desk.in_time(desk.network.sign(signer, nonce, &job.plan)).await??;
+        let sealed = desk.sealer.seal(Content::Raw, &job.custody.key, &signed.raw)?;
+        if lane.spare.pop_front().is_none() {
+            lane.next = nonce.checked_add(1);
+        }
+        let sent = SentAs { signer: signer.clone(), nonce, transaction: signed.transaction };
+        Ok((SignedAs { sent, raw: sealed }, signed.raw))
+    }
+
+    /// The next lane in turn that does not rest and whose nonce is known.
+    async fn fit_lane(&mut self) -> Result<usize, Unavailable> {
+        let mut problem = Unavailable::new("signer", "every signer's transactions are refused");
+        for _ in 0..self.lanes.len() {
+            let index = self.turn % self.lanes.len();
+            self.turn = self.turn.wrapping_add(1);
+            if self.lanes[index].rests(&self.crew.desk) {
+                continue;
+            }
+            if self.lanes[index].next.is_some() {
+                return Ok(index);
+            }
+            match self.lanes[index].learn_nonces(&self.crew.desk).await {
+                Ok(()) => return Ok(index),
+                Err(error) => problem = error,
+            }
+        }
+        Err(problem)
+    }
+
+    fn forget_nonces(&mut self, signer: &str) {
+        let desk = &self.crew.desk;
+        if let Some(lane) =
+            self.lanes.iter_mut().find(|lane| desk.lanes[lane.index].signer == signer)
+        {
+            lane.next = None;
+            lane.spare.clear();
+        }
+    }
+}
+
+impl Lane {
+    /// Whether the signer rests after refusals (it may be out of gas).
+    fn rests(&mut self, desk: &Desk) -> bool {
+        let rejections = desk.lanes[self.index].rejections();
+        let now = Instant::now();
+        if rejections == 0 {
+            self.rest_until = None;
+        } else if rejections != self.seen {
+            self.rest_until = Some(now + LaneHealth::rest(rejections));
+        }
+        self.seen = rejections;
+        self.rest_until.is_some_and(|until| now < until)
+    }
+
+    /// Learns where to go on: behind everything that the chain consumed and the journal recorded.
+    ///
+    /// When the chain is behind the journal and nobody holds the bytes in between, a closed
+    /// transaction is missing: a reorganisation, or another chain. It may come back, so its nonce
+    /// is not touched at first; after [`GAP_PATIENCE`] new payments fill the gap. Should the old
+    /// transaction be mined after all, the new one is displaced and signed anew.
+    async fn learn_nonces(&mut self, desk: &Desk) -> Result<(), Unavailable> {
+        let signer = &desk.lanes[self.index].signer;
+        let consumed = desk.in_time(desk.network.consumed_nonces(signer)).await??;
+        let journal = |error: pay402_core::journal::JournalError| {
+            Unavailable::new("journal", error.to_string())
+        };
+        let recorded =
+            desk.journal.next_nonce(&desk.id, signer).await.map_err(journal)?.unwrap_or(0);
+        if recorded > consumed {
+            let limit = desk.options.unfinished_max.saturating_mul(2);
+            let unfinished = desk.journal.unfinished(&desk.id, limit).await.map_err(journal)?;
+            let held: std::collections::HashSet<u64> = unfinished
+                .iter()
+                .filter_map(|entry| crate::recover::signed(&entry.stage))
+                .filter(|signed| signed.sent.signer == *signer)
+                .map(|signed| signed.sent.nonce)
+                .collect();
+            let missing = (consumed..recorded).take(usize::try_from(GAP_MAX).unwrap_or(usize::MAX));
+            let missing: VecDeque<u64> = missing.filter(|nonce| !held.contains(nonce)).collect();
+            if !missing.is_empty() {
+                let since = *self.gap_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < GAP_PATIENCE {
+                    tracing::warn!(network = %desk.id, signer, consumed, recorded, "nonce gap");
+                    let problem = "the chain misses settled transactions of this signer";
+                    return Err(Unavailable::new("signer", problem));
+                }
+                tracing::error!(network = %desk.id, signer, count = missing.len(), "filling a nonce gap");
+                self.spare = missing;
+            }
+        }
+        self.gap_since = None;
+        self.next = Some(consumed.max(recorded));
+        Ok(())
+    }
+}
