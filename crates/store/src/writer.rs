@@ -294,3 +294,181 @@ enum Fault {
     /// It is not known what is on the disk.
     Commit(rusqlite::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::database::{JOURNAL, open_in_memory};
+
+    type Answer<T> = Result<T, Unavailable>;
+
+    /// A store with one table whose broken references are found only by the commit.
+    fn scratch() -> Arc<Writer> {
+        let connection = open_in_memory(&JOURNAL).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE number (n INTEGER PRIMARY KEY,
+                     next INTEGER REFERENCES number (n) DEFERRABLE INITIALLY DEFERRED)",
+            )
+            .unwrap();
+        Arc::new(Writer::start(&JOURNAL, connection).unwrap())
+    }
+
+    async fn put(writer: &Writer, number: i64) -> Answer<()> {
+        put_linked(writer, number, None).await
+    }
+
+    async fn put_linked(writer: &Writer, number: i64, next: Option<i64>) -> Answer<()> {
+        writer
+            .run(Access::Write, move |connection| {
+                connection.execute("INSERT INTO number VALUES (?1, ?2)", (number, next))?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn count(writer: &Writer) -> Answer<i64> {
+        writer
+            .run(Access::Read, |connection| {
+                Ok(connection.query_row("SELECT count(*) FROM number", [], |row| row.get(0))?)
+            })
+            .await
+    }
+
+    /// Keeps the thread busy until the returned barrier is passed, so that what is queued
+    /// meanwhile becomes one batch.
+    fn hold(writer: &Arc<Writer>) -> (Arc<Barrier>, tokio::task::JoinHandle<Answer<()>>) {
+        let entered = Arc::new(Barrier::new(2));
+        let barrier = Arc::new(Barrier::new(2));
+        let (writer, inner, first) = (Arc::clone(writer), Arc::clone(&barrier), entered.clone());
+        let held = tokio::spawn(async move {
+            writer
+                .run(Access::Read, move |_| {
+                    first.wait();
+                    inner.wait();
+                    Ok(())
+                })
+                .await
+        });
+        tokio::task::block_in_place(|| entered.wait());
+        (barrier, held)
+    }
+
+    /// Queues the commands, in order, as one batch, and returns their answers.
+    async fn as_one_batch(
+        writer: &Arc<Writer>,
+        commands: Vec<(i64, Option<i64>)>,
+    ) -> Vec<Answer<()>> {
+        let (barrier, held) = hold(writer);
+        let mut waiting = Vec::new();
+        for (number, next) in commands {
+            let own = Arc::clone(writer);
+            let free = writer.slots.available_permits();
+            waiting.push(tokio::spawn(async move { put_linked(&own, number, next).await }));
+            while writer.slots.available_permits() == free {
+                tokio::task::yield_now().await;
+            }
+        }
+        tokio::task::block_in_place(|| barrier.wait());
+        held.await.unwrap().unwrap();
+        let mut answers = Vec::new();
+        for one in waiting {
+            answers.push(one.await.unwrap());
+        }
+        answers
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_queued_together_shares_a_commit() {
+        let writer = scratch();
+        put(&writer, 1000).await.unwrap();
+        put(&writer, 1001).await.unwrap();
+        assert_eq!(writer.commits(), 2, "one after the other: a commit each");
+        let answers = as_one_batch(&writer, (0..200).map(|number| (number, None)).collect()).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(writer.commits(), 3, "200 at once: one commit");
+        assert_eq!(count(&writer).await, Ok(202));
+        assert_eq!(writer.commits(), 3, "reading commits nothing");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refused_command_undoes_itself_alone() {
+        let writer = scratch();
+        let numbers = vec![(1, None), (2, None), (1, None), (3, None)];
+        let answers = as_one_batch(&writer, numbers).await;
+        let oks: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        assert_eq!(oks, [true, true, false, true]);
+        assert_eq!(count(&writer).await, Ok(3));
+        let half: Answer<()> = writer
+            .run(Access::Write, |connection| {
+                connection.execute("INSERT INTO number VALUES (4, NULL)", [])?;
+                Err(Stop::Refused(Unavailable::new("test", "changed its mind")))
+            })
+            .await;
+        assert_eq!(half, Err(Unavailable::new("test", "changed its mind")));
+        assert_eq!(count(&writer).await, Ok(3), "a refused command left something");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_that_fails_answers_nobody_with_success_and_is_the_last() {
+        let writer = scratch();
+        put(&writer, 1).await.unwrap();
+        let answers = as_one_batch(&writer, vec![(2, None), (3, Some(99)), (4, None)]).await;
+        for answer in answers {
+            assert!(answer.unwrap_err().problem.contains("started anew"));
+        }
+        assert!(put(&writer, 5).await.unwrap_err().problem.contains("started anew"));
+        assert!(count(&writer).await.is_err(), "nothing may be assumed, so nothing is read");
+        assert_eq!(writer.commits(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_command_that_panics_stops_the_store_and_hangs_nobody() {
+        let writer = scratch();
+        put(&writer, 1).await.unwrap();
+        let broken: Answer<()> =
+            writer.run(Access::Write, |_| panic!("an invariant is broken")).await;
+        assert!(broken.unwrap_err().problem.contains("stopped"));
+        assert!(put(&writer, 2).await.unwrap_err().problem.contains("stopped"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_caller_that_leaves_takes_nothing_back() {
+        let writer = scratch();
+        let (barrier, held) = hold(&writer);
+        let free = writer.slots.available_permits();
+        let own = Arc::clone(&writer);
+        let leaving = tokio::spawn(async move { put(&own, 1).await });
+        while writer.slots.available_permits() == free {
+            tokio::task::yield_now().await;
+        }
+        leaving.abort();
+        assert!(leaving.await.unwrap_err().is_cancelled());
+        tokio::task::block_in_place(|| barrier.wait());
+        held.await.unwrap().unwrap();
+        assert_eq!(count(&writer).await, Ok(1));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn more_callers_than_places_wait_for_their_turn() {
+        let writer = scratch();
+        let (barrier, held) = hold(&writer);
+        let callers: Vec<_> = (0..2 * QUEUE_COMMANDS_MAX)
+            .map(|number| {
+                let own = Arc::clone(&writer);
+                tokio::spawn(async move { put(&own, i64::try_from(number).unwrap()).await })
+            })
+            .collect();
+        while writer.slots.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::block_in_place(|| barrier.wait());
+        held.await.unwrap().unwrap();
+        for caller in callers {
+            caller.await.unwrap().unwrap();
+        }
+        assert_eq!(count(&writer).await, Ok(2048));
+    }
+}

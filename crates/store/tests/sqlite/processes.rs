@@ -1,0 +1,104 @@
+//! Several processes on one file, and processes that die in the middle.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use pay402_core::Amount;
+use pay402_core::journal::{Entered, Journal};
+use pay402_core::spend::{Ledger, Spent};
+use pay402_store::{SqliteJournal, SqliteLedger};
+
+use crate::samples::{PAYER, asset, entry, key, limit, reservation};
+
+const CHILD: &str = "PAY402_STORE_TEST_CHILD";
+const PROCESSES: usize = 4;
+const RESERVES_EACH: usize = 25;
+const FITTING: usize = 60;
+
+/// Starts this very test binary to run one of the ignored tests below on the file at `path`.
+fn start(test: &str, name: &str, path: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args([&format!("processes::{test}"), "--exact", "--ignored", "--nocapture"])
+        .env(CHILD, format!("{name} {}", path.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The name and the path that [`start`] gave; `None` when somebody runs the ignored tests by hand.
+fn task() -> Option<(String, String)> {
+    let task = std::env::var(CHILD).ok()?;
+    task.split_once(' ').map(|(name, path)| (name.to_owned(), path.to_owned()))
+}
+
+#[tokio::test]
+#[ignore = "the body of a process that another test starts"]
+async fn child_that_reserves() {
+    let Some((name, path)) = task() else { return };
+    let ledger = SqliteLedger::open(path).unwrap();
+    let mut reserved = 0;
+    for number in 0..RESERVES_EACH {
+        let one = reservation(&format!("{name} {number}"), 10);
+        reserved += usize::from(ledger.reserve(&one, &limit(FITTING as u64 * 10)).await.is_ok());
+    }
+    println!("reserved={reserved}");
+}
+
+#[tokio::test]
+async fn a_limit_holds_across_processes() {
+    let directory = tempfile::tempdir().unwrap();
+    // The file is not there yet: its making is a race too.
+    let path = directory.path().join("ledger");
+    let children: Vec<Child> = (0..PROCESSES)
+        .map(|number| start("child_that_reserves", &number.to_string(), &path))
+        .collect();
+    let mut reserved = 0;
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
+        let (_, rest) = output.split_once("reserved=").expect("the child came to its end");
+        reserved += rest.lines().next().unwrap().parse::<usize>().unwrap();
+    }
+    assert_eq!(reserved, FITTING, "of {} in {PROCESSES} processes", PROCESSES * RESERVES_EACH);
+    let ledger = SqliteLedger::open(&path).unwrap();
+    let spent = Spent { posted: Amount::ZERO, reserved: Amount::from(FITTING as u64 * 10) };
+    assert_eq!(ledger.spent(PAYER, &asset()).await, Ok(spent));
+    assert_eq!(ledger.pending(PAYER, 1000).await.unwrap().len(), FITTING);
+}
+
+#[tokio::test]
+#[ignore = "the body of a process that another test starts"]
+async fn child_that_dies() {
+    let Some((name, path)) = task() else { return };
+    let last: usize = name.parse().unwrap();
+    let journal = SqliteJournal::open(path).unwrap();
+    for number in 0..=last {
+        journal.enter(entry(&number.to_string())).await.unwrap();
+    }
+    // More is under way when the process ends without a word.
+    for number in 0..50 {
+        let mut more = Box::pin(journal.enter(entry(&format!("more {number}"))));
+        let polled =
+            std::future::poll_fn(|context| std::task::Poll::Ready(more.as_mut().poll(context)));
+        let _ = polled.await;
+    }
+    std::process::abort();
+}
+
+#[tokio::test]
+async fn what_was_answered_survives_a_crash() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    for last in [0, 3, 40] {
+        let output = start("child_that_dies", &last.to_string(), &path).wait_with_output().unwrap();
+        assert!(!output.status.success(), "it was to die");
+        let journal = SqliteJournal::open(&path).unwrap();
+        for number in 0..=last {
+            let known = journal.find(&key(&number.to_string())).await.unwrap();
+            assert!(known.is_some(), "entry {number} of {last} was answered and is gone");
+        }
+        // And the file goes on.
+        let next = journal.enter(entry(&format!("after {last}"))).await;
+        assert_eq!(next, Ok(Entered::New));
+    }
+}
