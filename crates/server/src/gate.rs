@@ -348,7 +348,10 @@ impl Gate {
         let opening = matched.offer.scheme.open(&matched.payment, facilitator);
         let wait = Duration::from_secs(VERIFY_WAIT_S);
         let refusal = match tokio::time::timeout(wait, opening).await {
-            Ok(Ok(Verdict::Valid { payer })) => return Admission::Serve(ticket.verified(payer)),
+            Ok(Ok(Verdict::Valid { payer })) => match self.inner.shared.expose(&payer) {
+                Some(exposed) => return Admission::Serve(ticket.verified(payer, exposed)),
+                None => caller.too_many(),
+            },
             Ok(Ok(Verdict::Invalid(refused))) => self.asking_because(place, caller, &refused),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a payment could not be verified");

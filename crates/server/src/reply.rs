@@ -72,6 +72,14 @@ impl Caller {
         self.refused(StatusCode::SERVICE_UNAVAILABLE, &refused).retry_after_s(RETRY_UNAVAILABLE_S)
     }
 
+    /// The payer has too many payments under way that are not settled yet.
+    pub(crate) fn too_many(&self) -> Answer {
+        let message = "too many payments of this payer are under way; send the same payment again \
+                       when one of them has settled";
+        let refused = Refused::new(Refusal::UnexpectedVerifyError, message);
+        self.refused(StatusCode::TOO_MANY_REQUESTS, &refused).retry_after_s(RETRY_BUSY_S)
+    }
+
     /// The content, with the outcome that paid for it.
     pub(crate) fn content(&self, mut content: Answer, settlement: Settlement) -> Answer {
         self.tell(&mut content, &Settled::Done(settlement));

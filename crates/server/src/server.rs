@@ -3,11 +3,14 @@
 //! **Invariant:** a server that cannot be paid does not start. A missing facilitator, kind or
 //! setting is an error here, never a route that answers for free.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri};
+use pay402_core::asset::canonical_address;
 use pay402_core::error::Misconfigured;
 use pay402_core::facilitator::{Facilitator, Supported};
 use pay402_core::grants::Grants;
@@ -43,6 +46,7 @@ impl ResourceServer {
             schemes: Vec::new(),
             clock: Arc::new(SystemClock),
             base: None,
+            unsettled_max: None,
         }
     }
 
@@ -79,6 +83,19 @@ impl ResourceServer {
     /// As [`ResourceServer::gate`].
     pub fn layer(&self, route: Route) -> Result<PaymentLayer, Misconfigured> {
         self.gate(route).map(PaymentLayer::new)
+    }
+
+    /// Waits until no settlement is under way in this process, at most `longest`. To be called at
+    /// shutdown, after the HTTP server has stopped taking requests. Returns whether it came to
+    /// that; what is left is found again in the claims.
+    pub async fn drain(&self, longest: Duration) -> bool {
+        const LOOK_AGAIN_MS: u64 = 20;
+        let idle = async {
+            while !self.shared.settling().is_empty() {
+                tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
+            }
+        };
+        tokio::time::timeout(longest, idle).await.is_ok()
     }
 
     fn offer(
@@ -174,6 +191,7 @@ pub struct Builder {
     schemes: Vec<Arc<dyn ServerScheme>>,
     clock: Arc<dyn Clock>,
     base: Option<Result<Base, Misconfigured>>,
+    unsettled_max: Option<NonZeroUsize>,
 }
 
 impl Builder {
@@ -204,6 +222,17 @@ impl Builder {
         self
     }
 
+    /// Serves at most `count` requests of one payer at a time that are not settled yet; further
+    /// ones are answered 429. No bound unless set.
+    ///
+    /// Verification shows that a balance covers one payment, not that it covers all that are under
+    /// way, and a payer can take it away while the handler runs. What one payer can make this
+    /// server lose is bounded by this count times the cost of a handler's run.
+    pub fn unsettled_per_payer_max(mut self, count: NonZeroUsize) -> Self {
+        self.unsettled_max = Some(count);
+        self
+    }
+
     /// Asks the facilitator what it settles, and starts.
     ///
     /// # Errors
@@ -230,6 +259,8 @@ impl Builder {
                 base,
                 supported,
                 settling: Mutex::default(),
+                unsettled_max: self.unsettled_max.map(NonZeroUsize::get),
+                unsettled: Mutex::default(),
                 pruned_at,
             }),
         })
@@ -253,6 +284,9 @@ pub(crate) struct Shared {
     pub(crate) supported: Supported,
     /// Payments that this process is settling now; as many as requests in flight.
     settling: Mutex<HashSet<PaymentKey>>,
+    unsettled_max: Option<usize>,
+    /// Tickets by payer; as many as requests in flight.
+    unsettled: Mutex<HashMap<String, usize>>,
     pruned_at: AtomicU64,
 }
 
@@ -266,6 +300,23 @@ impl Shared {
     fn settling(&self) -> MutexGuard<'_, HashSet<PaymentKey>> {
         // A set of keys cannot be left half changed.
         self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more unsettled payment of `payer`; `None` when there are too many already.
+    pub(crate) fn expose(self: &Arc<Self>, payer: &str) -> Option<Exposed> {
+        let Some(limit) = self.unsettled_max else { return Some(Exposed { counted: None }) };
+        let payer = canonical_address(payer);
+        let mut unsettled = self.unsettled();
+        let count = unsettled.entry(payer.clone()).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Exposed { counted: Some((self.clone(), payer)) })
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Now and then has claims forgotten whose time is over.
@@ -294,5 +345,23 @@ pub(crate) struct SettlingHere {
 impl Drop for SettlingHere {
     fn drop(&mut self) {
         self.shared.settling().remove(&self.key);
+    }
+}
+
+/// While it lives, a payment counts against its payer.
+pub(crate) struct Exposed {
+    counted: Option<(Arc<Shared>, String)>,
+}
+
+impl Drop for Exposed {
+    fn drop(&mut self) {
+        let Some((shared, payer)) = self.counted.take() else { return };
+        let mut unsettled = shared.unsettled();
+        if let Some(count) = unsettled.get_mut(&payer) {
+            *count -= 1;
+            if *count == 0 {
+                unsettled.remove(&payer);
+            }
+        }
     }
 }

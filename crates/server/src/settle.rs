@@ -64,7 +64,14 @@ pub(crate) async fn settle(gate: Gate, ticket: Ticket, response: Answer) -> Answ
     let caller =
         Caller { version: payment.presented().version, network: payment.terms().network.clone() };
     let hash = Hash::default();
-    let work = settle_claimed(gate.clone(), ticket, response, caller.clone(), hash.clone());
+    let here = gate.inner.shared.enter_settling(&ticket.matched().key);
+    let told = (caller.clone(), hash.clone());
+    let work_gate = gate.clone();
+    let work = async move {
+        let answer = settle_claimed(&work_gate, ticket, response, &told.0, &told.1).await;
+        drop(here);
+        answer
+    };
     // From here on a client that hangs up cancels nothing.
     wait(&gate, tokio::spawn(work), &caller, &hash).await
 }
@@ -114,17 +121,16 @@ async fn wait(
 }
 
 async fn settle_claimed(
-    gate: Gate,
+    gate: &Gate,
     ticket: Ticket,
     response: Answer,
-    caller: Caller,
-    hash: Hash,
+    caller: &Caller,
+    hash: &Hash,
 ) -> Answer {
     let shared = gate.inner.shared.clone();
     let payer = ticket.paid_by().payer.clone();
     let matched = ticket.matched();
     let key = matched.key.clone();
-    let here = shared.enter_settling(&key);
     let sealed = matched.secret.as_ref().and_then(|secret| secret.seal(&response, &payer));
     if let Err(error) = shared.grants.settling(&key, sealed).await {
         // Settling without a record could not be found again after a crash.
@@ -132,17 +138,14 @@ async fn settle_claimed(
         ticket.release().await;
         return caller.unavailable(Refusal::UnexpectedSettleError);
     }
-    let matched = ticket.into_settlement();
-    let end = collect(&gate, &matched, &payer, Before::Unasked, &hash).await;
-    let answer = match end {
+    let (matched, _exposed) = ticket.into_settlement();
+    match collect(gate, &matched, &payer, Before::Unasked, hash).await {
         End::Done(settlement) => {
-            record(&gate, &matched, &settlement).await;
+            record(gate, &matched, &settlement).await;
             caller.content(response, tell_paid(&matched, settlement, &payer))
         }
-        other => conclude(&gate, &matched, &caller, other, &hash).await,
-    };
-    drop(here);
-    answer
+        other => conclude(gate, &matched, caller, other, hash).await,
+    }
 }
 
 async fn resume_claimed(

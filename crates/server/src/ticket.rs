@@ -11,7 +11,7 @@ use pay402_core::{Amount, Payment, PaymentKey};
 
 use crate::place::Place;
 use crate::seal::Secret;
-use crate::server::{Offer, Shared};
+use crate::server::{Exposed, Offer, Shared};
 
 /// Who pays for the request at hand. Handlers find it among the request's extensions.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,6 +45,7 @@ pub struct Ticket {
 struct Hold {
     shared: Arc<Shared>,
     matched: Matched,
+    exposed: Option<Exposed>,
 }
 
 impl Ticket {
@@ -57,12 +58,15 @@ impl Ticket {
             amount: terms.amount,
             asset: terms.asset_id(),
         };
-        Self { hold: Some(Box::new(Hold { shared, matched })), paid_by }
+        Self { hold: Some(Box::new(Hold { shared, matched, exposed: None })), paid_by }
     }
 
-    /// The same ticket, now that the payer was verified.
-    pub(crate) fn verified(mut self, payer: String) -> Self {
+    /// The same ticket, now that the payer was verified and counted.
+    pub(crate) fn verified(mut self, payer: String, exposed: Exposed) -> Self {
         self.paid_by.payer = payer;
+        if let Some(hold) = &mut self.hold {
+            hold.exposed = Some(exposed);
+        }
         self
     }
 
@@ -75,9 +79,11 @@ impl Ticket {
         &self.hold.as_ref().expect("a ticket holds its payment until it ends").matched
     }
 
-    /// Ends the ticket for settlement: from here on only an outcome frees the payment.
-    pub(crate) fn into_settlement(mut self) -> Matched {
-        self.hold.take().expect("a ticket holds its payment until it ends").matched
+    /// Ends the ticket for settlement: from here on only an outcome frees the payment. The payer
+    /// stays exposed for as long as the second part lives.
+    pub(crate) fn into_settlement(mut self) -> (Matched, Option<Exposed>) {
+        let hold = *self.hold.take().expect("a ticket holds its payment until it ends");
+        (hold.matched, hold.exposed)
     }
 
     /// Ends the ticket by giving the payment back.
