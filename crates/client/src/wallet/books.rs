@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pay402_core::Amount;
 use pay402_core::error::Unavailable;
 use pay402_core::scheme::{ClientScheme, Fate};
 use pay402_core::spend::{Clearance, Reservation, VoidProof};
@@ -137,9 +136,16 @@ impl Wallet {
         clearance: &Clearance,
         transaction: &str,
     ) -> Result<(), Unavailable> {
-        let reservation = clearance.reservation();
-        let charged: Amount = reservation.quote.amount;
-        self.ledger.post(&reservation.plan, charged, transaction, self.clock.now()).await
+        let Reservation { intent, plan, quote, .. } = clearance.reservation();
+        let posted = self.ledger.post(plan, quote.amount, transaction, self.clock.now()).await;
+        let Err(error) = posted else { return Ok(()) };
+        // Another request with the same payment may have booked it first, under another spelling
+        // of the transaction.
+        match self.ledger.open(&intent.id).await {
+            Ok(Some(open)) if open.plan == *plan => Err(error),
+            Ok(_) => Ok(()),
+            Err(_) => Err(error),
+        }
     }
 
     pub(crate) async fn void(
