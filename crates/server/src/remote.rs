@@ -9,12 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pay402_core::Payment;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
 use pay402_core::wire::{
     decode_settled, decode_supported, decode_verdict, encode_facilitator_request,
 };
+use pay402_core::{Digest, Payment};
 use url::{Host, Url};
 
 /// Longest wait for a connection, in seconds.
@@ -40,6 +40,8 @@ pub struct RemoteFacilitator {
     /// For errors: scheme, host and port only; a path or query may carry a key.
     name: String,
     headers: HeaderMap,
+    /// The name under which settlements are asked for again.
+    claims: Option<String>,
 }
 
 // The URL may carry credentials, and so may the headers.
@@ -104,7 +106,7 @@ impl RemoteFacilitator {
         let client = builder
             .build()
             .map_err(|error| wrong(&format!("no HTTP client can be made: {}", plain(error))))?;
-        Ok(Self { client, base, name, headers: HeaderMap::new() })
+        Ok(Self { client, base, name, headers: HeaderMap::new(), claims: None })
     }
 
     /// Sends `name: value` with every request, an API key for example. It is never printed.
@@ -123,12 +125,48 @@ impl RemoteFacilitator {
         Ok(self)
     }
 
+    /// Sends an `Idempotency-Key` with every settlement, made of the payment and `claims`, the name
+    /// of the store that this server keeps its claims in. A facilitator that knows this server by
+    /// an API key may then repeat a success whose answer was lost on the way.
+    ///
+    /// Servers that share one store of claims give the same name. Servers that do not **must** give
+    /// different ones: each would be told of the same success and deliver for it.
+    #[must_use]
+    pub fn idempotent_for(mut self, claims: impl Into<String>) -> Self {
+        self.claims = Some(claims.into());
+        self
+    }
+
+    /// Stable for one payment, and says nothing about it to who reads logs.
+    fn idempotency_key(&self, payment: &Payment) -> Option<HeaderValue> {
+        use std::fmt::Write as _;
+        let claims = self.claims.as_ref()?;
+        let payload = serde_json::to_vec(&payment.presented().payload).ok()?;
+        let Digest(bytes) = Digest::of(&[b"pay402 settle v1", claims.as_bytes(), &payload]);
+        let text = bytes.iter().fold(String::new(), |mut text, byte| {
+            _ = write!(text, "{byte:02x}");
+            text
+        });
+        HeaderValue::try_from(text).ok()
+    }
+
     async fn call(
         &self,
         method: Method,
         path: &str,
         body: Option<String>,
         wait_s: u64,
+    ) -> Result<Reply, NoAnswer> {
+        self.send(method, path, body, wait_s, None).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        wait_s: u64,
+        idempotency_key: Option<HeaderValue>,
     ) -> Result<Reply, NoAnswer> {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path()));
@@ -137,6 +175,9 @@ impl RemoteFacilitator {
             .request(method, url)
             .timeout(Duration::from_secs(wait_s))
             .headers(self.headers.clone());
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
@@ -236,7 +277,9 @@ impl Facilitator for RemoteFacilitator {
 
     async fn settle(&self, payment: &Payment) -> Result<Settled, Unavailable> {
         let body = encode_facilitator_request(payment).to_string();
-        let reply = match self.call(Method::POST, "settle", Some(body), SETTLE_WAIT_S).await {
+        let key = self.idempotency_key(payment);
+        let sent = self.send(Method::POST, "settle", Some(body), SETTLE_WAIT_S, key).await;
+        let reply = match sent {
             Ok(reply) => reply,
             Err(NoAnswer::NotSent(error)) => return Err(error),
             Err(NoAnswer::MaybeSent(error)) => {

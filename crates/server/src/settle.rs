@@ -329,3 +329,57 @@ fn tell_paid(matched: &Matched, settlement: Settlement, payer: &str) -> Settleme
 fn read(hash: &Hash) -> Option<String> {
     hash.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
+
+#[cfg(test)]
+mod tests {
+    use pay402_core::NetworkId;
+    use serde_json::Map;
+
+    use super::*;
+
+    fn terms(scheme: &str) -> Requirements {
+        Requirements {
+            scheme: Scheme::new(scheme),
+            network: NetworkId::eip155(84_532),
+            amount: 100.into(),
+            asset: "0xA".into(),
+            pay_to: "0xB".into(),
+            max_timeout_seconds: 60,
+            extra: Map::new(),
+            other: Map::new(),
+        }
+    }
+
+    #[test]
+    fn a_ceiling_may_be_undercut_and_never_exceeded() {
+        let charging = |scheme: &str, transaction: &str, charged: Option<u64>| {
+            let settlement = Settlement {
+                transaction: transaction.into(),
+                network: NetworkId::eip155(84_532),
+                payer: None,
+                charged: charged.map(Amount::from),
+            };
+            check(&settlement, &terms(scheme), "0xC")
+        };
+        assert!(charging("exact", "0x1", Some(99)).is_err());
+        assert!(charging("exact", "", Some(0)).is_err());
+        for fine in [None, Some(100), Some(1), Some(0)] {
+            assert_eq!(charging("upto", "0x1", fine), Ok(()), "{fine:?}");
+        }
+        assert!(charging("upto", "0x1", Some(101)).is_err());
+        assert!(charging("batch-settlement", "", Some(101)).is_err());
+        assert!(charging("upto", "", Some(1)).is_err(), "no transaction");
+        assert_eq!(charging("upto", "", Some(0)), Ok(()));
+        assert_eq!(charging("batch-settlement", "", Some(1)), Ok(()));
+    }
+
+    #[test]
+    fn a_duplicate_is_told_as_one_even_after_pending() {
+        for before in [Before::Unasked, Before::MaybeSent] {
+            let end = judge(Refusal::DuplicateSettlement.into(), before);
+            assert!(
+                matches!(end, End::Held(refused) if refused.reason.is(Refusal::DuplicateSettlement))
+            );
+        }
+    }
+}

@@ -320,3 +320,33 @@ fn what_cannot_be_a_facilitator_is_a_misconfiguration() {
         assert_eq!(RemoteFacilitator::new(bad).unwrap_err().key, "facilitator", "{bad}");
     }
 }
+
+#[tokio::test]
+async fn the_idempotency_key_is_of_the_payment_and_the_store_of_claims() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (seen, mut keys) = tokio::sync::mpsc::channel(16);
+    let app = Router::new().fallback(async move |request: Request| {
+        let key = request.headers().get("idempotency-key");
+        seen.send(key.map(|key| key.to_str().unwrap().to_owned())).await.unwrap();
+        (StatusCode::INTERNAL_SERVER_ERROR, "")
+    });
+    let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let mut key_of = async |claims: Option<&str>, nonce: &str| {
+        let remote = RemoteFacilitator::new(&url).unwrap();
+        let remote = match claims {
+            Some(claims) => remote.idempotent_for(claims),
+            None => remote,
+        };
+        let payment = Payment::pair(terms(), presented(nonce, None)).unwrap();
+        remote.settle(&payment).await.unwrap();
+        keys.recv().await.unwrap()
+    };
+    let first = key_of(Some("shop"), "1").await.unwrap();
+    assert_eq!(first.len(), 64);
+    assert_eq!(key_of(Some("shop"), "1").await.as_ref(), Some(&first));
+    assert_ne!(key_of(Some("shop"), "2").await.as_ref(), Some(&first));
+    assert_ne!(key_of(Some("other"), "1").await.as_ref(), Some(&first));
+    assert_eq!(key_of(None, "1").await, None);
+    task.abort();
+}
