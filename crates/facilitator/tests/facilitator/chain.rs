@@ -1,0 +1,372 @@
+//! A chain that does what its script says: deterministic, in memory, no cryptography.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use pay402_core::error::{Malformed, Misconfigured, Unavailable};
+use pay402_core::facilitator::Kind;
+use pay402_core::network::{
+    ChainStatus, Identified, Network, SecretBytes, SendError, SentAs, SignedTransaction,
+    Unverified, Verified,
+};
+use pay402_core::time::UnixTime;
+use pay402_core::{
+    Amount, Digest, NetworkId, Payment, PaymentKey, Presented, Refusal, Refused, Requirements,
+    Scheme, WireVersion,
+};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+/// What the node does with the next transaction it is given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Node {
+    /// Takes it and says so.
+    Takes,
+    /// Takes it; the answer is lost.
+    TakesSilently,
+    /// Loses it, and the answer.
+    Loses,
+    /// Says that it took it, and drops it.
+    Drops,
+    /// Refuses it.
+    Refuses,
+}
+
+/// A transaction that was handed to the node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tx {
+    pub signer: String,
+    pub nonce: u64,
+    pub hash: String,
+    authorization: String,
+    expires: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub time: u64,
+    pub automine: bool,
+    /// The nodes' behaviours, in order; afterwards it takes everything.
+    pub script: VecDeque<Node>,
+    /// Signers whose transactions are refused.
+    pub out_of_gas: Vec<String>,
+    pub sign_fails: bool,
+    pub status_fails: bool,
+    pub hangs: bool,
+    pub shallow: bool,
+    /// The next transaction that is mined reverts.
+    pub reverts_next: bool,
+    pub verifications: usize,
+    /// Everything the node was given, in order.
+    pub handed: Vec<Tx>,
+    pub transfers: usize,
+    pub reverted: usize,
+    block: u64,
+    pool: BTreeMap<(String, u64), Tx>,
+    consumed: HashMap<String, u64>,
+    used: HashMap<String, (String, u64)>,
+    failed: HashMap<String, bool>,
+}
+
+impl State {
+    /// Mines everything that can be mined.
+    pub fn mine(&mut self) {
+        self.block += 1;
+        loop {
+            let next =
+                self.pool.keys().find(|(s, n)| self.consumed.get(s).copied().unwrap_or(0) == *n);
+            let Some(next) = next.cloned() else { break };
+            let tx = self.pool.remove(&next).unwrap();
+            *self.consumed.entry(tx.signer.clone()).or_default() += 1;
+            let reverts = std::mem::take(&mut self.reverts_next);
+            if reverts || self.used.contains_key(&tx.authorization) || self.time >= tx.expires {
+                self.reverted += 1;
+                self.failed.insert(tx.hash, true);
+            } else {
+                self.transfers += 1;
+                self.used.insert(tx.authorization, (tx.hash, self.block));
+            }
+        }
+        // What lost its nonce to another transaction leaves the pool.
+        let consumed = &self.consumed;
+        self.pool.retain(|(s, n), _| consumed.get(s).copied().unwrap_or(0) <= *n);
+    }
+
+    /// Somebody else uses the signer's next nonce.
+    pub fn steal_nonce(&mut self, signer: &str) {
+        *self.consumed.entry(signer.into()).or_default() += 1;
+    }
+
+    /// Somebody else has the authorization mined first.
+    pub fn preempt(&mut self, key: &PaymentKey) {
+        self.block += 1;
+        self.transfers += 1;
+        self.used.insert(key.to_string(), ("0xsomebody-else".into(), self.block));
+    }
+
+    pub fn hashes(&self) -> Vec<String> {
+        let mut hashes: Vec<_> = self.handed.iter().map(|tx| tx.hash.clone()).collect();
+        hashes.sort();
+        hashes.dedup();
+        hashes
+    }
+}
+
+/// The chain and its node.
+#[derive(Clone)]
+pub struct Chain {
+    id: NetworkId,
+    signers: Vec<String>,
+    state: Arc<Mutex<State>>,
+}
+
+pub const NOW: u64 = 1_000_000;
+/// When the payments of the tests expire.
+pub const EXPIRES: u64 = NOW + 300;
+/// Stands in every plan and every signed transaction.
+pub const CANARY: &str = "CANARY-spendable-bytes";
+
+pub fn network() -> NetworkId {
+    NetworkId::eip155(84_532)
+}
+
+pub fn terms() -> Requirements {
+    Requirements {
+        scheme: Scheme::EXACT,
+        network: network(),
+        amount: Amount::from(10_000),
+        asset: "0xasset".into(),
+        pay_to: "0xpayee".into(),
+        max_timeout_seconds: 60,
+        extra: Map::new(),
+        other: Map::new(),
+    }
+}
+
+pub fn presented(version: WireVersion, terms: &Requirements, nonce: &str) -> Presented {
+    let payload = json!({"from": "0xpayer", "nonce": nonce, "signature": "good"});
+    Presented {
+        version,
+        scheme: terms.scheme.clone(),
+        network: terms.network.clone(),
+        accepted: (version == WireVersion::V2).then(|| terms.clone()),
+        payload: payload.as_object().unwrap().clone(),
+        resource: None,
+        extensions: Map::new(),
+        other: Map::new(),
+    }
+}
+
+/// The payment with this nonce.
+pub fn payment(nonce: &str) -> Payment {
+    payment_on(terms(), nonce)
+}
+
+pub fn payment_on(terms: Requirements, nonce: &str) -> Payment {
+    let presented = presented(WireVersion::V2, &terms, nonce);
+    Payment::pair(terms, presented).unwrap()
+}
+
+pub fn key(nonce: &str) -> PaymentKey {
+    PaymentKey::new(&network(), "0xasset", "0xpayer", nonce)
+}
+
+impl Chain {
+    pub fn new(signers: &[&str]) -> Self {
+        let state = State { time: NOW, automine: true, ..State::default() };
+        Self {
+            id: network(),
+            signers: signers.iter().map(|signer| (*signer).to_owned()).collect(),
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    async fn maybe_hang(&self) {
+        let hangs = self.state().hangs;
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn text<'a>(map: &'a Map<String, Value>, key: &str) -> &'a str {
+    map.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[async_trait]
+impl Network for Chain {
+    fn id(&self) -> &NetworkId {
+        &self.id
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let kind = |version| Kind {
+            version,
+            scheme: Scheme::EXACT,
+            network: self.id.clone(),
+            extra: Map::new(),
+        };
+        vec![kind(WireVersion::V1), kind(WireVersion::V2)]
+    }
+
+    fn signers(&self) -> Vec<String> {
+        self.signers.clone()
+    }
+
+    fn sealing_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(Digest::of(&[self.signers.join(",").as_bytes()]).0)
+    }
+
+    async fn check(&self) -> Result<(), Misconfigured> {
+        Ok(())
+    }
+
+    fn form(&self, presented: &Presented) -> Result<(), Malformed> {
+        match presented.payload.get("nonce") {
+            Some(Value::String(_)) => Ok(()),
+            _ => Err(Malformed::new("payload.nonce", "must be a string")),
+        }
+    }
+
+    fn terms_form(&self, terms: &Requirements) -> Result<(), Malformed> {
+        if terms.pay_to.starts_with("0x") {
+            Ok(())
+        } else {
+            Err(Malformed::new("payTo", "must be an address"))
+        }
+    }
+
+    fn identify(&self, payment: &Payment) -> Result<Identified, Refused> {
+        let payload = &payment.presented().payload;
+        let (from, nonce) = (text(payload, "from"), text(payload, "nonce"));
+        if text(payload, "signature") != "good" {
+            return Err(Refused::from(Refusal::InvalidSignature).by(from));
+        }
+        let terms = payment.terms();
+        let amount = terms.amount.to_string();
+        let parts = [from, nonce, &terms.pay_to, &amount].map(str::as_bytes);
+        Ok(Identified {
+            key: PaymentKey::new(&self.id, &terms.asset, from, nonce),
+            fingerprint: Digest::of(&parts),
+            payer: from.into(),
+        })
+    }
+
+    async fn verify(&self, payment: &Payment) -> Result<Verified, Unverified> {
+        self.maybe_hang().await;
+        let identified = self.identify(payment)?;
+        let mut state = self.state();
+        state.verifications += 1;
+        if state.used.contains_key(identified.key.as_str()) {
+            return Err(Refused::from(Refusal::NonceAlreadyUsed).by(identified.payer).into());
+        }
+        if state.time >= EXPIRES {
+            return Err(Refused::from(Refusal::ValidBefore).by(identified.payer).into());
+        }
+        let plan = json!({"key": identified.key.as_str(), "canary": CANARY}).to_string();
+        Ok(Verified::attest(
+            identified.key,
+            identified.fingerprint,
+            identified.payer,
+            payment.terms().amount,
+            UnixTime(EXPIRES),
+            SecretBytes::new(plan.into_bytes()),
+        ))
+    }
+
+    async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
+        self.maybe_hang().await;
+        Ok(self.state().consumed.get(signer).copied().unwrap_or(0))
+    }
+
+    async fn sign(
+        &self,
+        signer: &str,
+        nonce: u64,
+        plan: &SecretBytes,
+    ) -> Result<SignedTransaction, Unavailable> {
+        self.maybe_hang().await;
+        if self.state().sign_fails {
+            return Err(Unavailable::new("rpc", "no fees"));
+        }
+        let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
+        let raw = json!({"signer": signer, "nonce": nonce, "key": plan["key"], "canary": CANARY});
+        let raw = raw.to_string().into_bytes();
+        let hash =
+            Digest::of(&[&raw]).0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Ok(SignedTransaction { transaction: format!("0x{hash}"), raw: SecretBytes::new(raw) })
+    }
+
+    async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
+        self.maybe_hang().await;
+        let read: Value = serde_json::from_slice(raw.expose()).unwrap();
+        let hash =
+            Digest::of(&[raw.expose()]).0.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let tx = Tx {
+            signer: read["signer"].as_str().unwrap().into(),
+            nonce: read["nonce"].as_u64().unwrap(),
+            hash: format!("0x{hash}"),
+            authorization: read["key"].as_str().unwrap().into(),
+            expires: EXPIRES,
+        };
+        let mut state = self.state();
+        state.handed.push(tx.clone());
+        if state.out_of_gas.contains(&tx.signer) {
+            return Err(SendError::Rejected("insufficient funds for gas".into()));
+        }
+        if state.consumed.get(&tx.signer).copied().unwrap_or(0) > tx.nonce {
+            return Err(SendError::NonceSpent);
+        }
+        let node = state.script.pop_front().unwrap_or(Node::Takes);
+        if matches!(node, Node::Takes | Node::TakesSilently) {
+            state.pool.entry((tx.signer.clone(), tx.nonce)).or_insert(tx);
+            if state.automine {
+                state.mine();
+            }
+        }
+        match node {
+            Node::Takes | Node::Drops => Ok(()),
+            Node::TakesSilently | Node::Loses => Err(SendError::Unknown("no answer".into())),
+            Node::Refuses => Err(SendError::Rejected("nonce too high".into())),
+        }
+    }
+
+    async fn status(
+        &self,
+        plan: &SecretBytes,
+        sent: Option<&SentAs>,
+    ) -> Result<ChainStatus, Unavailable> {
+        self.maybe_hang().await;
+        let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
+        let state = self.state();
+        if state.status_fails {
+            return Err(Unavailable::new("rpc", "down"));
+        }
+        if let Some((transaction, block)) = state.used.get(plan["key"].as_str().unwrap()) {
+            let transaction = transaction.clone();
+            if state.shallow {
+                return Ok(ChainStatus::Shallow { transaction });
+            }
+            let ours = sent.is_some_and(|sent| sent.transaction == transaction);
+            let fee = Amount::from(if ours { 21_000 } else { 0 });
+            return Ok(ChainStatus::Proven { transaction, block: *block, fee });
+        }
+        if let Some(sent) = sent
+            && state.failed.contains_key(&sent.transaction)
+        {
+            let refused = Refused::from(Refusal::TransactionReverted)
+                .with_transaction(sent.transaction.clone());
+            return Ok(ChainStatus::Failed { refused, fee: Amount::from(21_000) });
+        }
+        let consumed = |signer: &str| state.consumed.get(signer).copied().unwrap_or(0);
+        Ok(ChainStatus::Open {
+            expired: state.time >= EXPIRES,
+            displaced: sent.is_some_and(|sent| consumed(&sent.signer) > sent.nonce),
+        })
+    }
+}

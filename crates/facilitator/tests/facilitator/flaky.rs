@@ -1,0 +1,109 @@
+//! A journal that fails when it is told to, over the real one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use pay402_core::error::Unavailable;
+use pay402_core::journal::{
+    Advance, Delivery, Entered, Entry, Journal, JournalError, Lease, NewEntry,
+};
+use pay402_core::time::UnixTime;
+use pay402_core::{NetworkId, PaymentKey};
+
+#[derive(Default)]
+pub struct Faults {
+    /// Nothing works.
+    pub down: AtomicBool,
+    /// `enter` works and then says that it did not.
+    pub enter_lies: AtomicBool,
+    /// So many calls of `advance` work and then say that they did not.
+    pub advance_lies: AtomicUsize,
+    /// `enter` fails; reading works.
+    pub enter_fails: AtomicBool,
+}
+
+pub struct Flaky {
+    pub journal: Arc<dyn Journal>,
+    pub faults: Arc<Faults>,
+}
+
+fn error() -> JournalError {
+    Unavailable::new("journal", "out of order").into()
+}
+
+impl Flaky {
+    fn works(&self) -> Result<(), JournalError> {
+        if self.faults.down.load(Ordering::SeqCst) { Err(error()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Journal for Flaky {
+    async fn enter(&self, new: NewEntry) -> Result<Entered, JournalError> {
+        self.works()?;
+        if self.faults.enter_fails.load(Ordering::SeqCst) {
+            return Err(error());
+        }
+        let entered = self.journal.enter(new).await?;
+        if self.faults.enter_lies.load(Ordering::SeqCst) { Err(error()) } else { Ok(entered) }
+    }
+
+    async fn find(&self, key: &PaymentKey) -> Result<Option<Entry>, JournalError> {
+        self.works()?;
+        self.journal.find(key).await
+    }
+
+    async fn lease(
+        &self,
+        network: &NetworkId,
+        holder: &str,
+        now: UnixTime,
+        until: UnixTime,
+    ) -> Result<Option<Lease>, JournalError> {
+        self.works()?;
+        self.journal.lease(network, holder, now, until).await
+    }
+
+    async fn advance(
+        &self,
+        lease: &Lease,
+        changes: Vec<Advance>,
+    ) -> Result<Vec<Entry>, JournalError> {
+        self.works()?;
+        let entries = self.journal.advance(lease, changes).await?;
+        let lies = &self.faults.advance_lies;
+        match lies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Err(error()),
+            Err(_) => Ok(entries),
+        }
+    }
+
+    async fn unfinished(
+        &self,
+        network: &NetworkId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, JournalError> {
+        self.works()?;
+        self.journal.unfinished(network, limit).await
+    }
+
+    async fn next_nonce(
+        &self,
+        network: &NetworkId,
+        signer: &str,
+    ) -> Result<Option<u64>, JournalError> {
+        self.works()?;
+        self.journal.next_nonce(network, signer).await
+    }
+
+    async fn hand_over(
+        &self,
+        key: &PaymentKey,
+        from: Delivery,
+        to: Delivery,
+    ) -> Result<bool, JournalError> {
+        self.works()?;
+        self.journal.hand_over(key, from, to).await
+    }
+}

@@ -1,0 +1,11 @@
+//! The engine and its API against a scripted chain and the real SQLite journal.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+#![allow(unreachable_pub)] // modules of one test program
+
+mod bed;
+mod chain;
+mod crash;
+mod faults;
+mod flaky;
+mod settle;
