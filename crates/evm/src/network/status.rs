@@ -1,0 +1,288 @@
+//! Where a payment stands, proven by logs.
+//!
+//! **Invariant:** "settled" takes a receipt with status 1 that holds both the exact
+//! `Transfer(from, to, value)` of the right token and the use of the authorization's nonce, in a
+//! canonical block at the depth asked for. "Never" takes block time past the authorization's end
+//! and an unused nonce in that same block. All else stays open.
+
+use alloy::primitives::{Address, B256, U64, U256};
+use alloy::sol_types::{SolCall as _, SolEvent as _};
+use pay402_core::error::Unavailable;
+use pay402_core::network::{ChainStatus, SentAs};
+use pay402_core::time::UnixTime;
+use pay402_core::{Amount, Refusal, Refused};
+use serde_json::json;
+
+use super::plan::Plan;
+use crate::contracts::Eip3009;
+use crate::rpc::{Block, Call, Log, Receipt, Rpc};
+use crate::typed_data::Authorization;
+
+/// Most blocks that one log query spans; many nodes refuse more.
+pub const LOG_SPAN_BLOCKS: u64 = 2_000;
+/// Most log queries for one authorization: with 2 s blocks they reach back a day.
+pub const LOG_QUERIES_MAX: u64 = 22;
+
+/// What the chain shows of an authorization.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Sighting {
+    /// It is unused in the block with this time.
+    Unused { head_time: UnixTime },
+    /// A transaction in `block` used it.
+    Used { transaction: B256, block: u64, head: u64 },
+    /// The payer cancelled it in `block`.
+    Cancelled { block: u64, head: u64 },
+    /// It is used, but by what is out of sight: too long ago, or the node has no logs.
+    UsedUnseen,
+}
+
+/// Looks an authorization up.
+pub(crate) async fn sight(
+    rpc: &Rpc,
+    token: Address,
+    authorization: &Authorization,
+) -> Result<Sighting, Unavailable> {
+    let [head, used] = rpc.ask_all([Call::head(), used_call(token, authorization, None)]).await?;
+    let head: Block = rpc.read(head)?;
+    let used = read_used(rpc, used)?;
+    if used {
+        return find_use(rpc, token, authorization, head.number()).await;
+    }
+    if !has_ended(authorization, head.time()) {
+        return Ok(Sighting::Unused { head_time: UnixTime(head.time()) });
+    }
+    // Behind a load balancer the two answers may come from different blocks. The end of an
+    // authorization is believed only when both are from one.
+    match used_at(rpc, token, authorization, head.number()).await? {
+        true => find_use(rpc, token, authorization, head.number()).await,
+        false => Ok(Sighting::Unused { head_time: UnixTime(head.time()) }),
+    }
+}
+
+/// Where a payment stands; `confirmations` is the depth at which a block is believed (1 is the
+/// head itself).
+pub(crate) async fn status(
+    rpc: &Rpc,
+    plan: &Plan,
+    sent: Option<&SentAs>,
+    confirmations: u64,
+) -> Result<ChainStatus, Unavailable> {
+    let inquiry = Inquiry { rpc, plan, confirmations };
+    match sent {
+        Some(sent) => inquiry.of_sent(sent).await,
+        None => inquiry.of_authorization(None, false).await,
+    }
+}
+
+struct Inquiry<'a> {
+    rpc: &'a Rpc,
+    plan: &'a Plan,
+    confirmations: u64,
+}
+
+impl Inquiry<'_> {
+    async fn of_sent(&self, sent: &SentAs) -> Result<ChainStatus, Unavailable> {
+        let rpc = self.rpc;
+        let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
+        let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
+        let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
+        // The count is asked before the receipt: a transaction that raised it has its receipt.
+        let [head, count, receipt] = rpc
+            .ask_all([Call::head(), Call::mined_nonces(signer), Call::receipt(transaction)])
+            .await?;
+        let head: Block = rpc.read(head)?;
+        let count: U64 = rpc.read(count)?;
+        let receipt: Option<Receipt> = rpc.read(receipt)?;
+        if let Some(receipt) = receipt {
+            return self.of_receipt(&head, receipt).await;
+        }
+        let displaced = count.to::<u64>() > sent.nonce;
+        if displaced {
+            // A node may answer a batch's parts from different moments: ask for the receipt again.
+            let receipt = rpc.ask(Call::receipt(transaction)).await?;
+            if let Some(receipt) = rpc.read(receipt)? {
+                return self.of_receipt(&head, receipt).await;
+            }
+        }
+        self.of_authorization(None, displaced).await
+    }
+
+    /// Our transaction was mined.
+    async fn of_receipt(&self, head: &Block, receipt: Receipt) -> Result<ChainStatus, Unavailable> {
+        if !self.is_canonical(head, &receipt).await? {
+            return Ok(ChainStatus::Open { expired: false, displaced: false });
+        }
+        let transaction = receipt.transaction_hash.to_string();
+        if !self.is_deep(head.number(), receipt.block()) {
+            return Ok(ChainStatus::Shallow { transaction });
+        }
+        if proves(&receipt, self.plan) {
+            let fee = Amount::new(receipt.fee());
+            return Ok(ChainStatus::Proven { transaction, block: receipt.block(), fee });
+        }
+        self.of_authorization(Some(&receipt), false).await
+    }
+
+    /// Nothing of ours made the transfer: `fruitless` was mined without it, or nothing was mined.
+    async fn of_authorization(
+        &self,
+        fruitless: Option<&Receipt>,
+        displaced: bool,
+    ) -> Result<ChainStatus, Unavailable> {
+        let fee = fruitless.map_or(Amount::ZERO, |receipt| Amount::new(receipt.fee()));
+        let Plan { token, authorization, .. } = self.plan;
+        match sight(self.rpc, *token, authorization).await? {
+            Sighting::Unused { head_time } => Ok(match fruitless {
+                None => {
+                    let expired = has_ended(authorization, head_time.0);
+                    ChainStatus::Open { expired, displaced }
+                }
+                Some(receipt) => failed_of_ours(receipt, fee),
+            }),
+            Sighting::Used { transaction, .. } => self.of_use(transaction, fee).await,
+            Sighting::Cancelled { block, head } => {
+                if self.is_deep(head, block) {
+                    let refused = Refusal::AuthorizationCanceled.into();
+                    return Ok(ChainStatus::Failed { refused, fee });
+                }
+                Ok(ChainStatus::Open { expired: false, displaced })
+            }
+            Sighting::UsedUnseen => Err(self
+                .rpc
+                .unavailable("the authorization is used, but the node does not show by what")),
+        }
+    }
+
+    /// Another transaction used the authorization. Did it make the very transfer?
+    async fn of_use(&self, transaction: B256, fee: Amount) -> Result<ChainStatus, Unavailable> {
+        let rpc = self.rpc;
+        let [head, receipt] = rpc.ask_all([Call::head(), Call::receipt(transaction)]).await?;
+        let head: Block = rpc.read(head)?;
+        let receipt: Option<Receipt> = rpc.read(receipt)?;
+        let Some(receipt) = receipt else {
+            return Err(rpc.unavailable("the receipt of the use of the authorization is missing"));
+        };
+        if !self.is_canonical(&head, &receipt).await? {
+            return Err(rpc.unavailable("the chain is being reorganized"));
+        }
+        let name = transaction.to_string();
+        if !self.is_deep(head.number(), receipt.block()) {
+            return Ok(ChainStatus::Shallow { transaction: name });
+        }
+        if proves(&receipt, self.plan) {
+            return Ok(ChainStatus::Proven { transaction: name, block: receipt.block(), fee });
+        }
+        let refused = Refused::from(Refusal::NonceAlreadyUsed).with_transaction(name);
+        Ok(ChainStatus::Failed { refused, fee })
+    }
+
+    fn is_deep(&self, head: u64, block: u64) -> bool {
+        head.saturating_add(1).saturating_sub(block) >= self.confirmations
+    }
+
+    async fn is_canonical(&self, head: &Block, receipt: &Receipt) -> Result<bool, Unavailable> {
+        if receipt.block() == head.number() {
+            return Ok(receipt.block_hash == head.hash);
+        }
+        let block = self.rpc.ask(Call::block(receipt.block())).await?;
+        let block: Option<Block> = self.rpc.read(block)?;
+        Ok(block.is_some_and(|block| block.hash == receipt.block_hash))
+    }
+}
+
+/// Our transaction was mined, its authorization is unused: it failed by itself.
+fn failed_of_ours(receipt: &Receipt, fee: Amount) -> ChainStatus {
+    let refusal = match receipt.succeeded() {
+        true => Refusal::TransferEventMismatch,
+        false => Refusal::TransactionReverted,
+    };
+    let refused = Refused::from(refusal).with_transaction(receipt.transaction_hash.to_string());
+    ChainStatus::Failed { refused, fee }
+}
+
+/// Whether a receipt proves the transfer of `plan`.
+fn proves(receipt: &Receipt, plan: &Plan) -> bool {
+    let Authorization { from, to, value, nonce, .. } = plan.authorization;
+    let has = |topics: &[B256], data: &[u8]| {
+        receipt.logs.iter().any(|log: &Log| {
+            log.address == plan.token && log.topics == topics && log.data.as_ref() == data
+        })
+    };
+    let transfer = [Eip3009::Transfer::SIGNATURE_HASH, from.into_word(), to.into_word()];
+    let used = [Eip3009::AuthorizationUsed::SIGNATURE_HASH, from.into_word(), nonce];
+    receipt.succeeded() && has(&transfer, &value.to_be_bytes::<32>()) && has(&used, &[])
+}
+
+/// Whether no block from this time on can use the authorization: tokens want `now < validBefore`.
+fn has_ended(authorization: &Authorization, block_time: u64) -> bool {
+    U256::from(block_time) >= authorization.valid_before
+}
+
+fn used_call(token: Address, authorization: &Authorization, block: Option<u64>) -> Call {
+    let call = Eip3009::authorizationStateCall {
+        authorizer: authorization.from,
+        nonce: authorization.nonce,
+    };
+    match block {
+        None => Call::view(token, call.abi_encode()),
+        Some(number) => Call::view_at(token, call.abi_encode(), number),
+    }
+}
+
+fn read_used(rpc: &Rpc, answer: crate::rpc::Answer) -> Result<bool, Unavailable> {
+    let word = rpc.read_call(answer)?.word();
+    word.map(|word| !word.is_zero())
+        .ok_or_else(|| rpc.unavailable("the token does not tell the state of an authorization"))
+}
+
+async fn used_at(
+    rpc: &Rpc,
+    token: Address,
+    authorization: &Authorization,
+    block: u64,
+) -> Result<bool, Unavailable> {
+    let answer = rpc.ask(used_call(token, authorization, Some(block))).await?;
+    read_used(rpc, answer)
+}
+
+/// Finds what used an authorization, newest blocks first.
+async fn find_use(
+    rpc: &Rpc,
+    token: Address,
+    authorization: &Authorization,
+    head: u64,
+) -> Result<Sighting, Unavailable> {
+    let used = Eip3009::AuthorizationUsed::SIGNATURE_HASH;
+    let cancelled = Eip3009::AuthorizationCanceled::SIGNATURE_HASH;
+    let mut to = head;
+    for query in 0..LOG_QUERIES_MAX {
+        let from = to.saturating_sub(LOG_SPAN_BLOCKS - 1);
+        // The newest query is open-ended: the head may have moved since it was read.
+        let end = if query == 0 { json!("latest") } else { json!(U64::from(to)) };
+        let filter = json!({
+            "address": token,
+            "fromBlock": U64::from(from),
+            "toBlock": end,
+            "topics": [[used, cancelled], authorization.from.into_word(), authorization.nonce],
+        });
+        let logs = rpc.ask(Call::new("eth_getLogs", json!([filter]))).await?;
+        let logs: Vec<Log> = rpc.read(logs)?;
+        let found = logs.iter().find_map(|log| {
+            let (block, transaction) = (log.block()?, log.transaction_hash?);
+            let head = head.max(block);
+            match log.topics.first()? {
+                topic if *topic == used => Some(Sighting::Used { transaction, block, head }),
+                topic if *topic == cancelled => Some(Sighting::Cancelled { block, head }),
+                _ => None,
+            }
+        });
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        if from == 0 {
+            break;
+        }
+        to = from - 1;
+    }
+    Ok(Sighting::UsedUnseen)
+}

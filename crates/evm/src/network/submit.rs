@@ -1,0 +1,139 @@
+//! Signing and sending the transaction that settles a payment.
+//!
+//! **Invariant:** what is signed here is returned to be journalled; nothing is sent by signing.
+
+use alloy::consensus::{SignableTransaction as _, TxEip1559};
+use alloy::eips::Encodable2718 as _;
+use alloy::eips::eip2930::AccessList;
+use alloy::primitives::{Bytes, TxKind, U64, U256};
+use alloy::signers::SignerSync as _;
+use pay402_core::error::Unavailable;
+use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
+use serde_json::json;
+
+use super::plan::{Account, Plan};
+use super::{EvmNetwork, errors};
+use crate::rpc::{Block, Call, Rpc};
+
+/// Tip where the node proposes none, in wei: 1 gwei.
+const TIP_FALLBACK: u128 = 1_000_000_000;
+
+/// Signs the transaction that carries out `plan`. The payer's code is looked at again: it decides
+/// how the signature is presented, and it may have changed since the payment was verified.
+pub(super) async fn sign(
+    network: &EvmNetwork,
+    signer: &str,
+    nonce: u64,
+    plan: &Plan,
+) -> Result<SignedTransaction, Unavailable> {
+    let rpc = &network.rpc;
+    let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
+    let hopeless = || rpc.unavailable("the payer's account changed: its signature cannot be used");
+    let expected = plan.calldata(plan.account).ok_or_else(hopeless)?;
+    let estimate =
+        json!([{ "from": signer.address(), "to": plan.token, "data": Bytes::from(expected) }]);
+    let [code, head, tip, gas] = rpc
+        .ask_all([
+            Call::code(plan.authorization.from),
+            Call::head(),
+            Call::new("eth_maxPriorityFeePerGas", json!([])),
+            Call::new("eth_estimateGas", estimate),
+        ])
+        .await?;
+
+    let code: Bytes = rpc.read(code)?;
+    let account = if code.is_empty() { Account::Plain } else { Account::Contract };
+    // Without a usable estimate the limit is the most we are ready to lose: the transaction then
+    // fails on chain, where everyone can see why.
+    let gas_limit = match rpc.read::<U64>(gas) {
+        Ok(gas) if account == plan.account => {
+            with_headroom(gas.to(), network.settings.gas_limit_max)
+        }
+        _ => network.settings.gas_limit_max,
+    };
+    let head: Block = rpc.read(head)?;
+    let tip = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
+    let fees = Fees::new(
+        head.base_fee_per_gas.unwrap_or_default(),
+        tip.unwrap_or(TIP_FALLBACK),
+        network.settings.fee_per_gas_max,
+    )
+    .ok_or_else(|| rpc.unavailable("gas costs more than the configured cap"))?;
+
+    let transaction = TxEip1559 {
+        chain_id: network.chain_id,
+        nonce,
+        gas_limit,
+        max_fee_per_gas: fees.cap,
+        max_priority_fee_per_gas: fees.tip,
+        to: TxKind::Call(plan.token),
+        value: U256::ZERO,
+        access_list: AccessList::default(),
+        input: plan.calldata(account).ok_or_else(hopeless)?.into(),
+    };
+    let signature = signer
+        .sign_hash_sync(&transaction.signature_hash())
+        .map_err(|_| rpc.unavailable("the signer did not sign"))?;
+    let signed = transaction.into_signed(signature);
+    Ok(SignedTransaction {
+        transaction: signed.hash().to_string(),
+        raw: SecretBytes::new(signed.encoded_2718()),
+    })
+}
+
+/// Sends signed bytes. What a node's answer means is decided in [`errors`].
+pub(super) async fn send(rpc: &Rpc, raw: &SecretBytes) -> Result<(), SendError> {
+    let raw = Bytes::copy_from_slice(raw.expose());
+    match rpc.ask(Call::new("eth_sendRawTransaction", json!([raw]))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => errors::sent(&error),
+        Err(unavailable) => Err(SendError::Unknown(unavailable.problem)),
+    }
+}
+
+/// A quarter more than estimated, since the state may differ by then, but never above `max`.
+fn with_headroom(estimate: u64, max: u64) -> u64 {
+    estimate.saturating_add(estimate / 4).min(max)
+}
+
+/// Fees per gas, in wei.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Fees {
+    cap: u128,
+    tip: u128,
+}
+
+impl Fees {
+    /// Twice the base fee, so that the transaction stays valid while the base fee rises for five
+    /// blocks, and the tip; at most `max`. `None` when not even the base fee fits under `max`.
+    fn new(base: U256, tip: u128, max: u128) -> Option<Self> {
+        let base: u128 = base.try_into().ok()?;
+        if base > max {
+            return None;
+        }
+        let cap = base.saturating_mul(2).saturating_add(tip).min(max);
+        Some(Self { cap, tip: tip.min(cap) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fees_stay_under_the_cap() {
+        let fees = |base: u64, tip, max| Fees::new(U256::from(base), tip, max);
+        assert_eq!(fees(10, 3, 100), Some(Fees { cap: 23, tip: 3 }));
+        assert_eq!(fees(60, 3, 100), Some(Fees { cap: 100, tip: 3 }));
+        assert_eq!(fees(1, 300, 100), Some(Fees { cap: 100, tip: 100 }));
+        assert_eq!(fees(101, 0, 100), None);
+        assert_eq!(Fees::new(U256::MAX, 1, u128::MAX), None);
+    }
+
+    #[test]
+    fn gas_stays_under_the_cap() {
+        assert_eq!(with_headroom(80_000, 400_000), 100_000);
+        assert_eq!(with_headroom(390_000, 400_000), 400_000);
+        assert_eq!(with_headroom(u64::MAX, 400_000), 400_000);
+    }
+}

@@ -1,0 +1,409 @@
+//! The road to a node: JSON-RPC over HTTP, or over any alloy transport.
+//!
+//! Requests carry signed transactions and signatures, and a node's URL often carries an API key.
+//! Therefore nothing here logs, and errors carry neither. That is also why alloy's own client and
+//! HTTP transport are not used: they put requests, responses and the URL into their traces.
+//! Everything that is asked at one time goes as one batch: one round trip.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256, Bytes, U64, U256};
+use alloy::providers::Provider;
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{
+    ErrorPayload, Id, Request, RequestPacket, ResponsePacket, ResponsePayload, SerializedRequest,
+};
+use alloy::transports::{BoxTransport, TransportError};
+use pay402_core::NetworkId;
+use pay402_core::error::{Misconfigured, Unavailable};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tower_service::Service as _;
+use url::Url;
+
+use crate::network::errors;
+
+/// How long a node may take to answer, in seconds. A hanging node must not hang its callers.
+pub const REQUEST_TIMEOUT_S: u64 = 10;
+/// Largest answer of a node that is read, in bytes.
+pub const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A node of one network. Cheap to clone.
+#[derive(Clone)]
+pub struct Rpc {
+    wire: Wire,
+    what: Arc<str>,
+}
+
+#[derive(Clone)]
+enum Wire {
+    Http { client: reqwest::Client, url: Url },
+    Transport(BoxTransport),
+}
+
+impl Rpc {
+    /// A node of `network` at an `http` or `https` URL. `setting` names the configuration key in
+    /// errors.
+    ///
+    /// # Errors
+    /// When `url` cannot be one; the URL is not repeated, it may hold a key.
+    pub fn http(setting: &str, network: &NetworkId, url: &str) -> Result<Self, Misconfigured> {
+        let bad = |problem: &str| Misconfigured::new(setting, problem);
+        let url = Url::parse(url).map_err(|_| bad("is not a URL; write https://…"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad("must begin with https:// or http://"));
+        }
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(REQUEST_TIMEOUT_S))
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|_| bad("cannot be used: the TLS library did not start"))?;
+        Ok(Self { wire: Wire::Http { client, url }, what: what(network) })
+    }
+
+    /// A node at an `http` or `https` URL, and the network it says it is on. For a payer who asks
+    /// what became of a payment; a facilitator says itself which network it means.
+    ///
+    /// # Errors
+    /// As [`Rpc::http`], and when the node does not answer.
+    pub async fn discover(setting: &str, url: &str) -> Result<(NetworkId, Self), Misconfigured> {
+        let mut rpc = Self::http(setting, &NetworkId::eip155(1), url)?;
+        let asked = async { rpc.read::<U64>(rpc.ask(Call::chain_id()).await?) };
+        let id = asked.await.map_err(|error| {
+            Misconfigured::new(setting, format!("the node gives no chain id ({})", error.problem))
+        })?;
+        let network = NetworkId::eip155(id.to());
+        rpc.what = what(&network);
+        Ok((network, rpc))
+    }
+
+    /// A node of `network` behind an alloy client. The client's own timeouts apply.
+    pub fn over(network: &NetworkId, client: &RpcClient) -> Self {
+        Self { wire: Wire::Transport(client.transport().clone()), what: what(network) }
+    }
+
+    /// A node of `network` behind an alloy provider; its layers and fillers are not used.
+    pub fn provided(network: &NetworkId, provider: &impl Provider) -> Self {
+        let transport = provider.client().transport().clone();
+        Self { wire: Wire::Transport(transport), what: what(network) }
+    }
+
+    /// Asks one question.
+    pub(crate) async fn ask(&self, call: Call) -> Result<Answer, Unavailable> {
+        let packet = RequestPacket::Single(self.request(0, call)?);
+        let ResponsePacket::Single(response) = self.exchange(packet).await? else {
+            return Err(self.unavailable("the node answered with another form"));
+        };
+        self.answer(response.payload)
+    }
+
+    /// Asks several questions in one round trip; the answers come in the order of the questions.
+    pub(crate) async fn ask_all<const N: usize>(
+        &self,
+        calls: [Call; N],
+    ) -> Result<[Answer; N], Unavailable> {
+        let answers = self.ask_many(Vec::from(calls)).await?;
+        answers.try_into().map_err(|_| self.unavailable("the node answered too little"))
+    }
+
+    /// As [`Rpc::ask_all`], for a number of questions that is not fixed.
+    pub(crate) async fn ask_many(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        let count = calls.len();
+        let mut requests = Vec::with_capacity(count);
+        for (id, call) in (0..).zip(calls) {
+            requests.push(self.request(id, call)?);
+        }
+        let ResponsePacket::Batch(responses) =
+            self.exchange(RequestPacket::Batch(requests)).await?
+        else {
+            return Err(self.unavailable("the node does not take batches of requests"));
+        };
+        let mut answers: Vec<Option<Answer>> = (0..count).map(|_| None).collect();
+        for response in responses {
+            let Id::Number(id) = response.id else { continue };
+            let slot = usize::try_from(id).ok().and_then(|id| answers.get_mut(id));
+            if let Some(slot) = slot {
+                *slot = Some(self.answer(response.payload)?);
+            }
+        }
+        let answers: Option<Vec<Answer>> = answers.into_iter().collect();
+        answers.ok_or_else(|| self.unavailable("the node left a request unanswered"))
+    }
+
+    /// Reads the answer to a question that a healthy node always answers.
+    pub(crate) fn read<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Unavailable> {
+        let value = answer.map_err(|error| self.unavailable(&error.public_text()))?;
+        serde_json::from_value(value)
+            .map_err(|_| self.unavailable("the node's answer has another form"))
+    }
+
+    /// Reads the answer to an `eth_call`.
+    pub(crate) fn read_call(&self, answer: Answer) -> Result<Called, Unavailable> {
+        match answer {
+            Ok(value) => self.read(Ok(value)).map(Called::Returned),
+            Err(error) => match errors::execution_failure(&error) {
+                Some(why) => Ok(Called::Failed(why)),
+                None => Err(self.unavailable(&error.public_text())),
+            },
+        }
+    }
+
+    /// The node is out of reach, or talks nonsense.
+    pub(crate) fn unavailable(&self, problem: &str) -> Unavailable {
+        Unavailable::new(&*self.what, problem)
+    }
+
+    fn request(&self, id: u64, call: Call) -> Result<SerializedRequest, Unavailable> {
+        Request::new(call.method, Id::Number(id), call.params)
+            .serialize()
+            .map_err(|_| self.unavailable("the request could not be written"))
+    }
+
+    fn answer(&self, payload: ResponsePayload) -> Result<Answer, Unavailable> {
+        match payload {
+            ResponsePayload::Success(raw) => serde_json::from_str(raw.get())
+                .map(Ok)
+                .map_err(|_| self.unavailable("the node's answer is no JSON")),
+            ResponsePayload::Failure(error) => Ok(Err(RpcError::new(&error))),
+        }
+    }
+
+    async fn exchange(&self, packet: RequestPacket) -> Result<ResponsePacket, Unavailable> {
+        match &self.wire {
+            Wire::Http { client, url } => self.post(client, url, &packet).await,
+            Wire::Transport(transport) => {
+                let mut transport = transport.clone();
+                transport.call(packet).await.map_err(|error| match error {
+                    TransportError::Transport(_) => self.unavailable("the node cannot be reached"),
+                    _ => self.unavailable("the node's answer has another form"),
+                })
+            }
+        }
+    }
+
+    async fn post(
+        &self,
+        client: &reqwest::Client,
+        url: &Url,
+        packet: &RequestPacket,
+    ) -> Result<ResponsePacket, Unavailable> {
+        let failed = |error: reqwest::Error| {
+            self.unavailable(match () {
+                () if error.is_timeout() => "the node did not answer in time",
+                () if error.is_connect() => "no connection to the node",
+                () => "the connection to the node failed",
+            })
+        };
+        let body = serde_json::to_vec(packet)
+            .map_err(|_| self.unavailable("the request could not be written"))?;
+        let request = client.post(url.clone()).header("content-type", "application/json");
+        let mut response = request.body(body).send().await.map_err(failed)?;
+        let status = response.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if bytes.len() + chunk.len() > RESPONSE_BYTES_MAX {
+                return Err(self.unavailable("the node's answer is too large"));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        // Some nodes put JSON-RPC errors into answers with an error status.
+        serde_json::from_slice(&bytes).map_err(|_| match status.is_success() {
+            true => self.unavailable("the node's answer is no JSON-RPC"),
+            false => self.unavailable(&format!("the node answered HTTP {}", status.as_u16())),
+        })
+    }
+}
+
+impl fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rpc({})", self.what)
+    }
+}
+
+fn what(network: &NetworkId) -> Arc<str> {
+    format!("rpc {network}").into()
+}
+
+/// One question. It may hold signatures: no `Debug`.
+pub(crate) struct Call {
+    method: &'static str,
+    params: Value,
+}
+
+impl Call {
+    pub(crate) const fn new(method: &'static str, params: Value) -> Self {
+        Self { method, params }
+    }
+
+    /// The chain that the node is on.
+    pub(crate) fn chain_id() -> Self {
+        Self::new("eth_chainId", json!([]))
+    }
+
+    /// The newest block.
+    pub(crate) fn head() -> Self {
+        Self::new("eth_getBlockByNumber", json!(["latest", false]))
+    }
+
+    /// The block with this number.
+    pub(crate) fn block(number: u64) -> Self {
+        Self::new("eth_getBlockByNumber", json!([U64::from(number), false]))
+    }
+
+    /// The code at `account`.
+    pub(crate) fn code(account: Address) -> Self {
+        Self::new("eth_getCode", json!([account, "latest"]))
+    }
+
+    /// The number of transactions that `account` has had mined.
+    pub(crate) fn mined_nonces(account: Address) -> Self {
+        Self::new("eth_getTransactionCount", json!([account, "latest"]))
+    }
+
+    /// The receipt of a transaction, or null.
+    pub(crate) fn receipt(transaction: B256) -> Self {
+        Self::new("eth_getTransactionReceipt", json!([transaction]))
+    }
+
+    /// A read-only call at the newest block.
+    pub(crate) fn view(to: Address, data: Vec<u8>) -> Self {
+        let call = json!({ "to": to, "data": Bytes::from(data) });
+        Self::new("eth_call", json!([call, "latest"]))
+    }
+
+    /// A read-only call at the block with this number.
+    pub(crate) fn view_at(to: Address, data: Vec<u8>, number: u64) -> Self {
+        let call = json!({ "to": to, "data": Bytes::from(data) });
+        Self::new("eth_call", json!([call, U64::from(number)]))
+    }
+
+    /// A call as if `from` had sent a transaction with `gas` to `to`, at `block` (a tag).
+    pub(crate) fn simulate(
+        (from, to): (Address, Address),
+        data: Vec<u8>,
+        gas: u64,
+        block: &str,
+    ) -> Self {
+        let call =
+            json!({ "from": from, "to": to, "gas": U64::from(gas), "data": Bytes::from(data) });
+        Self::new("eth_call", json!([call, block]))
+    }
+}
+
+/// What a node answered: a result, or an error of its own.
+pub(crate) type Answer = Result<Value, RpcError>;
+
+/// What an `eth_call` did.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Called {
+    /// It returned.
+    Returned(Bytes),
+    /// It reverted or ran out of gas; why, for people.
+    Failed(String),
+}
+
+impl Called {
+    /// The word that was returned; `None` when the call failed or returned less.
+    pub(crate) fn word(&self) -> Option<U256> {
+        match self {
+            Self::Returned(bytes) => bytes.get(..32).map(U256::from_be_slice),
+            Self::Failed(_) => None,
+        }
+    }
+
+    /// Whether nothing answered: there is no contract.
+    pub(crate) fn is_void(&self) -> bool {
+        matches!(self, Self::Returned(bytes) if bytes.is_empty())
+    }
+}
+
+/// An error that a node answered with. Its text comes from outside: see
+/// [`RpcError::public_text`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct RpcError {
+    pub(crate) code: i64,
+    pub(crate) message: String,
+    pub(crate) data: Option<Bytes>,
+}
+
+impl RpcError {
+    fn new(error: &ErrorPayload) -> Self {
+        Self { code: error.code, message: error.message.to_string(), data: error.as_revert_data() }
+    }
+
+    /// The message, short and without what looks like a URL.
+    pub(crate) fn public_text(&self) -> String {
+        errors::public_text(&self.message)
+    }
+}
+
+/// A block, as far as we read it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Block {
+    number: U64,
+    pub(crate) hash: B256,
+    timestamp: U64,
+    pub(crate) base_fee_per_gas: Option<U256>,
+}
+
+impl Block {
+    pub(crate) fn number(&self) -> u64 {
+        self.number.to()
+    }
+
+    pub(crate) fn time(&self) -> u64 {
+        self.timestamp.to()
+    }
+}
+
+/// A log, as far as we read it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Log {
+    pub(crate) address: Address,
+    pub(crate) topics: Vec<B256>,
+    pub(crate) data: Bytes,
+    pub(crate) transaction_hash: Option<B256>,
+    block_number: Option<U64>,
+}
+
+impl Log {
+    pub(crate) fn block(&self) -> Option<u64> {
+        self.block_number.map(|number| number.to())
+    }
+}
+
+/// A receipt, as far as we read it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Receipt {
+    pub(crate) transaction_hash: B256,
+    status: U64,
+    block_number: U64,
+    pub(crate) block_hash: B256,
+    gas_used: U256,
+    effective_gas_price: Option<U256>,
+    /// What rollups add for the data they post.
+    l1_fee: Option<U256>,
+    pub(crate) logs: Vec<Log>,
+}
+
+impl Receipt {
+    pub(crate) fn succeeded(&self) -> bool {
+        self.status == U64::from(1)
+    }
+
+    pub(crate) fn block(&self) -> u64 {
+        self.block_number.to()
+    }
+
+    /// What the sender paid, in wei.
+    pub(crate) fn fee(&self) -> U256 {
+        let price = self.effective_gas_price.unwrap_or_default();
+        self.gas_used.saturating_mul(price).saturating_add(self.l1_fee.unwrap_or_default())
+    }
+}
