@@ -144,7 +144,8 @@ pub enum ChainStatus {
         transaction: String,
         /// The block it is in.
         block: u64,
-        /// What the transaction cost its sender, in wei; zero when the sender was not us.
+        /// What settling cost us, in wei: the fee of our own transaction, also of one that lost the
+        /// race to another's. Zero when none of ours was mined.
         fee: Amount,
     },
     /// Mined, but not deep enough yet.
