@@ -84,7 +84,8 @@ impl Ready {
 /// What a server answered to a payment. Claims, not proof.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// The content, with the settlement that the server names, if it names one.
+    /// The handler's answer, with the settlement that the server names, if it names one. With a
+    /// settlement the status may be an error: some routes settle before the handler runs.
     Served {
         /// What the server says of the settlement.
         settlement: Option<Settlement>,
@@ -115,7 +116,7 @@ impl Answer {
         let outcome = transport::read_outcome(headers, terms);
         let served = status.is_success() || status.is_redirection();
         match (outcome, served) {
-            (Ok(Some(Settled::Done(settlement))), true) => {
+            (Ok(Some(Settled::Done(settlement))), _) if status != StatusCode::PAYMENT_REQUIRED => {
                 Self::Served { settlement: Some(settlement), note: None }
             }
             (Ok(Some(Settled::Refused(refused))), true) => {
@@ -136,8 +137,8 @@ impl Answer {
             }
             (Ok(Some(Settled::Pending { transaction })), false) => Self::Pending { transaction },
             (Ok(Some(Settled::Refused(refused))), false) => Self::Refused(tidy(refused)),
-            // Paid and failed at once is a contradiction that a 402 settles for "refused".
-            (Ok(_) | Err(_), false) => Self::read_without_outcome(status, headers, body),
+            // "Paid" on a 402 contradicts itself; the chain is asked, as for every refusal.
+            (Ok(_) | Err(_), _) => Self::read_without_outcome(status, headers, body),
         }
     }
 

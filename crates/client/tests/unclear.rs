@@ -315,6 +315,29 @@ async fn reconciling_posts_voids_and_keeps() {
 }
 
 #[tokio::test]
+async fn another_purchase_does_not_close_one_whose_content_can_still_be_fetched() {
+    let world = World::new();
+    let chain = Arc::clone(&world.chain);
+    let server = Server::start(move |seen, count| match (seen.payment(), count) {
+        (None, _) => price(),
+        (Some(_), 0..=3) => {
+            chain.settle(seen.nonce());
+            Reply::Hang
+        }
+        (Some(_), _) => sell(&chain, seen),
+    })
+    .await;
+    let client = world.client();
+    client.execute(get(&server.url("/lost"))).await.unwrap_err();
+    client.execute(get(&server.url("/other"))).await.unwrap();
+    assert_eq!(world.books().await, (10_000, 10_000));
+    let paid = client.execute(get(&server.url("/lost"))).await.unwrap();
+    assert!(paid.receipt.resumed);
+    assert_eq!(world.scheme.nonces().len(), 2);
+    assert_eq!(world.books().await, (20_000, 0));
+}
+
+#[tokio::test]
 async fn a_call_dropped_at_any_moment_leaves_the_money_reserved() {
     let world = World::new();
     let server = Server::start(|seen, _| match seen.payment() {
@@ -342,4 +365,32 @@ async fn a_call_dropped_at_any_moment_leaves_the_money_reserved() {
     }
     assert!(dropped > 0, "no call was dropped");
     assert!(world.clock.now() == UnixTime(NOW));
+}
+
+#[tokio::test]
+async fn a_route_that_settles_first_is_booked_even_when_its_handler_fails() {
+    let world = World::new();
+    let chain = Arc::clone(&world.chain);
+    let server = Server::start(move |seen, _| match (seen.payment(), seen.path.as_str()) {
+        (None, _) => price(),
+        (_, "/paid-402") => with_status(claim_paid(), 402),
+        _ => with_status(sell(&chain, seen), 500),
+    })
+    .await;
+    let paid = world.client().execute(get(&server.url("/"))).await.unwrap();
+    assert_eq!(paid.response.status(), 500);
+    assert_eq!(paid.receipt.status, ReceiptStatus::Settled);
+    assert_eq!(world.books().await, (10_000, 0));
+    let error = world.client().execute(get(&server.url("/paid-402"))).await.unwrap_err();
+    assert_eq!(error.code(), "payment_refused");
+    assert_eq!(world.books().await, (10_000, 10_000));
+}
+
+fn with_status(reply: Reply, status: u16) -> Reply {
+    match reply {
+        Reply::Answer(_, headers, body) => {
+            Reply::Answer(http::StatusCode::from_u16(status).expect("a status"), headers, body)
+        }
+        Reply::Hang => Reply::Hang,
+    }
 }

@@ -29,7 +29,7 @@ use body::peek;
 /// Most redirects that are followed inside one origin.
 pub const REDIRECTS_MAX: usize = 5;
 /// Largest request body, in bytes: it is kept, to be sent again with the payment.
-pub const REQUEST_BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest wait for the head of an answer, unless set otherwise.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(60);
 
@@ -60,6 +60,7 @@ impl Default for RetryRules {
 #[derive(Debug)]
 pub struct Paid {
     /// The response; its body has not been read. A status of 400 or more is the handler's answer.
+    /// A payment that is booked buys once: if this body breaks off, the same request pays again.
     pub response: Response,
     /// What it cost.
     pub receipt: Receipt,
@@ -193,7 +194,9 @@ impl PayingClient {
         let started = tokio::time::Instant::now();
         let mut pause = self.retry.first_pause;
         let mut left = ready.resumed();
-        for count in 1_u32.. {
+        let mut count = 0;
+        loop {
+            count += 1;
             let answered = self.send(call, ready.headers()).await;
             let mut wait = pause;
             let last = match answered {
@@ -223,7 +226,6 @@ impl PayingClient {
             }
             tokio::time::sleep(wait).await;
         }
-        unreachable!("presentations_max ends the loop")
     }
 
     async fn give_up(
