@@ -20,7 +20,7 @@ pub(crate) mod exit {
 #[derive(Debug)]
 pub(crate) struct CliError {
     /// Stable name for programs.
-    pub(crate) code: String,
+    pub(crate) code: &'static str,
     /// The process's exit code.
     pub(crate) exit: u8,
     /// One sentence.
@@ -33,19 +33,19 @@ pub(crate) struct CliError {
     /// `unknown`. `None` where no money is involved.
     pub(crate) payment: Option<&'static str>,
     /// Figures behind the message.
-    pub(crate) details: Value,
+    pub(crate) details: Box<Value>,
 }
 
 impl CliError {
-    fn new(code: &str, exit: u8, message: impl Into<String>) -> Self {
+    fn new(code: &'static str, exit: u8, message: impl Into<String>) -> Self {
         Self {
-            code: code.to_owned(),
+            code,
             exit,
             message: message.into(),
             suggestion: None,
             retryable: false,
             payment: None,
-            details: Value::Null,
+            details: Box::default(),
         }
     }
 
@@ -68,7 +68,7 @@ impl CliError {
 
     /// An error that the client crate classified.
     pub(crate) fn payment(
-        code: &str,
+        code: &'static str,
         exit: u8,
         message: impl Into<String>,
         payment: &'static str,
@@ -101,7 +101,7 @@ impl CliError {
                 object["payment"] = json!({ "status": payment });
             }
             if !self.details.is_null() {
-                object["details"] = self.details.clone();
+                object["details"] = (*self.details).clone();
             }
             terminal::note(&object.to_string());
         }

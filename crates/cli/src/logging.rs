@@ -14,8 +14,7 @@ use tracing_subscriber::{EnvFilter, fmt, registry};
 
 /// Starts logging: text on a terminal, one JSON object per line otherwise.
 pub(crate) fn start() {
-    let wanted =
-        EnvFilter::builder().with_default_directive(Level::WARN.into()).from_env_lossy();
+    let wanted = EnvFilter::builder().with_default_directive(Level::WARN.into()).from_env_lossy();
     let filter = wanted.and(FilterFn::new(is_safe));
     let layer = if io::stderr().is_terminal() {
         fmt::layer().with_writer(io::stderr).boxed()

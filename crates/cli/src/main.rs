@@ -1,2 +1,7 @@
-//! The pay402 binary.
-fn main() {}
+//! The `pay402` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pay402::main()
+}

@@ -27,14 +27,18 @@ pub(crate) fn from_file(setting: &str, path: &Path) -> Result<Zeroizing<String>,
     let fail = |problem: String| Misconfigured::new(setting, format!("{shown}: {problem}"));
     let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
     if metadata.len() > SECRET_FILE_BYTES_MAX {
-        return Err(fail(format!("larger than {SECRET_FILE_BYTES_MAX} bytes; is it the right file?")));
+        return Err(fail(format!(
+            "larger than {SECRET_FILE_BYTES_MAX} bytes; is it the right file?"
+        )));
     }
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(fail(format!("mode {mode:03o} lets others read it; run chmod 600 {shown}")));
+            return Err(fail(format!(
+                "mode {mode:03o} lets others read it; run chmod 600 {shown}"
+            )));
         }
     }
     let mut text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
@@ -45,9 +49,8 @@ pub(crate) fn from_file(setting: &str, path: &Path) -> Result<Zeroizing<String>,
 
 /// Reads a private key: 32 bytes of hexadecimal, with or without `0x`.
 pub(crate) fn signer(setting: &str, key: &str) -> Result<PrivateKeySigner, Misconfigured> {
-    let bad = || {
-        Misconfigured::new(setting, "is not a private key; it must be 32 bytes of hexadecimal")
-    };
+    let bad =
+        || Misconfigured::new(setting, "is not a private key; it must be 32 bytes of hexadecimal");
     let mut bytes = Zeroizing::new([0_u8; 32]);
     let digits = key.trim();
     hex::decode_to_slice(digits.strip_prefix("0x").unwrap_or(digits), &mut bytes[..])
@@ -70,8 +73,8 @@ pub(crate) fn state_folder() -> Result<PathBuf, Misconfigured> {
     if let Some(folder) = std::env::var_os("XDG_STATE_HOME").filter(|value| !value.is_empty()) {
         return Ok(PathBuf::from(folder).join("pay402"));
     }
-    let home = std::env::var_os("HOME").filter(|value| !value.is_empty()).ok_or_else(|| {
-        Misconfigured::new("HOME", "is not set; name a folder with --state-dir")
-    })?;
+    let home = std::env::var_os("HOME")
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| Misconfigured::new("HOME", "is not set; name a folder with --state-dir"))?;
     Ok(PathBuf::from(home).join(".local/state/pay402"))
 }

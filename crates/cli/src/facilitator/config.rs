@@ -211,7 +211,9 @@ mod tests {
             let error = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(expected), "{to}: {error}");
         }
-        let twice = format!("{GOOD}\n[[network]]\nid = \"eip155:84532\"\nrpc = \"x\"\nsigner = {{ env = \"X\" }}");
+        let twice = format!(
+            "{GOOD}\n[[network]]\nid = \"eip155:84532\"\nrpc = \"x\"\nsigner = {{ env = \"X\" }}"
+        );
         assert!(parse(&twice).unwrap_err().to_string().contains("configured twice"));
     }
 

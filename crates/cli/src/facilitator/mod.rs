@@ -1,0 +1,143 @@
+//! `pay402 facilitator`: verify and settle for resource servers.
+
+mod config;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::signers::local::PrivateKeySigner;
+use pay402_core::asset::AssetId;
+use pay402_core::error::Misconfigured;
+use pay402_core::network::Network;
+use pay402_core::time::SystemClock;
+use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Settings};
+use pay402_facilitator::api::{Access, KeyHash, router};
+use pay402_facilitator::failpoint::Failpoints;
+use pay402_facilitator::{Engine, Options};
+use pay402_store::SqliteJournal;
+
+use self::config::{Config, Signer};
+use crate::error::CliError;
+use crate::{secret, serve, terminal};
+
+/// How long settlements that callers wait for may take to finish after a signal to stop.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// Verify and settle x402 payments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = r#"A configuration that is enough for local tests:
+
+  listen = "127.0.0.1:4020"
+  database = "facilitator.db"
+
+  [[network]]
+  id = "eip155:84532"
+  rpc = "http://127.0.0.1:8545"
+  signer = { env = "FACILITATOR_PRIVATE_KEY" }
+
+The signer pays the gas of settlements and needs nothing else. A key file instead:
+  signer = { keystore = "signer.json", password_env = "SIGNER_PASSWORD" }"#)]
+pub(crate) struct Args {
+    /// The configuration file.
+    #[arg(long, env = "CONFIG", value_name = "FILE", default_value = "facilitator.toml")]
+    config: PathBuf,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), CliError> {
+    let config = config::read(&args.config)?;
+    let access = access(&config)?;
+    let mut networks: Vec<Arc<dyn Network>> = Vec::new();
+    for (index, network) in config.networks.iter().enumerate() {
+        networks.push(Arc::new(network_of(index, network)?));
+    }
+    let journal = Arc::new(SqliteJournal::open(&config.database)?);
+    let options = Options { failpoints: Failpoints::from_env()?, ..Options::default() };
+    let listener = serve::listen(config.listen).await?;
+    let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
+    let engine = Engine::start(networks, journal, Arc::new(SystemClock), options).await?;
+    let kinds = engine.kinds().kinds.iter();
+    let names: Vec<_> =
+        kinds.map(|kind| format!("{} v{}", kind.network, kind.version.number())).collect();
+    terminal::say(&format!(
+        "facilitator listening on http://{address}, settling exact on {}",
+        names.join(", ")
+    ));
+    let served = serve::serve_until_stopped(listener, router(engine.clone(), access)).await;
+    engine.stop(DRAIN).await;
+    served
+}
+
+fn access(config: &Config) -> Result<Access, Misconfigured> {
+    let mut keys = Vec::new();
+    for (index, caller) in config.callers.iter().enumerate() {
+        let key = KeyHash::parse(&caller.key_sha256).map_err(|error| {
+            let setting = format!("caller[{index}].key_sha256");
+            Misconfigured::new(setting, format!("of {:?} is {error}", caller.name))
+        })?;
+        keys.push(key);
+    }
+    let access = if keys.is_empty() { Access::Open } else { Access::Keys(keys) };
+    access.check_listen(config.listen).map_err(|error| {
+        Misconfigured::new("listen", format!("{} (as [[caller]] with key_sha256)", error.problem))
+    })?;
+    Ok(access)
+}
+
+fn network_of(index: usize, network: &config::Network) -> Result<EvmNetwork, Misconfigured> {
+    let setting = format!("network[{index}]");
+    let mut assets = AssetTable::defaults();
+    for (position, asset) in network.assets.iter().enumerate() {
+        assets = with_asset(assets, &format!("{setting}.asset[{position}]"), &network.id, asset)?;
+    }
+    let settings = Settings {
+        setting: setting.clone(),
+        confirmations: network.confirmations.unwrap_or(1),
+        ..Settings::default()
+    };
+    let signer = signer(&format!("{setting}.signer"), &network.signer)?;
+    let clock = Arc::new(SystemClock);
+    EvmNetwork::connect(network.id.clone(), &network.rpc.0, vec![signer], assets, clock, settings)
+}
+
+fn with_asset(
+    assets: AssetTable,
+    setting: &str,
+    network: &pay402_core::NetworkId,
+    asset: &config::Asset,
+) -> Result<AssetTable, Misconfigured> {
+    let Some(details) = &asset.details else {
+        let known = assets.find(&AssetId::new(network.clone(), &asset.address)).is_some();
+        let problem = "is not in the default table; add symbol, decimals, name and version";
+        return if known { Ok(assets) } else { Err(Misconfigured::new(setting, problem)) };
+    };
+    let domain = (details.name.as_str(), details.version.as_str());
+    let (symbol, decimals) = (&details.symbol, details.decimals);
+    let asset = Asset::eip3009(network, &asset.address, symbol, decimals, domain, Peg::Other)
+        .map_err(|error| Misconfigured::new(format!("{setting}.address"), error.to_string()))?;
+    Ok(assets.with(asset))
+}
+
+fn signer(setting: &str, signer: &Signer) -> Result<PrivateKeySigner, Misconfigured> {
+    let needed = |name: &str| {
+        secret::from_environment(name)?.ok_or_else(|| {
+            let problem = format!("needs the environment variable {name} (or {name}_FILE)");
+            Misconfigured::new(setting, problem)
+        })
+    };
+    match signer {
+        Signer::Environment { env } => secret::signer(&format!("{setting}.env"), &needed(env)?),
+        Signer::Keystore { keystore, password_env, password_file } => {
+            let password = match (password_env, password_file) {
+                (Some(name), None) => needed(name)?,
+                (None, Some(path)) => secret::from_file(&format!("{setting}.password_file"), path)?,
+                _ => {
+                    let problem = "needs exactly one of password_env and password_file";
+                    return Err(Misconfigured::new(setting, problem));
+                }
+            };
+            let key = pay402_evm::keystore::open_file(setting, keystore, &password)?;
+            secret::signer_from(setting, &key)
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! `pay402 pay`: curl that pays when it is asked to, inside the owner's limits.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pay402_client::{
+    OwnerPolicy, Paid, PayError, PayingClient, Preview, Priced, Receipt, ReceiptStatus, Wallet,
+};
+use pay402_core::error::Misconfigured;
+use pay402_core::refusal::Retry;
+use pay402_core::spend::Verdict;
+use pay402_core::{NetworkId, Price};
+use pay402_evm::{AssetTable, ExactClient, Rpc};
+use pay402_store::SqliteLedger;
+use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Method, Request};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::error::CliError;
+use crate::{secret, terminal};
+
+/// Most bytes of a request body.
+const DATA_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Fetch a URL, and pay for it when the server asks.
+///
+/// The response goes to standard output, everything else to standard error. The key of the paying
+/// account is read from EVM_PRIVATE_KEY, from the file named by EVM_PRIVATE_KEY_FILE, or from
+/// --keystore. What was spent is remembered in the state folder, so limits hold across calls.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 done, 2 usage, 3 configuration, 4 network, 5 payment failed, \
+    6 over --max-amount or insufficient funds, 8 signing, 11 denied by policy, 13 payment sent but \
+    its outcome is unknown, 22 HTTP error with --fail."
+)]
+pub(crate) struct Args {
+    /// What to fetch.
+    url: Url,
+    /// HTTP method; POST when there is data.
+    #[arg(short = 'X', long = "request", value_name = "METHOD")]
+    method: Option<Method>,
+    /// Header to send, as 'Name: value'. May be repeated.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// Body to send; @FILE reads it from a file.
+    #[arg(short = 'd', long, value_name = "DATA")]
+    data: Option<String>,
+    /// Most that this payment may cost, in dollars.
+    #[arg(long, value_name = "DOLLARS", default_value = "1", value_parser = dollars)]
+    max_amount: Price,
+    /// Most that may be spent in total, in dollars, over all calls that share the state folder.
+    #[arg(long, value_name = "DOLLARS", default_value = "10", value_parser = dollars)]
+    max_spend: Price,
+    /// Pay only on this network: a CAIP-2 id or a name. May be repeated.
+    #[arg(short = 'n', long = "network", value_name = "NETWORK")]
+    networks: Vec<NetworkId>,
+    /// Show what it would cost, and whether the limits allow it. Signs nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Fail with exit code 22, and without output, when the status is 400 or more.
+    #[arg(short = 'f', long)]
+    fail: bool,
+    /// Print the response's status line and headers before its body.
+    #[arg(short = 'i', long)]
+    include: bool,
+    /// Say nothing about the payment.
+    #[arg(short = 's', long)]
+    silent: bool,
+    /// Encrypted key file (Web3 Secret Storage v3); the password comes from PAY402_PASSWORD or
+    /// PAY402_PASSWORD_FILE.
+    #[arg(long, value_name = "FILE")]
+    keystore: Option<PathBuf>,
+    /// Folder for the record of what was spent.
+    #[arg(long, env = "PAY402_STATE_DIR", value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
+    /// JSON-RPC node of the paying network, to prove what became of a payment.
+    #[arg(long, env = "EVM_RPC_URL", value_name = "URL", hide_env_values = true)]
+    rpc_url: Option<Url>,
+}
+
+fn dollars(text: &str) -> Result<Price, String> {
+    let plain = text.strip_prefix('$').unwrap_or(text);
+    Price::parse_plain(plain).map_err(|error| error.to_string())
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), CliError> {
+    let request = request(&args)?;
+    let client = client(&args).await?;
+    if args.dry_run {
+        let preview = client.quote_only(request).await.map_err(explain)?;
+        return show_preview(&preview);
+    }
+    let Paid { response, receipt } = client.execute(request).await.map_err(explain)?;
+    if !args.silent {
+        show_receipt(&receipt);
+    }
+    deliver(&args, response, &receipt).await
+}
+
+async fn client(args: &Args) -> Result<PayingClient, CliError> {
+    let signer = match &args.keystore {
+        Some(path) => {
+            let password = secret::from_environment("PAY402_PASSWORD")?.ok_or_else(|| {
+                Misconfigured::new("PAY402_PASSWORD", "is not set; --keystore needs the password")
+            })?;
+            let key = pay402_evm::keystore::open_file("--keystore", path, &password)?;
+            secret::signer_from("--keystore", &key)?
+        }
+        None => {
+            let key = secret::from_environment("EVM_PRIVATE_KEY")?.ok_or_else(|| {
+                let problem = "is not set; it must hold the key of the account that pays \
+                               (or use EVM_PRIVATE_KEY_FILE, or --keystore)";
+                Misconfigured::new("EVM_PRIVATE_KEY", problem)
+            })?;
+            secret::signer("EVM_PRIVATE_KEY", &key)?
+        }
+    };
+    let mut scheme = ExactClient::new(signer, AssetTable::defaults());
+    if let Some(url) = &args.rpc_url {
+        let (network, rpc) = Rpc::discover("--rpc-url", url.as_str()).await?;
+        scheme = scheme.with_rpc(network, rpc);
+    }
+    let folder = match &args.state_dir {
+        Some(folder) => folder.clone(),
+        None => secret::state_folder()?,
+    };
+    let ledger = SqliteLedger::open(folder.join("ledger.db"))?;
+    let mut policy = OwnerPolicy::new().per_payment(args.max_amount).total(args.max_spend);
+    if !args.networks.is_empty() {
+        policy = policy.only_networks(args.networks.iter().cloned());
+    }
+    let wallet =
+        Wallet::builder(Arc::new(ledger)).scheme(Arc::new(scheme)).policy(policy).build()?;
+    let http = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .user_agent(concat!("pay402/", env!("CARGO_PKG_VERSION")));
+    Ok(PayingClient::builder(wallet).http(http).build()?)
+}
+
+fn request(args: &Args) -> Result<Request, CliError> {
+    let body = args.data.as_deref().map(read_data).transpose()?;
+    let default = if body.is_some() { Method::POST } else { Method::GET };
+    let mut request = Request::new(args.method.clone().unwrap_or(default), args.url.clone());
+    for header in &args.headers {
+        let bad = || CliError::usage(format!("-H {:?} must be 'Name: value'", name_of(header)));
+        let (name, value) = header.split_once(':').ok_or_else(bad)?;
+        let name = HeaderName::try_from(name.trim()).map_err(|_| bad())?;
+        let value = HeaderValue::try_from(value.trim()).map_err(|_| bad())?;
+        request.headers_mut().append(name, value);
+    }
+    if let Some(body) = body {
+        if !request.headers().contains_key(CONTENT_TYPE) {
+            // As curl's -d would say; a JSON text is called by its name.
+            let json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+            let kind = if json { "application/json" } else { "application/x-www-form-urlencoded" };
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        *request.body_mut() = Some(body.into());
+    }
+    Ok(request)
+}
+
+/// A header's value may be a credential: only its name is shown.
+fn name_of(header: &str) -> &str {
+    header.split(':').next().unwrap_or_default()
+}
+
+fn read_data(data: &str) -> Result<Vec<u8>, CliError> {
+    let Some(path) = data.strip_prefix('@') else { return Ok(data.as_bytes().to_vec()) };
+    let fail = |problem: String| CliError::usage(format!("-d @{path}: {problem}"));
+    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    if metadata.len() > DATA_BYTES_MAX {
+        return Err(fail(format!("larger than {DATA_BYTES_MAX} bytes")));
+    }
+    std::fs::read(path).map_err(|error| fail(error.to_string()))
+}
+
+/// The response to standard output, as it arrives.
+async fn deliver(
+    args: &Args,
+    mut response: reqwest::Response,
+    receipt: &Receipt,
+) -> Result<(), CliError> {
+    let status = response.status();
+    let mut out = std::io::stdout().lock();
+    let failed = |error: std::io::Error| CliError::general(format!("standard output: {error}"));
+    if args.include {
+        let version = response.version();
+        writeln!(out, "{version:?} {status}\r").map_err(failed)?;
+        for (name, value) in response.headers() {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            writeln!(out, "{name}: {value}\r").map_err(failed)?;
+        }
+        writeln!(out, "\r").map_err(failed)?;
+    }
+    if args.fail && status.as_u16() >= 400 {
+        return Err(CliError::http_failed(status.as_u16()));
+    }
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => out.write_all(&chunk).map_err(failed)?,
+            Ok(None) => break,
+            Err(_) => {
+                let mut error = CliError::network("the response broke off before its end");
+                if receipt.status != ReceiptStatus::Free {
+                    error.payment = Some("settled");
+                    error = error.suggest("repeat the same call: the payment is not made twice");
+                }
+                return Err(error);
+            }
+        }
+    }
+    out.flush().map_err(failed)
+}
+
+fn show_receipt(receipt: &Receipt) {
+    let Some(terms) = &receipt.terms else { return };
+    if !terminal::stderr_is_terminal() {
+        terminal::note(&json!({ "payment": receipt }).to_string());
+        return;
+    }
+    let style = terminal::stderr_style();
+    let said = match receipt.status {
+        ReceiptStatus::Settled => style.good("paid"),
+        ReceiptStatus::Claimed => style.good("paid (by the server's word)"),
+        ReceiptStatus::Unknown => style.bad("payment sent, outcome unknown:"),
+        ReceiptStatus::Unsettled | ReceiptStatus::Free => style.dim("not charged:"),
+    };
+    let transaction = match &receipt.transaction {
+        Some(transaction) => format!(", transaction {transaction}"),
+        None => String::new(),
+    };
+    let network = &terms.network;
+    terminal::note(&format!(
+        "{said} {} to {} on {network}{transaction}",
+        terms.units(),
+        terms.pay_to
+    ));
+    if let Some(note) = &receipt.note {
+        terminal::note(&style.dim(note));
+    }
+}
+
+fn show_preview(preview: &Preview) -> Result<(), CliError> {
+    let (value, text) = match preview {
+        Preview::Free { status } => (
+            json!({ "payment_required": false, "status": status }),
+            format!("free: the server answers {status} without asking for payment"),
+        ),
+        Preview::Priced(priced) => (priced_json(priced), priced_text(priced)),
+    };
+    if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        terminal::say(&text);
+    } else {
+        terminal::say(&value.to_string());
+    }
+    Ok(())
+}
+
+fn priced_json(priced: &Priced) -> Value {
+    let candidates = priced.candidates.iter().map(|candidate| {
+        let mut value = json!(candidate.terms);
+        value["allowed"] = matches!(candidate.verdict, Verdict::Allow(_)).into();
+        if let Verdict::Deny(why) | Verdict::Ask(why) = &candidate.verdict {
+            value["rule"] = why.rule.into();
+            value["reason"] = why.message.clone().into();
+        }
+        value["spent"] = candidate.spent.posted.to_string().into();
+        value["reserved"] = candidate.spent.reserved.to_string().into();
+        value["remaining"] = candidate.remaining.map(|amount| amount.to_string()).into();
+        value
+    });
+    json!({
+        "payment_required": true,
+        "within_budget": priced.chosen.is_some(),
+        "chosen": priced.chosen,
+        "offers": candidates.collect::<Value>(),
+        "not_payable": priced.declined.iter().map(|declined| json!({
+            "scheme": declined.scheme.to_string(),
+            "network": declined.network.to_string(),
+            "reason": declined.reason.to_string(),
+        })).collect::<Value>(),
+        "open_payment": priced.open,
+    })
+}
+
+fn priced_text(priced: &Priced) -> String {
+    let style = terminal::stdout_style();
+    let mut lines = Vec::new();
+    for (index, candidate) in priced.candidates.iter().enumerate() {
+        let terms = &candidate.terms;
+        let said = match &candidate.verdict {
+            Verdict::Allow(_) if Some(index) == priced.chosen => style.good("would pay"),
+            Verdict::Allow(_) => style.dim("could pay"),
+            Verdict::Ask(_) | Verdict::Deny(_) => style.bad("would not pay"),
+        };
+        lines.push(format!("{said} {} to {} on {}", terms.units(), terms.pay_to, terms.network));
+        if let Verdict::Deny(why) | Verdict::Ask(why) = &candidate.verdict {
+            lines.push(format!("  {}: {}", why.rule, why.message));
+        }
+        if let Some(remaining) = candidate.remaining {
+            let units = remaining.to_units(terms.decimals);
+            lines.push(style.dim(&format!("  {units} {} remain of the total", terms.symbol)));
+        }
+    }
+    for declined in &priced.declined {
+        let (scheme, network) = (&declined.scheme, &declined.network);
+        lines.push(style.dim(&format!("cannot pay by {scheme} on {network}: {}", declined.reason)));
+    }
+    if let Some(open) = &priced.open {
+        lines.push(format!("an earlier payment of {} is open and would be used", open.units()));
+    }
+    lines.join("\n")
+}
+
+fn explain(error: PayError) -> CliError {
+    let payment = error.payment_status().as_str();
+    let mut shown = CliError::payment(error.code(), error.exit_code(), error.to_string(), payment);
+    shown.retryable = error.retry() == Retry::Same;
+    if let Some(denied) = error.denied() {
+        *shown.details = json!({
+            "rule": denied.rule,
+            "asked": denied.asked.to_string(),
+            "limit": denied.limit.map(|amount| amount.to_string()),
+            "remaining": denied.remaining.map(|amount| amount.to_string()),
+        });
+        shown.suggestion = match denied.rule {
+            "max_per_payment" => Some("raise --max-amount if you want to pay that much".into()),
+            "total_budget" => Some("raise --max-spend if you want to spend more in total".into()),
+            _ => None,
+        };
+    }
+    if let Some(transaction) = error.transaction() {
+        shown.details["transaction"] = transaction.into();
+    }
+    if error.retry() == Retry::Same && payment != "not_sent" {
+        shown.suggestion = Some("repeat the same call: the payment is not made twice".into());
+    }
+    shown
+}

@@ -1,0 +1,173 @@
+//! `pay402 serve`: a small resource that is for sale, to try clients and facilitators against.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::OriginalUri;
+use axum::response::Json;
+use axum::routing::{MethodFilter, on};
+use pay402_core::error::Misconfigured;
+use pay402_core::grants::Grants;
+use pay402_evm::{AssetTable, ExactServer};
+use pay402_server::{MemoryGrants, RemoteFacilitator, ResourceServer, Route};
+use pay402_store::SqliteGrants;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use url::Url;
+
+use crate::error::CliError;
+use crate::terminal;
+
+/// Sell an example answer over HTTP 402.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  pay402 serve --facilitator http://127.0.0.1:4020 \\\n    \
+    --pay-to 0xYourAddress --network eip155:84532 --price '$0.01' --route 'GET /paid'")]
+pub(crate) struct Args {
+    /// Address and port to listen on.
+    #[arg(long, default_value = "127.0.0.1:4021")]
+    listen: SocketAddr,
+    /// URL of the facilitator that verifies and settles.
+    #[arg(long, env = "FACILITATOR_URL")]
+    facilitator: Url,
+    /// Address that is paid.
+    #[arg(long, env = "EVM_PAYEE_ADDRESS")]
+    pay_to: String,
+    /// Network to be paid on: a CAIP-2 id such as eip155:8453, or a name such as base.
+    #[arg(long, env = "EVM_NETWORK", default_value = "eip155:84532")]
+    network: String,
+    /// Price per request, in dollars.
+    #[arg(long, default_value = "$0.01")]
+    price: String,
+    /// Method and path that are for sale. May be repeated.
+    #[arg(long = "route", default_value = "GET /paid")]
+    routes: Vec<String>,
+    /// Where clients reach this server; needed when that is not this machine.
+    #[arg(long)]
+    public_url: Option<Url>,
+    /// File in which claims survive a restart; without it they are kept in memory.
+    #[arg(long)]
+    database: Option<PathBuf>,
+}
+
+pub(crate) async fn run(args: Args) -> Result<(), CliError> {
+    let app = app(&args).await?;
+    let listener = listen(args.listen).await?;
+    let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
+    terminal::say(&format!(
+        "selling {} for {} on http://{address}",
+        args.routes.join(", "),
+        args.price
+    ));
+    serve_until_stopped(listener, app).await
+}
+
+async fn app(args: &Args) -> Result<Router, CliError> {
+    let facilitator = RemoteFacilitator::new(args.facilitator.as_str())?;
+    let grants: Arc<dyn Grants> = match &args.database {
+        Some(path) => Arc::new(SqliteGrants::open(path)?),
+        None => Arc::new(MemoryGrants::default()),
+    };
+    let builder = ResourceServer::builder(Arc::new(facilitator), grants)
+        .scheme(Arc::new(ExactServer::new(AssetTable::defaults())));
+    let builder = match &args.public_url {
+        Some(url) => builder.public_url(url.as_str()),
+        None if args.listen.ip().is_loopback() => builder.loopback_urls(),
+        None => {
+            let problem =
+                "is needed when listening beyond this machine: set where clients reach it";
+            return Err(Misconfigured::new("--public-url", problem).into());
+        }
+    };
+    let server = builder.start().await?;
+    let mut app = Router::new();
+    for text in &args.routes {
+        let (method, path) = parse_route(text)?;
+        let route = Route::new(&args.price, &args.pay_to)
+            .on(&args.network)
+            .description("An example answer for sale")
+            .mime_type("application/json");
+        let handler = on(method, answer).layer(server.layer(route)?);
+        app = app.route(path, handler);
+    }
+    Ok(app)
+}
+
+/// Reads `"GET /path"`.
+fn parse_route(text: &str) -> Result<(MethodFilter, &str), Misconfigured> {
+    let bad = |problem: &str| Misconfigured::new("--route", format!("{text:?} {problem}"));
+    let (method, path) =
+        text.split_once(' ').ok_or_else(|| bad("must be a method and a path: 'GET /paid'"))?;
+    if !path.starts_with('/') || path.contains(['{', '}', '*']) {
+        return Err(bad("must have a plain path that begins with a slash"));
+    }
+    let method = method.parse::<http::Method>().ok();
+    let filter = method.and_then(|method| MethodFilter::try_from(method).ok());
+    Ok((filter.ok_or_else(|| bad("must begin with a method such as GET"))?, path))
+}
+
+async fn answer(OriginalUri(uri): OriginalUri, body: Bytes) -> Json<Value> {
+    let mut answer = json!({ "ok": true, "server": "pay402", "path": uri.path() });
+    if let Ok(received) = serde_json::from_slice::<Value>(&body) {
+        answer["received"] = received;
+    }
+    Json(answer)
+}
+
+/// Listens, or says why that is not possible.
+pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        CliError::network(format!("cannot listen on {address}: {error}"))
+            .suggest("is something else using the port? choose another, or 0 for a free one")
+    })
+}
+
+/// Serves until SIGINT or SIGTERM, then finishes the requests that are under way.
+pub(crate) async fn serve_until_stopped(
+    listener: TcpListener,
+    app: Router,
+) -> Result<(), CliError> {
+    axum::serve(listener, app)
+        .with_graceful_shutdown(until_asked_to_stop())
+        .await
+        .map_err(|error| CliError::network(error.to_string()))
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(crate) async fn until_asked_to_stop() {
+    let interrupt = async {
+        // Without a handler for the signal there is nothing to wait for but the other one.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => _ = signal.recv().await,
+            Err(_) => std::future::pending::<()>().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_a_method_and_a_plain_path() {
+        assert_eq!(parse_route("GET /paid").unwrap(), (MethodFilter::GET, "/paid"));
+        for bad in ["/paid", "GET", "GET paid", "FETCH /paid", "GET /{any}", "GET /*", ""] {
+            assert!(parse_route(bad).is_err(), "{bad:?} was read as a route");
+        }
+    }
+}
