@@ -1,1 +1,5 @@
-//! pay402 benches.
+//! The code of README.md, compiled as a doc test so that it cannot rot. The benches are the binary.
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
