@@ -350,3 +350,21 @@ async fn the_idempotency_key_is_of_the_payment_and_the_store_of_claims() {
     assert_eq!(key_of(None, "1").await, None);
     task.abort();
 }
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = Router::new().fallback(async || {
+        let piece = || Ok::<_, std::io::Error>(bytes::Bytes::from_static(&[b' '; 4096]));
+        Body::from_stream(futures_util::stream::repeat_with(piece))
+    });
+    let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let remote = RemoteFacilitator::new(&url).unwrap();
+    let soon = std::time::Duration::from_secs(8);
+    let error = tokio::time::timeout(soon, remote.supported()).await.unwrap().unwrap_err();
+    assert!(error.problem.contains("larger than 65536 bytes"), "{error}");
+    let settled = tokio::time::timeout(soon, remote.settle(&payment())).await.unwrap();
+    assert_eq!(settled, Ok(Settled::Pending { transaction: None }));
+    task.abort();
+}
