@@ -20,7 +20,7 @@ use pay402_core::resource::ResourceInfo;
 use pay402_core::time::UnixTime;
 use pay402_core::transport::http::{Asking, read_payment};
 use pay402_core::wire::terms_about;
-use pay402_core::{Payment, PaymentKey, Refusal, Refused, Requirements, WireVersion};
+use pay402_core::{Payment, PaymentKey, Refusal, Refused, WireVersion};
 use serde_json::{Map, Value, json};
 
 use crate::place::{PATH_BYTES_MAX, Place, RequestMeta, names_same_path};
@@ -39,7 +39,7 @@ pub const CLAIM_KEPT_S: u64 = 24 * 3600;
 /// Most encoded 402 answers a gate keeps, one per URL.
 pub const ASKED_MAX: usize = 1024;
 
-const UNPAID: &str = "payment is required: send one of the offers, signed, as PAYMENT-SIGNATURE";
+const UNPAID: &str = "payment is required: sign one of the offers and send it with the request";
 
 /// What to do with a request.
 #[derive(Debug)]
@@ -66,9 +66,8 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     offers: Vec<Arc<Offer>>,
     route: Route,
-    /// What is asked for, but for the URL.
+    /// What is asked for, but for the URL and the offers.
     required: PaymentRequired,
-    v1_accepts: Vec<Requirements>,
     /// Encoded answers by URL.
     asked: RwLock<HashMap<Box<str>, Answer>>,
 }
@@ -95,22 +94,17 @@ impl Gate {
             mime_type: route.mime_type.clone(),
             other: Map::new(),
         };
-        let offered = |version: WireVersion| {
-            let offers = offers.iter().filter(move |offer| offer.versions.contains(&version));
-            offers.map(|offer| offer.terms.clone()).collect()
-        };
         let required = PaymentRequired {
-            version: WireVersion::V2,
+            version: WireVersion::CURRENT,
             error: Some(UNPAID.into()),
             resource,
-            accepts: offered(WireVersion::V2),
+            accepts: Vec::new(),
             extensions: Map::from_iter([("payment-identifier".to_owned(), identifier_info())]),
             other: Map::new(),
         };
-        let v1_accepts = offered(WireVersion::V1);
         let offers = offers.into_iter().map(Arc::new).collect();
         let asked = RwLock::default();
-        Self { inner: Arc::new(Inner { shared, offers, route, required, v1_accepts, asked }) }
+        Self { inner: Arc::new(Inner { shared, offers, route, required, asked }) }
     }
 
     /// Decides on a request. The handler runs only for [`Admission::Serve`].
@@ -182,8 +176,7 @@ impl Gate {
             Ok(place) => place,
             Err(answer) => return *answer,
         };
-        let required = self.required_at(&place);
-        let answer = reply::asked(&Asking::offering(&required, &self.inner.v1_accepts));
+        let answer = reply::asked(&self.offering(&self.required_at(&place)));
         if cacheable {
             let mut asked = self.inner.asked.write().unwrap_or_else(PoisonError::into_inner);
             // Starting over is cheaper than bookkeeping, and a route of many URLs gains little.
@@ -204,7 +197,9 @@ impl Gate {
     ) -> Answer {
         let status = reply::status_of(&refused.reason);
         if status == StatusCode::PAYMENT_REQUIRED {
-            caller.ask_again(&self.required_at(place), &self.inner.v1_accepts, refused)
+            let error = Some(refused.to_string());
+            let required = PaymentRequired { error, ..self.required_at(place) };
+            caller.ask_again(&self.offering(&required), refused)
         } else {
             reply::later(caller.refused(status, refused))
         }
@@ -248,6 +243,13 @@ impl Gate {
         let origin = self.inner.shared.base.origin(request);
         let origin = origin.map_err(|error| Box::new(reply::malformed(&error)))?;
         Ok(Place::new(request, &origin, &self.inner.route.mounted_at))
+    }
+
+    fn offering(&self, required: &PaymentRequired) -> Asking {
+        Asking::offering(required, |version| {
+            let offers = self.inner.offers.iter().filter(|offer| offer.versions.contains(&version));
+            offers.map(|offer| offer.terms.clone()).collect()
+        })
     }
 
     fn required_at(&self, place: &Place) -> PaymentRequired {

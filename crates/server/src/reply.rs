@@ -5,10 +5,9 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use pay402_core::error::Malformed;
 use pay402_core::facilitator::{Settled, Settlement};
-use pay402_core::payment::PaymentRequired;
 use pay402_core::refusal::Reason;
 use pay402_core::transport::http::{Asking, keep_private, malformed_response, write_outcome};
-use pay402_core::{NetworkId, Refusal, Refused, Requirements, WireVersion};
+use pay402_core::{NetworkId, Refusal, Refused, WireVersion};
 use serde_json::{Map, Value};
 
 use crate::Answer;
@@ -88,14 +87,8 @@ impl Caller {
     }
 
     /// A 402 that says why the last payment was refused.
-    pub(crate) fn ask_again(
-        &self,
-        required: &PaymentRequired,
-        v1_accepts: &[Requirements],
-        refused: &Refused,
-    ) -> Answer {
-        let required = PaymentRequired { error: Some(refused.to_string()), ..required.clone() };
-        let mut answer = asked(&Asking::offering(&required, v1_accepts));
+    pub(crate) fn ask_again(&self, asking: &Asking, refused: &Refused) -> Answer {
+        let mut answer = asked(asking);
         self.tell(&mut answer, &Settled::Refused(refused.clone()));
         answer
     }

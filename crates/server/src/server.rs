@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, Uri};
 use pay402_core::asset::canonical_address;
 use pay402_core::error::Misconfigured;
-use pay402_core::facilitator::{Facilitator, Supported};
+use pay402_core::facilitator::{Facilitator, Kind, Supported};
 use pay402_core::grants::Grants;
 use pay402_core::scheme::{ServerScheme, Tariff};
 use pay402_core::time::{Clock, SystemClock};
@@ -28,8 +28,6 @@ use crate::route::{MAX_TIMEOUT_S_LIMIT, Route};
 pub const OFFER_BYTES_MAX: usize = 5 * 1024;
 /// How often forgotten claims are pruned, in seconds.
 const PRUNE_EVERY_S: u64 = 60;
-/// Versions in the order in which kinds are looked for.
-const VERSIONS: [WireVersion; 2] = [WireVersion::V2, WireVersion::V1];
 
 /// Sells resources: makes a [`Gate`] or a [`PaymentLayer`] for each paid [`Route`]. Cheap to clone.
 #[derive(Clone)]
@@ -107,11 +105,12 @@ impl ResourceServer {
     ) -> Result<Offer, Misconfigured> {
         let (supported, name) = (&self.shared.supported, scheme.scheme());
         let has = |version: &WireVersion| supported.has(*version, &name, network);
-        let versions: Vec<_> = VERSIONS.into_iter().filter(has).collect();
-        if !versions.contains(&WireVersion::V2) {
+        let versions: Vec<_> = WireVersion::ALL.into_iter().filter(has).collect();
+        if !versions.contains(&WireVersion::CURRENT) {
             let problem = format!(
-                "does not settle {name} on {network} in version 2; it settles {}. Choose another \
+                "does not settle {name} on {network} in version {}; it settles {}. Choose another \
                  facilitator or network",
+                WireVersion::CURRENT.number(),
                 list(supported)
             );
             return Err(Misconfigured::new("facilitator", problem));
@@ -119,9 +118,9 @@ impl ResourceServer {
         let mut terms =
             scheme.requirements(network, tariff, &route.pay_to, route.max_timeout_seconds)?;
         // What the facilitator needs in `extra` is added, but what the scheme set stays.
-        let kinds = supported.kinds.iter().filter(|kind| {
-            kind.version == WireVersion::V2 && kind.scheme == name && kind.network == *network
-        });
+        let same = |kind: &&Kind| kind.scheme == name && kind.network == *network;
+        let kinds = supported.kinds.iter().filter(same);
+        let kinds = kinds.filter(|kind| kind.version == WireVersion::CURRENT);
         for (key, value) in kinds.flat_map(|kind| &kind.extra) {
             terms.extra.entry(key.clone()).or_insert_with(|| value.clone());
         }

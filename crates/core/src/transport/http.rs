@@ -108,22 +108,19 @@ pub struct Asking {
 impl Asking {
     /// Encodes `required` for both versions.
     pub fn new(required: &PaymentRequired) -> Self {
-        Self::offering(required, &required.accepts)
+        Self::offering(required, |_| required.accepts.clone())
     }
 
-    /// Encodes `required` for both versions, where version 1 is offered only `v1_accepts`: a
-    /// facilitator may settle an offer in one version and not in the other.
-    pub fn offering(required: &PaymentRequired, v1_accepts: &[Requirements]) -> Self {
+    /// Encodes `required` for both versions, offering in each what `accepts` says: a facilitator
+    /// may settle an offer in one version and not in the other.
+    pub fn offering(
+        required: &PaymentRequired,
+        accepts: impl Fn(WireVersion) -> Vec<Requirements>,
+    ) -> Self {
         let encode = |version| {
-            let accepts = match version {
-                WireVersion::V1 => v1_accepts.to_vec(),
-                WireVersion::V2 => required.accepts.clone(),
-            };
-            wire::encode_payment_required(&PaymentRequired {
-                version,
-                accepts,
-                ..required.clone()
-            })
+            let accepts = accepts(version);
+            let required = PaymentRequired { version, accepts, ..required.clone() };
+            wire::encode_payment_required(&required)
         };
         let mut headers = HeaderMap::new();
         headers.insert(&PAYMENT_REQUIRED, encode_header(&encode(WireVersion::V2)));

@@ -25,6 +25,11 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub const ACCEPTS_MAX: usize = 64;
 
 impl WireVersion {
+    /// The version that everything is offered in; the others are offered beside it.
+    pub const CURRENT: Self = Self::V2;
+    /// Every version, the current one first.
+    pub const ALL: [Self; 2] = [Self::V2, Self::V1];
+
     /// The number in `x402Version`.
     pub const fn number(self) -> u64 {
         match self {
