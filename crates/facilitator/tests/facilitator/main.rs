@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(unreachable_pub)] // modules of one test program
 
+mod api;
 mod bed;
 mod chain;
 mod crash;
