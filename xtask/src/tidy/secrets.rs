@@ -1,6 +1,6 @@
 //! What must not be in a public repository: paths of somebody's machine, hosts of somebody's
 //! package registry, and private keys. Only the keys that every development node publishes may
-//! stand here, each marked `public dev key`.
+//! stand here, each marked as a public dev key.
 
 use super::Finding;
 use super::source::{Source, Tree, find_all};
@@ -8,8 +8,8 @@ use super::source::{Source, Tree, find_all};
 /// Folders at the root of a machine under which people and build systems keep their files.
 const HOMES: &[&str] = &["builds", "home", "root", "runner", "Users", "work", "workspace"];
 
-/// The marker of a key that everybody knows.
-const MARKER: &str = "public dev key";
+/// How the marker of a key that everybody knows begins: `public dev key`, or a longer form of it.
+const MARKER: &str = "public dev";
 /// How many lines above the key, or below it, the marker may stand.
 const NEARBY_LINES: usize = 12;
 
@@ -75,10 +75,10 @@ pub(super) fn private_keys(tree: &Tree) -> Vec<Finding> {
             let suspicious = known || KEY_WORDS.iter().any(|word| line.contains(word));
             if suspicious && !is_marked(file, at) {
                 let message = match known {
-                    true => format!("a well-known key: say `{MARKER}` beside it"),
-                    false => format!("looks like a private key; if all know it, say `{MARKER}`"),
+                    true => "a well-known key: say `public dev key` beside it",
+                    false => "looks like a private key; if all know it, say `public dev key`",
                 };
-                findings.push(finding(file, at, "private keys", message));
+                findings.push(finding(file, at, "private keys", message.to_owned()));
             }
         }
     }
