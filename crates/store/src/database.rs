@@ -54,6 +54,7 @@ const KINDS: [&StoreKind; 3] = [&JOURNAL, &GRANTS, &LEDGER];
 
 /// Opens the file at `path`, or makes it.
 pub(crate) fn open(kind: &StoreKind, path: &Path) -> Result<Connection, Misconfigured> {
+    let path = &plain(path);
     let at = Place { kind, path };
     at.make_owned_file()?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -61,7 +62,7 @@ pub(crate) fn open(kind: &StoreKind, path: &Path) -> Result<Connection, Misconfi
     let mut connection = Connection::open_with_flags(path, flags).map_err(sql)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
     // A stranger's file is not touched: what it is comes first.
-    at.check_kind(&connection)?;
+    at.look_first(&connection)?;
     let mode = patiently(|| make_durable(&connection)).map_err(sql)?;
     if mode != "wal" {
         return Err(at.wrong(&format!(
@@ -72,6 +73,12 @@ pub(crate) fn open(kind: &StoreKind, path: &Path) -> Result<Connection, Misconfi
     at.migrate(&mut connection)?;
     at.check_health(&connection)?;
     Ok(connection)
+}
+
+/// SQLite takes `:memory:` and `file:…` for more than names. A path that starts with a directory is
+/// always one.
+fn plain(path: &Path) -> PathBuf {
+    if path.is_absolute() { path.to_path_buf() } else { Path::new(".").join(path) }
 }
 
 /// A store that ends with the process, for tests.
@@ -96,12 +103,10 @@ fn make_durable(connection: &Connection) -> rusqlite::Result<String> {
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update_and_check(
-        None,
-        "journal_size_limit",
-        LOG_BYTES_KEPT,
-        |_row| Ok(()),
-    )?;
+    let ignored = |_row: &rusqlite::Row<'_>| Ok(());
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_KEPT, ignored)?;
+    // The writer moves the log itself: SQLite would not tell it of a sync that failed.
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", 0, ignored)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
 }
 
@@ -211,7 +216,15 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// Refuses files of other kinds, of strangers and of the future. Changes nothing.
+    /// Looks at the file as it is at one moment: another process may be making it.
+    fn look_first(&self, connection: &Connection) -> Result<(), Misconfigured> {
+        let moment = patiently(|| connection.unchecked_transaction());
+        let moment = moment.map_err(|error| self.damaged_or(&error))?;
+        self.check_kind(&moment)
+    }
+
+    /// Refuses files of other kinds, of strangers and of the future. Changes nothing. To be called
+    /// in a transaction.
     fn check_kind(&self, connection: &Connection) -> Result<(), Misconfigured> {
         let sql = |error: rusqlite::Error| self.damaged_or(&error);
         let (id, version, tables) = patiently(|| state(connection)).map_err(sql)?;
@@ -336,9 +349,21 @@ mod tests {
         assert_eq!(pragma(&connection, "secure_delete"), 1);
         assert_eq!(pragma(&connection, "foreign_keys"), 1);
         assert_eq!(pragma(&connection, "fullfsync"), 1);
+        assert_eq!(pragma(&connection, "wal_autocheckpoint"), 0, "the writer does it");
         let mode: String =
             connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
         assert_eq!(mode, "wal");
+    }
+
+    #[test]
+    fn names_that_sqlite_reads_otherwise_are_files() {
+        assert_eq!(plain(Path::new(":memory:")), Path::new("./:memory:"));
+        assert_eq!(plain(Path::new("file:x?mode=memory")), Path::new("./file:x?mode=memory"));
+        assert_eq!(plain(Path::new("/var/lib/x")), Path::new("/var/lib/x"));
+        let directory = tempfile::tempdir().unwrap();
+        let odd = directory.path().join("file:x?mode=memory&vfs=none#1%41");
+        drop(open(&JOURNAL, &odd).unwrap());
+        assert!(odd.metadata().unwrap().len() > 0, "it is not in the file that was named");
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::database::{BUSY_TIMEOUT, StoreKind};
 pub const QUEUE_COMMANDS_MAX: usize = 1024;
 /// Most commands that share one commit.
 pub const BATCH_COMMANDS_MAX: usize = 256;
+/// Changes after which the write-ahead log is moved into the file, so that it does not grow.
+const LOG_COMMANDS_MAX: usize = 200;
 /// How long a store rests before its write-ahead log is emptied, so that what was wiped does not
 /// linger there.
 const REST: Duration = Duration::from_millis(500);
@@ -183,14 +185,16 @@ struct Owner {
 
 impl Owner {
     fn work(mut self, commands: &Receiver<Message>) {
-        let mut unrested = false;
+        // Changes that may still be in the log.
+        let mut logged = 0;
         loop {
             let first = match commands.recv_timeout(REST) {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
-                    if unrested && self.failed.is_none() {
-                        unrested = self.empty_log();
+                    if logged > 0 && self.failed.is_none() {
+                        let left = self.move_log("PRAGMA wal_checkpoint(TRUNCATE)");
+                        logged = if left { logged } else { 0 };
                         continue;
                     }
                     // Nothing to do until somebody asks.
@@ -202,8 +206,12 @@ impl Owner {
             };
             let mut batch = vec![first];
             batch.extend(commands.try_iter().take(BATCH_COMMANDS_MAX - 1));
-            unrested |= batch.iter().any(|message| message.access == Access::Write);
+            let before = logged;
+            logged += batch.iter().filter(|message| message.access == Access::Write).count();
             self.run_batch(batch);
+            if before / LOG_COMMANDS_MAX < logged / LOG_COMMANDS_MAX && self.failed.is_none() {
+                self.move_log("PRAGMA wal_checkpoint(PASSIVE)");
+            }
         }
     }
 
@@ -269,12 +277,13 @@ impl Owner {
         failed
     }
 
-    /// Moves the write-ahead log into the file and empties it. Says whether some of it is left
-    /// because another process was reading.
-    fn empty_log(&mut self) -> bool {
-        let busy = self.connection.busy_timeout(Duration::ZERO).and_then(|()| {
-            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
-        });
+    /// Moves the write-ahead log into the file. Says whether some of it is left because another
+    /// process was reading.
+    fn move_log(&mut self, checkpoint: &'static str) -> bool {
+        let busy = self
+            .connection
+            .busy_timeout(Duration::ZERO)
+            .and_then(|()| self.connection.query_row(checkpoint, [], |row| row.get(0)));
         let patient = self.connection.busy_timeout(BUSY_TIMEOUT);
         match (busy, patient) {
             (Ok(busy), Ok(())) => busy,

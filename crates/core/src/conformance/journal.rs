@@ -316,10 +316,10 @@ pub async fn a_lease_excludes_others_until_it_expires<J: Journal + 'static>(on: 
     // Expired, but nobody took it: it still is the holder's.
     let late = try_lease(&*on.store, "here", at(1_100), at(1_130)).await;
     assert_eq!(late.as_ref(), Some(&first));
-    let taken = try_lease(&*on.store, "there", at(1_131), at(1_160)).await.expect("it expired");
+    let taken = try_lease(&*on.store, "there", at(1_130), at(1_160)).await.expect("it expired");
     assert!(taken.token > first.token, "a take-over has to raise the token");
     assert_eq!(try_lease(&*on.store, "here", at(1_140), at(1_170)).await, None);
-    let back = try_lease(&*on.store, "here", at(1_161), at(1_190)).await.expect("it expired");
+    let back = try_lease(&*on.store, "here", at(1_160), at(1_190)).await.expect("it expired");
     assert!(back.token > taken.token, "coming back has to raise the token");
 }
 
@@ -368,7 +368,10 @@ pub async fn a_lease_covers_its_network_only<J: Journal + 'static>(on: On<J>) {
 
 /// Those callers waited in a process that is gone. Renewing is no take-over.
 pub async fn a_take_over_owes_what_was_waited_for<J: Journal + 'static>(on: On<J>) {
+    // Entered by somebody who was gone before anybody ever held the lease.
+    enter(&*on.store, new("before")).await;
     let first = lease(&*on.store).await;
+    assert_eq!(find(&*on.store, "before").await.delivery, Delivery::Owed);
     for name in ["open", "closed", "told"] {
         enter(&*on.store, new(name)).await;
     }

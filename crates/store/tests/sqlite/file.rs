@@ -139,6 +139,21 @@ async fn an_answer_is_committed() {
 }
 
 #[tokio::test]
+async fn the_log_does_not_grow_without_rest() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = SqliteJournal::open(directory.path().join("journal")).unwrap();
+    for number in 0..1_500 {
+        // About 30 KB of log each: without being moved, it would hold 45 MB.
+        let mut new = entry(&number.to_string());
+        new.plan = vec![1; 4096];
+        journal.enter(new).await.unwrap();
+    }
+    let log = directory.path().join("journal-wal").metadata().unwrap().len();
+
+    assert!(log < 16 << 20, "the log has grown to {log} bytes");
+}
+
+#[tokio::test]
 async fn another_process_that_writes_for_long_is_unavailable_not_fatal() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
