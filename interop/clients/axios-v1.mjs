@@ -19,4 +19,5 @@ report({
   status: response.status,
   body: response.data,
   outcome: outcome ? decodeXPaymentResponse(outcome) : null,
+  error: response.data.error ?? null,
 });

@@ -1,6 +1,7 @@
 // Buys one resource with @x402/axios, stock settings: scheme `exact` on every EVM network.
 import axios from "axios";
 import { decodePaymentResponseHeader, wrapAxiosWithPaymentFromConfig } from "@x402/axios";
+import { decodePaymentRequiredHeader } from "@x402/core/http";
 import { ExactEvmScheme } from "@x402/evm";
 import { privateKeyToAccount } from "viem/accounts";
 import { report, requestFromEnvironment } from "../environment.mjs";
@@ -18,9 +19,11 @@ try {
   if (!error.response) throw error;
   response = error.response;
 }
+const price = response.headers["payment-required"];
 const outcome = response.headers["payment-response"];
 report({
   status: response.status,
   body: response.data,
   outcome: outcome ? decodePaymentResponseHeader(outcome) : null,
+  error: price ? decodePaymentRequiredHeader(price).error : null,
 });

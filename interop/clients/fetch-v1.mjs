@@ -7,8 +7,10 @@ const pay = wrapFetchWithPayment(fetch, await createSigner("base-sepolia", priva
 const headers = body === undefined ? {} : { "content-type": "application/json" };
 const response = await pay(url, { method, headers, body });
 const outcome = response.headers.get("x-payment-response");
+const content = jsonOrText(await response.text());
 report({
   status: response.status,
-  body: jsonOrText(await response.text()),
+  body: content,
   outcome: outcome ? decodeXPaymentResponse(outcome) : null,
+  error: content.error ?? null,
 });

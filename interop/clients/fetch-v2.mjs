@@ -1,5 +1,6 @@
 // Buys one resource with @x402/fetch, stock settings: default spend controls, scheme `exact` on every EVM network.
 import { decodePaymentResponseHeader, wrapFetchWithPaymentFromConfig } from "@x402/fetch";
+import { decodePaymentRequiredHeader } from "@x402/core/http";
 import { ExactEvmScheme } from "@x402/evm";
 import { privateKeyToAccount } from "viem/accounts";
 import { jsonOrText, report, requestFromEnvironment } from "../environment.mjs";
@@ -10,9 +11,11 @@ const pay = wrapFetchWithPaymentFromConfig(fetch, {
 });
 const headers = body === undefined ? {} : { "content-type": "application/json" };
 const response = await pay(url, { method, headers, body });
+const price = response.headers.get("payment-required");
 const outcome = response.headers.get("payment-response");
 report({
   status: response.status,
   body: jsonOrText(await response.text()),
   outcome: outcome ? decodePaymentResponseHeader(outcome) : null,
+  error: price ? decodePaymentRequiredHeader(price).error : null,
 });

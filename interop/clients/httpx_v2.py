@@ -8,6 +8,7 @@ from eth_account import Account
 from x402 import x402Client
 from x402.http import x402HTTPClient
 from x402.http.clients import x402HttpxClient
+from x402.http.utils import decode_payment_required_header
 from x402.mechanisms.evm import EthAccountSigner
 from x402.mechanisms.evm.exact.register import register_exact_evm_client
 
@@ -20,6 +21,14 @@ def json_or_text(text: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def refusal(response: object, body: object) -> str | None:
+    """Why a payment was refused: the v2 header says it, or the v1 body."""
+    price = response.headers.get("payment-required")
+    if price:
+        return decode_payment_required_header(price).error
+    return body.get("error") if isinstance(body, dict) else None
 
 
 async def main() -> None:
@@ -37,7 +46,9 @@ async def main() -> None:
         outcome = settled.model_dump(mode="json", by_alias=True, exclude_none=True)
     except ValueError:
         outcome = None
-    print(json.dumps({"status": response.status_code, "body": json_or_text(text), "outcome": outcome}))
+    answer = json_or_text(text)
+    error = refusal(response, answer)
+    print(json.dumps({"status": response.status_code, "body": answer, "outcome": outcome, "error": error}))
 
 
 asyncio.run(main())

@@ -49,7 +49,8 @@ export function cases() {
     ...across(["x402-axios", "py-httpx"], ["x402-express"], ["ts-facilitator"]),
   ];
   const withBody = [
-    ...across(["pay402-client"], ["express", "fastapi"], ["pay402-facilitator"]),
+    ...across(["ts-fetch", "py-httpx", "x402-axios", "pay402-client"], ["pay402-server"], ["pay402-facilitator"]),
+    ...across(["pay402-client"], ["express", "hono", "fastapi", "x402-express"], ["pay402-facilitator"]),
     ...across(["ts-fetch"], ["express"], ["ts-facilitator"]),
   ].map((one) => ({ ...one, method: "POST" }));
   // A payer without tokens: the refusal must travel back as a 402 that the client understands, and nothing may move.
@@ -60,6 +61,8 @@ export function cases() {
     ...across(["ts-fetch"], ["express"], ["ts-facilitator"]),
     ...across(["x402-fetch"], ["x402-express"], ["ts-facilitator"]),
     ...across(["ts-fetch", "x402-fetch"], ["pay402-server"], ["ts-facilitator"]),
+    ...across(["pay402-client"], ["express", "x402-express"], ["ts-facilitator", "pay402-facilitator"]),
+    ...across(["pay402-client"], ["fastapi", "pay402-server"], ["pay402-facilitator"]),
   ].map((one) => ({ ...one, payer: "unfunded" }));
   return [...paid, ...withBody, ...unfunded].map((one) => ({ method: "GET", payer: "funded", ...one })).map(named);
 }

@@ -1,8 +1,11 @@
 // One case: buy, then ask the chain what really happened. Throws an Error that says what was wrong.
 import { isDeepStrictEqual } from "node:util";
 import { versionOf } from "./cases.mjs";
-import { NETWORK_V1, NETWORK_V2 } from "./chain.mjs";
+import { NETWORK_V1, NETWORK_V2, TOKEN } from "./chain.mjs";
 import { POST_BODY, PRICE_ATOMIC } from "./stack.mjs";
+
+/** What `pay402 pay` ends with when the payer has not enough. */
+const EXIT_INSUFFICIENT_FUNDS = 6;
 
 /** Runs a case on a stack. */
 export async function check(stack, one) {
@@ -15,7 +18,7 @@ export async function check(stack, one) {
 
   same("wei of the payer", after.payerWei, before.payerWei);
   same("transactions sent by the payer", after.payerSent, before.payerSent);
-  if (one.payer === "unfunded") checkRefused(answer, before, after, transfers);
+  if (one.payer === "unfunded") checkRefused(one, answer, before, after, transfers);
   else checkPaid(stack, one, { payer, answer, before, after, transfers });
 }
 
@@ -31,6 +34,7 @@ async function books({ chain, payee }, payer) {
 }
 
 function checkPaid(stack, one, { payer, answer, before, after, transfers }) {
+  if (answer.refusal) throw new Error(`our client refused: ${JSON.stringify(answer.refusal)}`);
   same("status", answer.status, 200);
   same("body.ok", answer.body?.ok, true);
   if (one.method === "POST") same("body.received", answer.body.received, JSON.parse(POST_BODY));
@@ -42,20 +46,39 @@ function checkPaid(stack, one, { payer, answer, before, after, transfers }) {
   same("value of the transfer", transfer.value, PRICE_ATOMIC);
   same("sender of the settlement", lower(transfer.sender), lower(stack.signerOf(one.facilitator)));
   checkOutcome(one, answer.outcome, transfer, payer);
+  if (one.client === "pay402-client") checkReceipt(stack, answer.receipt, transfer, payer);
 }
 
 /** What the server told the client about the settlement is what the chain says. */
 function checkOutcome(one, outcome, transfer, payer) {
-  if (outcome === null && one.client === "pay402-client") return;
   same("outcome.success", outcome?.success, true);
   same("outcome.transaction", lower(outcome.transaction), lower(transfer.transaction));
   same("outcome.network", outcome.network, versionOf(one) === "v1" ? NETWORK_V1 : NETWORK_V2);
   same("outcome.payer", lower(outcome.payer), lower(payer.address));
 }
 
-function checkRefused(answer, before, after, transfers) {
-  same("status", answer.status, 402);
-  if (answer.body?.ok !== undefined) throw new Error(`a refused payment got content: ${JSON.stringify(answer.body)}`);
+/** What our client tells its owner is what the chain says. */
+function checkReceipt(stack, receipt, transfer, payer) {
+  same("receipt.status", receipt?.status, "settled");
+  same("receipt.transaction", lower(receipt.transaction), lower(transfer.transaction));
+  same("receipt.terms.amount", receipt.terms.amount, String(PRICE_ATOMIC));
+  same("receipt.terms.network", receipt.terms.network, NETWORK_V2);
+  same("receipt.terms.asset", lower(receipt.terms.asset), lower(TOKEN));
+  same("receipt.terms.pay_to", lower(receipt.terms.pay_to), lower(stack.payee));
+  same("receipt.terms.payer", lower(receipt.terms.payer), lower(payer.address));
+}
+
+function checkRefused(one, answer, before, after, transfers) {
+  if (one.client === "pay402-client") {
+    same("code of the refusal", answer.refusal?.code, "insufficient_funds");
+    same("exit code", answer.refusal.exitCode, EXIT_INSUFFICIENT_FUNDS);
+    same("standard output", answer.refusal.printed, "");
+  } else {
+    same("status", answer.status, 402);
+    if (answer.body?.ok !== undefined) throw new Error(`a refused payment got content: ${JSON.stringify(answer.body)}`);
+    // The SDKs have several names for it, all with this word.
+    if (!/insufficient/.test(answer.error)) throw new Error(`the refusal does not say why: ${JSON.stringify(answer)}`);
+  }
   same("tokens of the payer", after.payerTokens, before.payerTokens);
   same("tokens of the payee", after.payeeTokens, before.payeeTokens);
   same("transfers of the payer", transfers.length, 0);

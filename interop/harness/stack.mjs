@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { decodePaymentResponseHeader } from "@x402/core/http";
 import { jsonOrText } from "../environment.mjs";
 import { CLIENTS, FACILITATORS, SERVERS } from "./cases.mjs";
 import { CHAIN_ID, Chain, NETWORK_V1, NETWORK_V2, developmentAccount, strangerAccount } from "./chain.mjs";
@@ -78,7 +79,7 @@ class Stack {
     return this.#once(this.#label(server, facilitator), () => this.#startServer(server, facilitator, facilitatorUrl));
   }
 
-  /** Lets a client buy `/paid` and returns `{status, body, outcome, stderr}`. */
+  /** Lets a client buy `/paid` and returns `{status, body, outcome, error}`. From our client that is `{status, body, outcome, receipt}` or `{refusal}`. */
   async buy({ client, method }, baseUrl, payer) {
     const url = `${baseUrl}/paid`;
     const body = method === "GET" ? undefined : POST_BODY;
@@ -92,17 +93,27 @@ class Stack {
     if (body !== undefined) env.BODY = body;
     const { code, stdout, stderr } = await this.#options.group.runToEnd({ ...scriptSpec(command, script), env }, CASE_TIMEOUT_MS);
     if (code !== 0) throw new Error(`the client ended with exit code ${code}\n${stderr}`);
-    return { ...JSON.parse(stdout), stderr };
+    return JSON.parse(stdout);
   }
 
+  /** `--include` shows what came over the wire, and standard error carries the receipt of our client. */
   async #buyWithOurs(url, method, body, payer) {
     const { binary, folder, group, kind } = this.#options;
-    const args = ["pay", url, "--max-amount", "0.01", "--receipt", "json", "--state-dir", join(folder, `${kind}-client`)];
+    const args = ["pay", url, "--include", "--max-amount", "0.01", "--state-dir", join(folder, `${kind}-client`)];
     if (method !== "GET") args.push("-X", method, "-H", "content-type: application/json", "-d", body);
     const env = { EVM_PRIVATE_KEY: payer.privateKey, EVM_RPC_URL: this.chain.url };
     const { code, stdout, stderr } = await group.runToEnd({ command: binary, args, cwd: folder, env }, CASE_TIMEOUT_MS);
-    if (code !== 0) throw new Error(`pay402 pay ended with exit code ${code}\n${stderr}`);
-    return { status: 200, body: jsonOrText(stdout), outcome: null, stderr };
+    const said = lastJson(stderr);
+    if (code === null || !said) throw new Error(`pay402 pay ended with exit code ${code}\n${stderr}`);
+    if (code !== 0) return { refusal: { ...said, exitCode: code, printed: stdout } };
+    const { status, headers, body: text } = parseResponse(stdout);
+    const outcome = headers.get("payment-response") ?? headers.get("x-payment-response");
+    return {
+      status,
+      body: jsonOrText(text),
+      outcome: outcome ? decodePaymentResponseHeader(outcome) : null,
+      receipt: said.payment,
+    };
   }
 
   async #startFacilitator(facilitator) {
@@ -151,7 +162,7 @@ signer = { env = "FACILITATOR_PRIVATE_KEY" }
     const name = this.#label(server, facilitator);
     if (command === "pay402") {
       const args = ["serve", "--listen", `127.0.0.1:${port}`, "--facilitator", facilitatorUrl, "--pay-to", this.payee];
-      args.push("--network", NETWORK_V2, "--price", PRICE, "--route", "GET /paid");
+      args.push("--network", NETWORK_V2, "--price", PRICE, "--route", "GET /paid", "--route", "POST /paid");
       await group.start({ name, command: binary, args, cwd: folder }, answers(`${url}/paid`, [402]));
       return url;
     }
@@ -174,6 +185,23 @@ signer = { env = "FACILITATOR_PRIVATE_KEY" }
     if (!this.#urls.has(label)) this.#urls.set(label, start());
     return this.#urls.get(label);
   }
+}
+
+/** The JSON object on the last line of a text, or null. */
+function lastJson(text) {
+  try {
+    return JSON.parse(text.trim().split("\n").at(-1));
+  } catch {
+    return null;
+  }
+}
+
+/** Status, headers and body of an HTTP response printed as text. */
+function parseResponse(text) {
+  const [head, ...rest] = text.replaceAll("\r\n", "\n").split("\n\n");
+  const [statusLine, ...fields] = head.split("\n");
+  const headers = new Headers(fields.map((field) => [field.slice(0, field.indexOf(":")), field.slice(field.indexOf(":") + 1).trim()]));
+  return { status: Number(statusLine.split(" ")[1]), headers, body: rest.join("\n\n") };
 }
 
 function scriptSpec(command, script) {
