@@ -1,0 +1,11 @@
+//! The crate against captures of the official SDKs and against the embedded chain.
+#![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
+
+mod client;
+mod form;
+mod server;
+mod settle;
+mod start;
+mod support;
+mod vectors;
+mod verify;

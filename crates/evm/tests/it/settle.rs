@@ -1,0 +1,304 @@
+//! Signing, sending, and the proof by logs: also when others interfere.
+
+use alloy::primitives::{Address, B256, Bytes, U256, bytes};
+use alloy::signers::local::PrivateKeySigner;
+use pay402_core::network::{ChainStatus, Network as _, SecretBytes, SendError, SentAs, Verified};
+use pay402_core::refusal::Reason;
+use pay402_core::{Amount, Refusal};
+use pay402_devchain::ReorgTransactions;
+use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot};
+use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, Settings};
+
+use crate::support::{
+    House, PAY_TO, PAYER, START, authorization, authorization_of, network_id, payment, payment_by,
+    sign_with, signed, terms, terms_in,
+};
+
+const OPEN: ChainStatus = ChainStatus::Open { expired: false, displaced: false };
+
+async fn status(house: &House, verified: &Verified, sent: Option<&SentAs>) -> ChainStatus {
+    house.network.status(&verified.plan, sent).await.unwrap()
+}
+
+fn is_proven_by(status: &ChainStatus, name: &str) -> bool {
+    matches!(status, ChainStatus::Proven { transaction, .. } if transaction == name)
+}
+
+fn failed_as(status: &ChainStatus, refusal: Refusal) -> bool {
+    matches!(status, ChainStatus::Failed { refused, .. }
+        if refused.reason == Reason::Known(refusal))
+}
+
+async fn wei_of(house: &House, account: Address) -> U256 {
+    use alloy::providers::Provider as _;
+    house.chain.provider().get_balance(account).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_money_moves_and_is_proven_to_the_wei() {
+    let house = House::new();
+    let good = payment();
+    let (payee, payer): (Address, _) = (PAY_TO.parse().unwrap(), dev_signer(PAYER).address());
+    let (payee_had, payer_had) = (house.usdc_of(payee).await, house.usdc_of(payer).await);
+    let gas_had = wei_of(&house, dev_signer(0).address()).await;
+    let payer_wei = wei_of(&house, payer).await;
+    let verified = house.verify(&good).await.unwrap();
+    assert_eq!(status(&house, &verified, None).await, OPEN);
+    let (sent, raw) = house.submit(&verified.plan).await;
+    let ChainStatus::Proven { transaction, block, fee } =
+        status(&house, &verified, Some(&sent)).await
+    else {
+        panic!("not proven")
+    };
+    assert_eq!((transaction, block), (sent.transaction.clone(), house.chain.block_number()));
+    let amount = U256::from(10_000);
+    assert_eq!(house.usdc_of(payee).await, payee_had + amount);
+    assert_eq!(house.usdc_of(payer).await, payer_had - amount);
+    let gas_has = wei_of(&house, dev_signer(0).address()).await;
+    assert_eq!(fee, Amount::new(gas_had - gas_has));
+    assert_eq!(wei_of(&house, payer).await, payer_wei, "the payer needs no gas");
+    // The authorization alone proves it too, without knowing how it was sent.
+    let by_logs = status(&house, &verified, None).await;
+    assert!(is_proven_by(&by_logs, &sent.transaction), "{by_logs:?}");
+    assert_eq!(house.network.send(&raw).await, Err(SendError::NonceSpent));
+}
+
+#[tokio::test]
+async fn signing_again_gives_the_same_bytes() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    let (first, raw) = sign_with(&house.network, &verified.plan).await;
+    let (second, same) = sign_with(&house.network, &verified.plan).await;
+    assert_eq!((first, raw), (second, same));
+    assert_eq!(status(&house, &verified, None).await, OPEN, "signing sends nothing");
+}
+
+#[tokio::test]
+async fn a_contract_account_pays_by_the_bytes_overload() {
+    let house = House::new();
+    let terms = terms(10_000);
+    let wallet = house.wallet(PAYER);
+    let by_owner = signed(&terms, authorization(&terms, wallet), &dev_signer(PAYER));
+    let verified = house.verify(&by_owner).await.unwrap();
+    let (sent, _) = house.submit(&verified.plan).await;
+    let proven = status(&house, &verified, Some(&sent)).await;
+    assert!(is_proven_by(&proven, &sent.transaction), "{proven:?}");
+    assert_eq!(house.usdc_of(wallet).await, U256::from(990_000));
+}
+
+#[tokio::test]
+async fn code_is_looked_at_again_when_signing() {
+    // Verified as a plain account, it has code by the time it settles: the other overload it is.
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    let payer = dev_signer(PAYER).address();
+    house.chain.set_code(payer, WALLET_1271.runtime_code.clone());
+    let (sent, _) = house.submit(&verified.plan).await;
+    let proven = status(&house, &verified, Some(&sent)).await;
+    assert!(is_proven_by(&proven, &sent.transaction), "{proven:?}");
+
+    // A contract's signature is worthless once the contract is gone: nothing is signed.
+    let terms = terms(10_000);
+    let wallet = house.wallet(PAYER);
+    house.chain.set_code(wallet, bytes!("631626ba7e60e01b5f5260205ff3"));
+    let lenient = crate::support::carrying(&terms, authorization(&terms, wallet), vec![1; 100]);
+    let verified = house.verify(&lenient).await.unwrap();
+    house.chain.set_code(wallet, Bytes::new());
+    let signer = house.network.signers().remove(0);
+    assert!(house.network.sign(&signer, 9, &verified.plan).await.is_err());
+}
+
+#[tokio::test]
+async fn an_observer_who_submits_first_does_not_cost_the_payee() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    let (ours, raw) = sign_with(&house.network, &verified.plan).await;
+    let (theirs, rival_raw) = sign_with(&house.rival(), &verified.plan).await;
+    house.network.send(&rival_raw).await.unwrap();
+    // Before ours is mined, theirs is proof already, and costs us nothing.
+    let early = status(&house, &verified, Some(&ours)).await;
+    assert!(is_proven_by(&early, &theirs.transaction), "{early:?}");
+    assert!(matches!(early, ChainStatus::Proven { fee, .. } if fee.is_zero()));
+    house.network.send(&raw).await.unwrap();
+    let late = status(&house, &verified, Some(&ours)).await;
+    assert!(is_proven_by(&late, &theirs.transaction), "{late:?}");
+    assert!(matches!(late, ChainStatus::Proven { fee, .. } if !fee.is_zero()));
+}
+
+#[tokio::test]
+async fn a_cancellation_before_settling_is_final() {
+    let house = House::new();
+    let good = payment();
+    let verified = house.verify(&good).await.unwrap();
+    let (sent, raw) = sign_with(&house.network, &verified.plan).await;
+    house.cancel(PAYER, authorization_of(&good).nonce).await;
+    let before = status(&house, &verified, None).await;
+    assert!(failed_as(&before, Refusal::AuthorizationCanceled), "{before:?}");
+    house.network.send(&raw).await.unwrap();
+    let after = status(&house, &verified, Some(&sent)).await;
+    assert!(failed_as(&after, Refusal::AuthorizationCanceled), "{after:?}");
+    assert!(matches!(after, ChainStatus::Failed { fee, .. } if !fee.is_zero()));
+}
+
+#[tokio::test]
+async fn a_nonce_used_for_another_transfer_proves_nothing() {
+    let house = House::new();
+    let good = payment();
+    let verified = house.verify(&good).await.unwrap();
+    // The payer signs a second authorization with the same nonce, and that one is settled.
+    let other_terms = terms(1);
+    let mut other = authorization_of(&good);
+    other.value = U256::from(1);
+    let other = signed(&other_terms, other, &dev_signer(PAYER));
+    let other = house.verify(&other).await.unwrap();
+    assert_eq!(other.key, verified.key);
+    assert_ne!(other.fingerprint, verified.fingerprint);
+    house.submit(&other.plan).await;
+    let ours = status(&house, &verified, None).await;
+    assert!(failed_as(&ours, Refusal::NonceAlreadyUsed), "{ours:?}");
+}
+
+#[tokio::test]
+async fn a_reverted_settlement_has_failed_and_costs() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    let payer = dev_signer(PAYER).address();
+    house.chain.set_storage(USDC_ADDRESS, usdc_balance_slot(payer), U256::ZERO);
+    let (sent, _) = house.submit(&verified.plan).await;
+    let failed = status(&house, &verified, Some(&sent)).await;
+    assert!(failed_as(&failed, Refusal::TransactionReverted), "{failed:?}");
+    assert!(matches!(failed, ChainStatus::Failed { fee, .. } if !fee.is_zero()));
+}
+
+/// A token whose transfers succeed and do nothing: `balanceOf` is endless, all else answers
+/// storage slot 0.
+const SILENT_TOKEN: Bytes =
+    bytes!("5f3560e01c6370a0823114601657" "5f545f5260205ff3" "5b5f195f5260205ff3");
+
+#[tokio::test]
+async fn success_without_the_transfer_is_no_settlement() {
+    let address = Address::repeat_byte(0x66);
+    let asset = Asset::eip3009(
+        &network_id(),
+        &address.to_checksum(None),
+        "SILENT",
+        6,
+        ("Silent", "1"),
+        Peg::Other,
+    )
+    .unwrap();
+    let house = House::with(AssetTable::defaults().with(asset.clone()), Settings::default());
+    house.chain.set_code(address, SILENT_TOKEN);
+    let terms = terms_in(asset, 5);
+    let payer = dev_signer(PAYER);
+    let silent = signed(&terms, authorization(&terms, payer.address()), &payer);
+    let verified = house.verify(&silent).await.unwrap();
+    let (sent, _) = house.submit(&verified.plan).await;
+    let failed = status(&house, &verified, Some(&sent)).await;
+    assert!(failed_as(&failed, Refusal::TransferEventMismatch), "{failed:?}");
+
+    // Where the token calls the nonce used and shows no log of it, nothing is known, and that is
+    // what is said: neither success nor failure.
+    house.chain.set_storage(address, U256::ZERO, U256::from(1));
+    assert!(house.network.status(&verified.plan, Some(&sent)).await.is_err());
+    house.refuses(&silent, Refusal::NonceAlreadyUsed).await;
+}
+
+#[tokio::test]
+async fn a_waiting_transaction_is_open_and_known() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    house.chain.hold_mempool();
+    let (sent, raw) = house.submit(&verified.plan).await;
+    assert_eq!(status(&house, &verified, Some(&sent)).await, OPEN);
+    assert_eq!(house.network.send(&raw).await, Ok(()), "already known counts as sent");
+    house.chain.release_mempool();
+    let proven = status(&house, &verified, Some(&sent)).await;
+    assert!(is_proven_by(&proven, &sent.transaction), "{proven:?}");
+}
+
+#[tokio::test]
+async fn a_transaction_whose_nonce_another_took_is_displaced() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    let other = house.verify(&payment_by(3, 20)).await.unwrap();
+    let (lost, _) = sign_with(&house.network, &verified.plan).await;
+    let (taken, _) = house.submit(&other.plan).await;
+    assert_eq!(lost.nonce, taken.nonce);
+    let displaced = ChainStatus::Open { expired: false, displaced: true };
+    assert_eq!(status(&house, &verified, Some(&lost)).await, displaced);
+    let (again, _) = house.submit(&verified.plan).await;
+    let proven = status(&house, &verified, Some(&again)).await;
+    assert!(is_proven_by(&proven, &again.transaction), "{proven:?}");
+}
+
+#[tokio::test]
+async fn an_authorization_ends_by_block_time() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    let (sent, _) = sign_with(&house.network, &verified.plan).await;
+    house.advance_to(START + 59);
+    assert_eq!(status(&house, &verified, Some(&sent)).await, OPEN);
+    house.time.set(pay402_core::time::UnixTime(START + 1_000));
+    assert_eq!(status(&house, &verified, None).await, OPEN, "our clock proves nothing");
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    house.advance_to(START + 60);
+    let expired = ChainStatus::Open { expired: true, displaced: false };
+    assert_eq!(status(&house, &verified, None).await, expired);
+}
+
+#[tokio::test]
+async fn depth_is_waited_for_and_a_reorganization_undoes() {
+    let settings = Settings { confirmations: 3, ..Settings::default() };
+    let house = House::with(AssetTable::defaults(), settings);
+    let verified = house.verify(&payment()).await.unwrap();
+    let (sent, raw) = house.submit(&verified.plan).await;
+    let shallow = ChainStatus::Shallow { transaction: sent.transaction.clone() };
+    assert_eq!(status(&house, &verified, Some(&sent)).await, shallow);
+    assert_eq!(status(&house, &verified, None).await, shallow);
+    house.chain.mine(1);
+    assert_eq!(status(&house, &verified, Some(&sent)).await, shallow);
+    house.chain.reorg(2, ReorgTransactions::Drop);
+    assert_eq!(status(&house, &verified, Some(&sent)).await, OPEN);
+    house.network.send(&raw).await.unwrap();
+    house.chain.mine(2);
+    let proven = status(&house, &verified, Some(&sent)).await;
+    assert!(is_proven_by(&proven, &sent.transaction), "{proven:?}");
+}
+
+#[tokio::test]
+async fn a_signer_without_gas_is_refused_for_certain() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    // Not a development account: nobody funds it.
+    let poor = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x42)).unwrap();
+    let rpc = Rpc::over(&network_id(), &house.chain.rpc_client());
+    let network = EvmNetwork::new(
+        network_id(),
+        rpc,
+        vec![poor],
+        AssetTable::defaults(),
+        house.time.clone(),
+        Settings::default(),
+    )
+    .unwrap();
+    let (_, raw) = sign_with(&network, &verified.plan).await;
+    let rejected = network.send(&raw).await;
+    assert!(matches!(rejected, Err(SendError::Rejected(_))), "{rejected:?}");
+}
+
+#[tokio::test]
+async fn gas_above_the_cap_is_not_paid() {
+    let settings = Settings { fee_per_gas_max: 1, ..Settings::default() };
+    let house = House::with(AssetTable::defaults(), settings);
+    let verified = house.verify(&payment()).await.unwrap();
+    let signer = house.network.signers().remove(0);
+    let error = house.network.sign(&signer, 0, &verified.plan).await.unwrap_err();
+    assert!(error.problem.contains("cap"), "{error}");
+    let foreign = dev_signer(4).address().to_checksum(None);
+    assert!(house.network.sign(&foreign, 0, &verified.plan).await.is_err());
+    let damaged = SecretBytes::new(vec![9, 9]);
+    assert!(house.network.sign(&signer, 0, &damaged).await.is_err());
+    assert!(house.network.status(&damaged, None).await.is_err());
+}
