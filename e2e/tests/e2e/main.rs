@@ -1,0 +1,7 @@
+//! One binary for every end-to-end test: linking is the dear part.
+#![allow(clippy::unwrap_used)] // tests
+
+mod crash;
+mod malformed;
+mod once;
+mod purchase;
