@@ -1,4 +1,5 @@
 //! Every message of every capture: decode with our types, encode again, compare as JSON.
+#![allow(clippy::unwrap_used)] // tests
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,142 @@
+//! Exit codes, output for programs, and the demo.
+
+use serde_json::Value;
+
+use crate::process::{Market, dev_address, dev_key, pay402, run};
+
+fn error(stderr: &str) -> Value {
+    let line = stderr.lines().last().unwrap_or_default();
+    serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON error: {stderr}"))
+}
+
+#[test]
+fn the_demo_is_true_from_its_first_step_to_its_last() {
+    let (code, stdout, stderr) = run(pay402(&["demo", "--json"]));
+    assert_eq!(code, 0, "{stderr}");
+    let story: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(story["ok"], true, "{stdout}");
+    let steps = story["steps"].as_array().unwrap();
+    let names: Vec<_> = steps.iter().map(|step| step["step"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "asked",
+            "rule_checked",
+            "signed",
+            "verified",
+            "settled",
+            "delivered",
+            "balances",
+            "overspend_refused",
+            "budget_exhausted",
+            "books"
+        ]
+    );
+    assert!(steps[4]["transaction"].as_str().unwrap().len() == 66, "{}", steps[4]);
+    assert_eq!(steps[7]["rule"], "max_per_payment");
+    assert_eq!(steps[8]["rule"], "total_budget");
+
+    let (code, stdout, _) = run(pay402(&["demo"]));
+    assert_eq!(code, 0);
+    assert!(stdout.contains("10 steps, all true"), "{stdout}");
+    assert!(!stdout.contains('\u{1b}'), "colours in a pipe");
+}
+
+#[test]
+fn buying_in_processes_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let market = Market::open(folder.path(), "warn");
+    let url = format!("{}/paid", market.api.url);
+    let pay = |arguments: &[&str]| {
+        let mut all = vec![url.as_str()];
+        all.extend(arguments);
+        run(market.pay(folder.path(), &all))
+    };
+
+    let (code, stdout, stderr) = pay(&["--dry-run"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let preview: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (&preview["within_budget"], &preview["offers"][0]["amount"]),
+        (&true.into(), &"1000".into())
+    );
+
+    let (code, stdout, stderr) = pay(&[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["ok"], true);
+    let receipt: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!(receipt["payment"]["status"], "settled", "{receipt}");
+
+    let (code, stdout, _) = pay(&["-d", "{\"question\":1}", "-H", "x-extra: 1"]);
+    assert_eq!(code, 0);
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["received"]["question"], 1);
+
+    let (code, stdout, stderr) = pay(&["--max-amount", "0.0009"]);
+    let why = error(&stderr);
+    assert_eq!((code, stdout.as_str(), &why["code"]), (6, "", &"over_max".into()), "{why}");
+    assert_eq!(why["payment"]["status"], "not_sent");
+    assert_eq!(why["details"]["limit"], "900");
+
+    // Two payments of $0.001 are in the ledger: a budget of $0.002 is used up, for good.
+    let (code, _, stderr) = pay(&["--max-spend", "0.002"]);
+    let why = error(&stderr);
+    assert_eq!((code, &why["details"]["rule"]), (11, &"total_budget".into()), "{why}");
+
+    let (code, _, stderr) = pay(&["-n", "eip155:8453"]);
+    assert_eq!(code, 11, "{stderr}");
+
+    let missing = format!("{}/nothing", market.api.url);
+    let (code, stdout, stderr) = run(market.pay(folder.path(), &["--fail", &missing]));
+    assert_eq!((code, stdout.as_str(), &error(&stderr)["code"]), (22, "", &"http_failed".into()));
+
+    let (code, _, stderr) = run(market.pay(folder.path(), &["http://127.0.0.1:1/"]));
+    let why = error(&stderr);
+    assert_eq!((code, &why["code"], &why["retryable"]), (4, &"network".into(), &true.into()));
+}
+
+#[test]
+fn mistakes_are_named_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (code, _, stderr) = run(pay402(&["pay"]));
+    assert_eq!((code, &error(&stderr)["code"]), (2, &"usage".into()));
+
+    let (code, _, stderr) = run(pay402(&["pay", "http://127.0.0.1:1/", "--max-amount", "1,000"]));
+    assert_eq!((code, &error(&stderr)["code"]), (2, &"usage".into()), "{stderr}");
+
+    let mut command = pay402(&["pay", "http://127.0.0.1:1/"]);
+    command.env("HOME", folder.path());
+    let (code, _, stderr) = run(command);
+    assert_eq!(code, 3);
+    assert!(error(&stderr)["message"].as_str().unwrap().contains("EVM_PRIVATE_KEY"), "{stderr}");
+
+    let good = "listen = \"127.0.0.1:0\"\ndatabase = \"x.db\"\n[[network]]\nid = \"eip155:84532\"\n\
+                rpc = \"http://127.0.0.1:1/secret-path\"\nsigner = { env = \"SIGNER_KEY\" }\n";
+    for (name, text, named) in [
+        ("none.toml", "", "listen"),
+        ("typo.toml", &good.replace("database", "databse"), "databse"),
+        ("open.toml", &good.replace("127.0.0.1:0", "0.0.0.0:0"), "caller"),
+        ("network.toml", &good.replace("eip155:84532", "eip155:0"), "not a network"),
+        ("dead.toml", good, "network[0].rpc"),
+    ] {
+        let path = write(name, text);
+        let mut command = pay402(&["facilitator", "--config", &path]);
+        command.env("SIGNER_KEY", dev_key(0));
+        let (code, _, stderr) = run(command);
+        let message = error(&stderr)["message"].as_str().unwrap().to_owned();
+        assert_eq!(code, 3, "{name}: {stderr}");
+        assert!(message.contains(named), "{name}: {message}");
+        assert!(!message.contains("secret-path"), "{name}: {message}");
+    }
+
+    // A server whose facilitator is not there sells nothing, and gives nothing away.
+    let mut command = pay402(&["serve", "--facilitator", "http://127.0.0.1:1", "--listen"]);
+    command.args(["127.0.0.1:0", "--pay-to", &dev_address(2)]);
+    let (code, stdout, stderr) = run(command);
+    assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
+    assert!(error(&stderr)["message"].as_str().unwrap().starts_with("facilitator"), "{stderr}");
+}

@@ -1,0 +1,6 @@
+//! The real binary, as its users start it: demo, exit codes, errors for programs, and what it logs.
+#![allow(clippy::unwrap_used)] // tests
+
+mod canary;
+mod commands;
+mod process;
