@@ -140,10 +140,19 @@ impl Rpc {
             .map_err(|_| self.unavailable("the node's answer has another form"))
     }
 
+    /// Reads bytes: `0x` and hexadecimal digits, and no other form of bytes.
+    pub(crate) fn read_bytes(&self, answer: Answer) -> Result<Bytes, Unavailable> {
+        let text: String = self.read(answer)?;
+        let digits = text.strip_prefix("0x").and_then(|digits| alloy::hex::decode(digits).ok());
+        digits
+            .map(Bytes::from)
+            .ok_or_else(|| self.unavailable("the node's answer has another form"))
+    }
+
     /// Reads the answer to an `eth_call`.
     pub(crate) fn read_call(&self, answer: Answer) -> Result<Called, Unavailable> {
         match answer {
-            Ok(value) => self.read(Ok(value)).map(Called::Returned),
+            Ok(value) => self.read_bytes(Ok(value)).map(Called::Returned),
             Err(error) => match errors::execution_failure(&error) {
                 Some(why) => Ok(Called::Failed(why)),
                 None => Err(self.unavailable(&error.public_text())),
@@ -382,6 +391,7 @@ impl Log {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Receipt {
     pub(crate) transaction_hash: B256,
+    pub(crate) from: Address,
     status: U64,
     block_number: U64,
     pub(crate) block_hash: B256,

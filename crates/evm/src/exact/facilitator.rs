@@ -136,7 +136,7 @@ impl View {
         let mut next = || answers.next().expect("one answer per call");
 
         let head: Block = rpc.read(next())?;
-        let code: Bytes = rpc.read(next())?;
+        let code = rpc.read_bytes(next())?;
         let account = if code.is_empty() { Account::Plain } else { Account::Contract };
         let (balance, used) = (rpc.read_call(next())?, rpc.read_call(next())?);
         let mut simulated = rpc.read_call(next())?;

@@ -11,7 +11,7 @@ mod submit;
 use std::fmt;
 use std::sync::Arc;
 
-use alloy::primitives::{Address, Bytes, U64, U256};
+use alloy::primitives::{Address, U64, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall as _;
 use async_trait::async_trait;
@@ -160,6 +160,11 @@ impl EvmNetwork {
         self.signers.iter().find(|signer| canonical(&signer.address()) == address)
     }
 
+    /// Whether `account` is one of ours.
+    pub(crate) fn sends_from(&self, account: &Address) -> bool {
+        self.signers.iter().any(|signer| signer.address() == *account)
+    }
+
     fn misconfigured(&self, key: &str, problem: impl Into<String>) -> Misconfigured {
         Misconfigured::new(format!("{}.{key}", self.settings.setting), problem)
     }
@@ -173,7 +178,7 @@ impl EvmNetwork {
     ) -> Result<(), Misconfigured> {
         let down = |error: Unavailable| self.misconfigured("rpc", error.problem);
         let name = format!("{} at {}", asset.info.symbol, asset.info.address);
-        let code: Bytes = self.rpc.read(code).map_err(down)?;
+        let code = self.rpc.read_bytes(code).map_err(down)?;
         if code.is_empty() {
             let problem = format!("{name} has no contract on {}", self.id);
             return Err(self.misconfigured("assets", problem));
@@ -303,7 +308,7 @@ impl Network for EvmNetwork {
         plan: &SecretBytes,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
-        status::status(&self.rpc, &self.plan(plan)?, sent, self.settings.confirmations).await
+        status::status(self, &self.plan(plan)?, sent).await
     }
 }
 

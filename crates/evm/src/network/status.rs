@@ -13,6 +13,7 @@ use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Refusal, Refused};
 use serde_json::json;
 
+use super::EvmNetwork;
 use super::plan::Plan;
 use crate::contracts::Eip3009;
 use crate::rpc::{Block, Call, Log, Receipt, Rpc};
@@ -59,15 +60,14 @@ pub(crate) async fn sight(
     }
 }
 
-/// Where a payment stands; `confirmations` is the depth at which a block is believed (1 is the
-/// head itself).
+/// Where the payment of `plan` stands.
 pub(crate) async fn status(
-    rpc: &Rpc,
+    network: &EvmNetwork,
     plan: &Plan,
     sent: Option<&SentAs>,
-    confirmations: u64,
 ) -> Result<ChainStatus, Unavailable> {
-    let inquiry = Inquiry { rpc, plan, confirmations };
+    let confirmations = network.settings.confirmations;
+    let inquiry = Inquiry { network, rpc: &network.rpc, plan, confirmations };
     match sent {
         Some(sent) => inquiry.of_sent(sent).await,
         None => inquiry.of_authorization(None, false).await,
@@ -75,6 +75,7 @@ pub(crate) async fn status(
 }
 
 struct Inquiry<'a> {
+    network: &'a EvmNetwork,
     rpc: &'a Rpc,
     plan: &'a Plan,
     confirmations: u64,
@@ -129,21 +130,28 @@ impl Inquiry<'_> {
         fruitless: Option<&Receipt>,
         displaced: bool,
     ) -> Result<ChainStatus, Unavailable> {
-        let fee = fruitless.map_or(Amount::ZERO, |receipt| Amount::new(receipt.fee()));
         let Plan { token, authorization, .. } = self.plan;
-        match sight(self.rpc, *token, authorization).await? {
+        let mut seen = sight(self.rpc, *token, authorization).await?;
+        if let (Some(receipt), Sighting::Unused { .. }) = (fruitless, seen) {
+            // A node that lags behind the receipt's would call it unused: ask about that block.
+            if used_at(self.rpc, *token, authorization, receipt.block()).await? {
+                seen = find_use(self.rpc, *token, authorization, receipt.block()).await?;
+            }
+        }
+        let fee = fruitless.map_or(U256::ZERO, Receipt::fee);
+        match seen {
             Sighting::Unused { head_time } => Ok(match fruitless {
                 None => {
                     let expired = has_ended(authorization, head_time.0);
                     ChainStatus::Open { expired, displaced }
                 }
-                Some(receipt) => failed_of_ours(receipt, fee),
+                Some(receipt) => failed_of_ours(receipt),
             }),
             Sighting::Used { transaction, .. } => self.of_use(transaction, fee).await,
             Sighting::Cancelled { block, head } => {
                 if self.is_deep(head, block) {
                     let refused = Refusal::AuthorizationCanceled.into();
-                    return Ok(ChainStatus::Failed { refused, fee });
+                    return Ok(ChainStatus::Failed { refused, fee: Amount::new(fee) });
                 }
                 Ok(ChainStatus::Open { expired: false, displaced })
             }
@@ -153,8 +161,9 @@ impl Inquiry<'_> {
         }
     }
 
-    /// Another transaction used the authorization. Did it make the very transfer?
-    async fn of_use(&self, transaction: B256, fee: Amount) -> Result<ChainStatus, Unavailable> {
+    /// Another transaction used the authorization. Did it make the very transfer? `fee` is what a
+    /// transaction of ours cost that came too late.
+    async fn of_use(&self, transaction: B256, fee: U256) -> Result<ChainStatus, Unavailable> {
         let rpc = self.rpc;
         let [head, receipt] = rpc.ask_all([Call::head(), Call::receipt(transaction)]).await?;
         let head: Block = rpc.read(head)?;
@@ -169,6 +178,9 @@ impl Inquiry<'_> {
         if !self.is_deep(head.number(), receipt.block()) {
             return Ok(ChainStatus::Shallow { transaction: name });
         }
+        // It may be ours nevertheless: mined a moment ago, or sent before a crash.
+        let ours = self.network.sends_from(&receipt.from);
+        let fee = Amount::new(if ours { fee.saturating_add(receipt.fee()) } else { fee });
         if proves(&receipt, self.plan) {
             return Ok(ChainStatus::Proven { transaction: name, block: receipt.block(), fee });
         }
@@ -191,13 +203,13 @@ impl Inquiry<'_> {
 }
 
 /// Our transaction was mined, its authorization is unused: it failed by itself.
-fn failed_of_ours(receipt: &Receipt, fee: Amount) -> ChainStatus {
+fn failed_of_ours(receipt: &Receipt) -> ChainStatus {
     let refusal = match receipt.succeeded() {
         true => Refusal::TransferEventMismatch,
         false => Refusal::TransactionReverted,
     };
     let refused = Refused::from(refusal).with_transaction(receipt.transaction_hash.to_string());
-    ChainStatus::Failed { refused, fee }
+    ChainStatus::Failed { refused, fee: Amount::new(receipt.fee()) }
 }
 
 /// Whether a receipt proves the transfer of `plan`.

@@ -41,7 +41,7 @@ pub(super) async fn sign(
         ])
         .await?;
 
-    let code: Bytes = rpc.read(code)?;
+    let code = rpc.read_bytes(code)?;
     let account = if code.is_empty() { Account::Plain } else { Account::Contract };
     // Without a usable estimate the limit is the most we are ready to lose: the transaction then
     // fails on chain, where everyone can see why.

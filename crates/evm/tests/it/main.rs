@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
 mod client;
+mod faults;
 mod form;
 mod server;
 mod settle;

@@ -60,6 +60,7 @@ async fn the_money_moves_and_is_proven_to_the_wei() {
     // The authorization alone proves it too, without knowing how it was sent.
     let by_logs = status(&house, &verified, None).await;
     assert!(is_proven_by(&by_logs, &sent.transaction), "{by_logs:?}");
+    assert!(matches!(by_logs, ChainStatus::Proven { fee: same, .. } if same == fee));
     assert_eq!(house.network.send(&raw).await, Err(SendError::NonceSpent));
 }
 

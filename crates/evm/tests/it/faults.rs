@@ -1,0 +1,230 @@
+//! Nodes that lose answers, lag behind one another, or talk nonsense.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{RequestPacket, Response, ResponsePacket, ResponsePayload};
+use alloy::sol_types::SolCall as _;
+use alloy::transports::{TransportError, TransportErrorKind, TransportFut};
+use pay402_core::Refusal;
+use pay402_core::network::{ChainStatus, Network as _, SendError, Unverified, Verified};
+use pay402_core::refusal::Reason;
+use pay402_devchain::DevTransport;
+use pay402_devchain::genesis::dev_signer;
+use pay402_evm::contracts::Eip3009;
+use pay402_evm::{AssetTable, EvmNetwork, Rpc, Settings};
+use serde_json::{Value, json};
+use tower_service::Service;
+
+use crate::support::{FACILITATOR, House, START, network_id, payment, sign_with};
+
+/// What happens to one request.
+enum Meddling {
+    /// The node answers.
+    Pass,
+    /// The node acts on it and its answer is lost.
+    Lose,
+    /// Something else answers.
+    Answer(Value),
+}
+
+type Script = Arc<dyn Fn(&str, &Value) -> Meddling + Send + Sync>;
+
+/// The chain, with somebody on the line.
+#[derive(Clone)]
+struct Line {
+    chain: DevTransport,
+    script: Script,
+}
+
+impl Service<RequestPacket> for Line {
+    type Response = ResponsePacket;
+    type Error = TransportError;
+    type Future = TransportFut<'static>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, packet: RequestPacket) -> Self::Future {
+        let mut line = self.clone();
+        Box::pin(async move {
+            let (requests, single) = match packet {
+                RequestPacket::Single(request) => (vec![request], true),
+                RequestPacket::Batch(requests) => (requests, false),
+            };
+            let mut responses = Vec::new();
+            for request in requests {
+                let params: Value = serde_json::from_str(request.params().unwrap().get()).unwrap();
+                let meddling = (line.script)(request.method(), &params);
+                let id = request.id().clone();
+                let answered = line.chain.call(RequestPacket::Single(request)).await?;
+                responses.push(match meddling {
+                    Meddling::Pass => match answered {
+                        ResponsePacket::Single(response) => response,
+                        ResponsePacket::Batch(_) => unreachable!("one request was sent"),
+                    },
+                    Meddling::Lose => {
+                        return Err(TransportErrorKind::custom_str("connection lost"));
+                    }
+                    Meddling::Answer(value) => {
+                        let raw = serde_json::value::to_raw_value(&value).unwrap();
+                        Response { id, payload: ResponsePayload::Success(raw) }
+                    }
+                });
+            }
+            Ok(match single {
+                true => ResponsePacket::Single(responses.remove(0)),
+                false => ResponsePacket::Batch(responses),
+            })
+        })
+    }
+}
+
+/// The facilitator's network over a line that `script` meddles with.
+fn over(
+    house: &House,
+    script: impl Fn(&str, &Value) -> Meddling + Send + Sync + 'static,
+) -> EvmNetwork {
+    let line = Line { chain: house.chain.transport(), script: Arc::new(script) };
+    EvmNetwork::new(
+        network_id(),
+        Rpc::over(&network_id(), &RpcClient::new(line, true)),
+        vec![dev_signer(FACILITATOR)],
+        AssetTable::defaults(),
+        house.time.clone(),
+        Settings::default(),
+    )
+    .unwrap()
+}
+
+/// A node that lags behind: what it calls the latest state has no used authorization.
+fn lagging(method: &str, params: &Value) -> Meddling {
+    let selector = alloy::hex::encode_prefixed(Eip3009::authorizationStateCall::SELECTOR);
+    let is_state = method == "eth_call"
+        && params[0]["data"].as_str().is_some_and(|data| data.starts_with(&selector));
+    if is_state && params[1] == "latest" {
+        return Meddling::Answer(json!(format!("0x{:064}", 0)));
+    }
+    Meddling::Pass
+}
+
+async fn verified(house: &House) -> Verified {
+    house.verify(&payment()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_sending_is_unknown_and_sending_again_is_harmless() {
+    let house = House::new();
+    let verified = verified(&house).await;
+    let flaky = over(&house, |method, _| match method {
+        "eth_sendRawTransaction" => Meddling::Lose,
+        _ => Meddling::Pass,
+    });
+    let (sent, raw) = sign_with(&flaky, &verified.plan).await;
+    let lost = flaky.send(&raw).await;
+    assert!(matches!(lost, Err(SendError::Unknown(_))), "{lost:?}");
+    let status = flaky.status(&verified.plan, Some(&sent)).await.unwrap();
+    assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+    assert_eq!(house.network.send(&raw).await, Err(SendError::NonceSpent));
+}
+
+#[tokio::test]
+async fn a_lagging_node_does_not_turn_a_paid_payment_into_a_failed_one() {
+    let house = House::new();
+    let verified = verified(&house).await;
+    let (ours, raw) = sign_with(&house.network, &verified.plan).await;
+    let (theirs, rival_raw) = sign_with(&house.rival(), &verified.plan).await;
+    house.network.send(&rival_raw).await.unwrap();
+    house.network.send(&raw).await.unwrap();
+    let lagging = over(&house, lagging);
+    let status = lagging.status(&verified.plan, Some(&ours)).await.unwrap();
+    let ChainStatus::Proven { transaction, .. } = &status else { panic!("{status:?}") };
+    assert_eq!(*transaction, theirs.transaction);
+}
+
+#[tokio::test]
+async fn a_lagging_node_does_not_end_a_payment_that_was_made() {
+    let house = House::new();
+    let verified = verified(&house).await;
+    house.submit(&verified.plan).await;
+    house.advance_to(START + 100);
+    let lagging = over(&house, lagging);
+    let status = lagging.status(&verified.plan, None).await.unwrap();
+    assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_receipt_without_its_logs_proves_nothing() {
+    let house = House::new();
+    let verified = verified(&house).await;
+    let (sent, _) = house.submit(&verified.plan).await;
+    // Status 1, but of another token's transfer, or of none.
+    use alloy::providers::Provider as _;
+    let receipt: Value = house
+        .chain
+        .provider()
+        .raw_request("eth_getTransactionReceipt".into(), (sent.transaction.clone(),))
+        .await
+        .unwrap();
+    let foreign = json!(format!("0x{}", "66".repeat(20)));
+    let spoilt: [fn(&mut Value, &Value); 4] = [
+        |receipt, _| receipt["logs"] = json!([]),
+        |receipt, foreign| receipt["logs"][1]["address"] = foreign.clone(),
+        |receipt, _| receipt["logs"][1]["data"] = json!(format!("0x{:064x}", 9_999)),
+        |receipt, _| drop(receipt["logs"].as_array_mut().unwrap().remove(0)),
+    ];
+    assert_eq!(receipt["logs"].as_array().unwrap().len(), 2);
+    for spoil in spoilt {
+        let mut receipt = receipt.clone();
+        spoil(&mut receipt, &foreign);
+        let liar = over(&house, move |method, _| match method {
+            "eth_getTransactionReceipt" => Meddling::Answer(receipt.clone()),
+            _ => Meddling::Pass,
+        });
+        let status = liar.status(&verified.plan, Some(&sent)).await.unwrap();
+        let ChainStatus::Failed { refused, .. } = &status else { panic!("{status:?}") };
+        assert_eq!(refused.reason, Reason::Known(Refusal::NonceAlreadyUsed));
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_of_a_block_that_is_not_on_the_chain_proves_nothing() {
+    let house = House::new();
+    let verified = verified(&house).await;
+    let (sent, _) = house.submit(&verified.plan).await;
+    let orphaned = over(&house, |method, params| match (method, &params[0]) {
+        ("eth_getBlockByNumber", tag) if *tag == "latest" => Meddling::Answer(json!({
+            "number": "0x1", "hash": format!("0x{}", "77".repeat(32)), "timestamp": "0x1",
+        })),
+        _ => Meddling::Pass,
+    });
+    let status = orphaned.status(&verified.plan, Some(&sent)).await.unwrap();
+    assert_eq!(status, ChainStatus::Open { expired: false, displaced: false });
+}
+
+#[tokio::test]
+async fn nonsense_is_never_believed() {
+    let house = House::new();
+    let good = payment();
+    let verified = verified(&house).await;
+    let (sent, _) = house.submit(&verified.plan).await;
+    let methods = ["eth_getBlockByNumber", "eth_getCode", "eth_call", "eth_getTransactionReceipt"];
+    for method in methods {
+        for nonsense in [json!(7), json!("zz"), json!([]), json!({"number": "x"}), json!(true)] {
+            let liar = over(&house, move |asked, _| match asked == method {
+                true => Meddling::Answer(nonsense.clone()),
+                false => Meddling::Pass,
+            });
+            if method != "eth_getTransactionReceipt" {
+                let answer = liar.verify(&good).await;
+                assert!(matches!(answer, Err(Unverified::Unavailable(_))), "{method}: {answer:?}");
+            }
+            if method == "eth_getTransactionReceipt" || method == "eth_getBlockByNumber" {
+                let status = liar.status(&verified.plan, Some(&sent)).await;
+                assert!(status.is_err(), "{method}: {status:?}");
+            }
+        }
+    }
+}
