@@ -17,6 +17,10 @@ use tokio::time::Instant;
 use crate::failpoint::Failpoint;
 use crate::worker::{Crew, Flight, Job};
 
+/// Looks in a row that must show a transaction displaced before its payment is signed anew. Behind
+/// a load balancer one node may count our own transaction while another does not show it yet.
+const DISPLACED_LOOKS: u32 = 3;
+
 /// What a node said to a transaction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Handed {
@@ -78,12 +82,14 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             Handed::Taken => resend,
             Handed::Untold => poll.max(Duration::from_millis(1)) * 10,
         };
+    let mut displaced_looks = 0;
     loop {
         tokio::time::sleep(poll).await;
         poll = (poll * 2).min(options.poll_max);
         let status = crew.desk.status(&flight.plan, Some(&flight.sent)).await;
         match look(&crew, &flight, status).await {
             Next::Close(outcome) => return close(&crew, flight.custody, outcome).await,
+            Next::SignAgain if displaced_looks + 1 < DISPLACED_LOOKS => displaced_looks += 1,
             Next::SignAgain => {
                 tracing::warn!(payment = %flight.custody.key, transaction = flight.sent.transaction,
                     "displaced by another transaction; signing anew");
@@ -95,8 +101,9 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
                 _ = send(&crew, &flight).await;
                 resend = (resend * 2).min(options.resend_max);
                 resend_at = Instant::now() + resend;
+                displaced_looks = 0;
             }
-            Next::Resend | Next::Look => {}
+            Next::Resend | Next::Look => displaced_looks = 0,
         }
     }
 }
@@ -171,7 +178,7 @@ pub(crate) async fn recheck(crew: Crew, job: Job, delay: Duration) {
     }
 }
 
-async fn hand_in(crew: &Crew, job: Job) {
+pub(crate) async fn hand_in(crew: &Crew, job: Job) {
     // The worker ends only with its desk, and then so do we.
     _ = crew.inbox.send(job).await;
 }

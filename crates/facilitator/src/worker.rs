@@ -5,7 +5,7 @@
 //! sent before its signed bytes are in the journal; a nonce that may have been recorded is never
 //! given out again.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ use crate::seal::Content;
 const BATCH_MAX: usize = 64;
 /// Transactions that are being sent at a time.
 const SEND_CONCURRENCY: usize = 16;
+/// Transactions that are being signed at a time; each asks the node for fees.
+const SIGN_CONCURRENCY: usize = 16;
 /// Pause before a payment that could not be signed is looked at again.
 pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
 /// How long the chain may lag behind the journal's nonces before the missing ones are used again.
@@ -123,27 +125,14 @@ impl Worker {
 
     async fn carry_out(&mut self, batch: Vec<Job>) {
         let desk = Arc::clone(&self.crew.desk);
-        let mut flights = Vec::with_capacity(batch.len());
-        let mut changes = Vec::with_capacity(batch.len());
-        for job in batch {
-            if desk.clock.now() >= job.expires {
-                desk.spawn(follow::recheck(self.crew.clone(), job, Duration::ZERO));
-                continue;
-            }
-            if let Some(lost) = &job.displaced {
-                self.forget_nonces(&lost.signer);
-            }
-            match self.sign(&job).await {
-                Ok((signed, raw)) => {
-                    changes.push((job.custody.key.clone(), Event::Signed(signed.clone())));
-                    let Job { custody, plan, expires, .. } = job;
-                    flights.push(Flight { custody, plan, expires, sent: signed.sent, raw });
-                }
-                Err(error) => {
-                    tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
-                    desk.spawn(follow::recheck(self.crew.clone(), job, SIGN_RETRY));
-                }
-            }
+        let planned = self.plan(batch).await;
+        let signed = sign_all(&desk, planned).await;
+        let mut flights = Vec::with_capacity(signed.len());
+        let mut changes = Vec::with_capacity(signed.len());
+        for (job, signed, raw) in self.keep_gapless(signed) {
+            changes.push((job.custody.key.clone(), Event::Signed(signed.clone())));
+            let Job { custody, plan, expires, .. } = job;
+            flights.push(Flight { custody, plan, expires, sent: signed.sent, raw });
         }
         if flights.is_empty() {
             return;
@@ -163,24 +152,60 @@ impl Worker {
         desk.spawn(launch(self.crew.clone(), ready));
     }
 
-    /// Signs with the next nonce of the next signer that is fit. Uses the nonce up only when it
-    /// succeeds.
-    async fn sign(&mut self, job: &Job) -> Result<(SignedAs, SecretBytes), Unavailable> {
+    /// Gives each payment a signer and a nonce. Those that are late, or that no signer is fit for,
+    /// are looked up on the chain instead.
+    async fn plan(&mut self, batch: Vec<Job>) -> Vec<Planned> {
         let desk = Arc::clone(&self.crew.desk);
-        let index = self.fit_lane().await?;
-        let (signer, lane) = (&desk.lanes[index].signer, &mut self.lanes[index]);
-        let nonce = match (lane.spare.front(), lane.next) {
-            (Some(&spare), _) => spare,
-            (None, Some(next)) => next,
-            (None, None) => return Err(Unavailable::new("signer", "its nonce is not known")),
-        };
-        let signed = desk.in_time(desk.network.sign(signer, nonce, &job.plan)).await??;
-        let sealed = desk.sealer.seal(Content::Raw, &job.custody.key, &signed.raw)?;
-        if lane.spare.pop_front().is_none() {
-            lane.next = nonce.checked_add(1);
+        let mut planned = Vec::with_capacity(batch.len());
+        // Before any nonce of this batch is handed out: one that is learnt anew knows nothing of
+        // those that are not recorded yet.
+        for lost in batch.iter().filter_map(|job| job.displaced.as_ref()) {
+            self.forget_nonces(&lost.signer);
         }
-        let sent = SentAs { signer: signer.clone(), nonce, transaction: signed.transaction };
-        Ok((SignedAs { sent, raw: sealed }, signed.raw))
+        for job in batch {
+            if desk.clock.now() >= job.expires {
+                desk.spawn(follow::recheck(self.crew.clone(), job, Duration::ZERO));
+                continue;
+            }
+            match self.fit_lane().await {
+                Ok(lane) => match self.lanes[lane].hand_out() {
+                    Some(nonce) => planned.push(Planned { job, lane, nonce }),
+                    None => desk.spawn(follow::recheck(self.crew.clone(), job, SIGN_RETRY)),
+                },
+                Err(error) => {
+                    tracing::warn!(payment = %job.custody.key, %error, "no signer is fit");
+                    desk.spawn(follow::recheck(self.crew.clone(), job, SIGN_RETRY));
+                }
+            }
+        }
+        planned
+    }
+
+    /// Keeps, of each lane, what was signed before the first that could not be: what comes after it
+    /// would wait for a nonce that nobody uses. It was not sent, so it can be signed anew.
+    fn keep_gapless(&mut self, tried: Vec<Tried>) -> Vec<(Job, SignedAs, SecretBytes)> {
+        let mut kept = Vec::with_capacity(tried.len());
+        let mut unused: HashMap<usize, Vec<u64>> = HashMap::new();
+        for Tried { planned: Planned { job, lane, nonce }, outcome } in tried {
+            match outcome {
+                Ok((signed, raw)) if !unused.contains_key(&lane) => kept.push((job, signed, raw)),
+                Ok(_) => {
+                    unused.entry(lane).or_default().push(nonce);
+                    let crew = self.crew.clone();
+                    self.crew.desk.spawn(async move { follow::hand_in(&crew, job).await });
+                }
+                Err(error) => {
+                    tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
+                    unused.entry(lane).or_default().push(nonce);
+                    let recheck = follow::recheck(self.crew.clone(), job, SIGN_RETRY);
+                    self.crew.desk.spawn(recheck);
+                }
+            }
+        }
+        for (lane, nonces) in unused {
+            self.lanes[lane].take_back(&nonces);
+        }
+        kept
     }
 
     /// The next lane in turn that does not rest and whose nonce is known.
@@ -214,7 +239,63 @@ impl Worker {
     }
 }
 
+/// A payment with the signer and nonce it is to be signed with.
+struct Planned {
+    job: Job,
+    lane: usize,
+    nonce: u64,
+}
+
+/// A payment and whether it could be signed.
+struct Tried {
+    planned: Planned,
+    outcome: Result<(SignedAs, SecretBytes), Unavailable>,
+}
+
+/// Signs everything planned, some at a time, and keeps the order.
+async fn sign_all(desk: &Desk, planned: Vec<Planned>) -> Vec<Tried> {
+    let sign = async |planned: Planned| {
+        let outcome = sign(desk, &planned).await;
+        Tried { planned, outcome }
+    };
+    stream::iter(planned).map(sign).buffered(SIGN_CONCURRENCY).collect().await
+}
+
+async fn sign(desk: &Desk, planned: &Planned) -> Result<(SignedAs, SecretBytes), Unavailable> {
+    let Planned { job, lane, nonce } = planned;
+    let signer = &desk.lanes[*lane].signer;
+    let signed = desk.in_time(desk.network.sign(signer, *nonce, &job.plan)).await??;
+    let sealed = desk.sealer.seal(Content::Raw, &job.custody.key, &signed.raw)?;
+    let sent = SentAs { signer: signer.clone(), nonce: *nonce, transaction: signed.transaction };
+    Ok((SignedAs { sent, raw: sealed }, signed.raw))
+}
+
 impl Lane {
+    /// The next nonce, missing ones first.
+    fn hand_out(&mut self) -> Option<u64> {
+        if let Some(spare) = self.spare.pop_front() {
+            return Some(spare);
+        }
+        let nonce = self.next?;
+        self.next = nonce.checked_add(1);
+        Some(nonce)
+    }
+
+    /// Takes back nonces that nothing was recorded for: the last ones that were handed out.
+    fn take_back(&mut self, nonces: &[u64]) {
+        // Forgotten meanwhile: the next is learnt from chain and journal.
+        if self.next.is_none() {
+            return;
+        }
+        for nonce in nonces.iter().rev() {
+            if self.next == nonce.checked_add(1) {
+                self.next = Some(*nonce);
+            } else {
+                self.spare.push_front(*nonce);
+            }
+        }
+    }
+
     /// Whether the signer rests after refusals (it may be out of gas).
     fn rests(&mut self, desk: &Desk) -> bool {
         let rejections = desk.lanes[self.index].rejections();
@@ -245,7 +326,7 @@ impl Lane {
         if recorded > consumed {
             let limit = desk.options.unfinished_max.saturating_mul(2);
             let unfinished = desk.journal.unfinished(&desk.id, limit).await.map_err(journal)?;
-            let held: std::collections::HashSet<u64> = unfinished
+            let held: HashSet<u64> = unfinished
                 .iter()
                 .filter_map(|entry| crate::recover::signed(&entry.stage))
                 .filter(|signed| signed.sent.signer == *signer)

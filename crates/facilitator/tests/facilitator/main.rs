@@ -7,6 +7,7 @@ mod api;
 mod bed;
 mod chain;
 mod crash;
+mod evm;
 mod faults;
 mod flaky;
 mod settle;
