@@ -336,8 +336,15 @@ fn explain(error: PayError) -> CliError {
     if let Some(transaction) = error.transaction() {
         shown.details["transaction"] = transaction.into();
     }
-    if error.retry() == Retry::Same && payment != "not_sent" {
-        shown.suggestion = Some("repeat the same call: the payment is not made twice".into());
-    }
+    shown.suggestion = match (error.code(), error.terms()) {
+        ("insufficient_funds", Some(terms)) => {
+            let (payer, symbol, network) = (&terms.payer, &terms.symbol, &terms.network);
+            Some(format!("fund {payer} with {symbol} on {network}, then repeat the same call"))
+        }
+        _ if error.retry() == Retry::Same && payment != "not_sent" => {
+            Some("repeat the same call: the payment is not made twice".into())
+        }
+        _ => shown.suggestion,
+    };
     shown
 }

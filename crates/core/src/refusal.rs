@@ -64,10 +64,10 @@ macro_rules! refusals {
                 match self { $(Self::$variant => Funds::$funds,)+ }
             }
 
-            /// One sentence for people, without any value from the payment.
+            /// One sentence for people, without its full stop and without any value from the payment.
             pub fn describe(self) -> &'static str {
                 let text: &'static str = match self { $(Self::$variant => concat!($($doc),+),)+ };
-                text.trim_start()
+                text.trim_start().trim_end_matches('.')
             }
         }
     };
