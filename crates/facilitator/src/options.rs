@@ -23,6 +23,9 @@ pub const RESEND_FIRST: Duration = Duration::from_millis(500);
 pub const RESEND_MAX: Duration = Duration::from_secs(10);
 /// How often the journal is searched for entries that nobody works on.
 pub const RESCAN: Duration = Duration::from_secs(30);
+/// How long the chain may lag behind the journal's nonces before missing ones are used again. What
+/// a reorganisation took out usually comes back sooner.
+pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Settings of an [`Engine`](crate::Engine). Start from [`Options::default`].
 #[derive(Clone, Debug)]
@@ -47,6 +50,8 @@ pub struct Options {
     pub resend_max: Duration,
     /// How often the journal is searched for entries that nobody works on.
     pub rescan: Duration,
+    /// How long the chain may lag behind the journal's nonces before missing ones are used again.
+    pub gap_patience: Duration,
     /// Where to stop on purpose. Never without the feature `failpoints`.
     pub failpoints: Failpoints,
 }
@@ -70,6 +75,7 @@ impl Default for Options {
             resend_first: RESEND_FIRST,
             resend_max: RESEND_MAX,
             rescan: RESCAN,
+            gap_patience: GAP_PATIENCE,
             failpoints: Failpoints::default(),
         }
     }

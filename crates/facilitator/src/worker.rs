@@ -31,8 +31,6 @@ const SEND_CONCURRENCY: usize = 16;
 const SIGN_CONCURRENCY: usize = 16;
 /// Pause before a payment that could not be signed is looked at again.
 pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
-/// How long the chain may lag behind the journal's nonces before the missing ones are used again.
-const GAP_PATIENCE: Duration = Duration::from_secs(60);
 /// Most missing nonces that are used again.
 const GAP_MAX: u64 = 4096;
 
@@ -313,7 +311,7 @@ impl Lane {
     ///
     /// When the chain is behind the journal and nobody holds the bytes in between, a closed
     /// transaction is missing: a reorganisation, or another chain. It may come back, so its nonce
-    /// is not touched at first; after [`GAP_PATIENCE`] new payments fill the gap. Should the old
+    /// is not touched at first; after `gap_patience` new payments fill the gap. Should the old
     /// transaction be mined after all, the new one is displaced and signed anew.
     async fn learn_nonces(&mut self, desk: &Desk) -> Result<(), Unavailable> {
         let signer = &desk.lanes[self.index].signer;
@@ -336,7 +334,7 @@ impl Lane {
             let missing: VecDeque<u64> = missing.filter(|nonce| !held.contains(nonce)).collect();
             if !missing.is_empty() {
                 let since = *self.gap_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < GAP_PATIENCE {
+                if since.elapsed() < desk.options.gap_patience {
                     tracing::warn!(network = %desk.id, signer, consumed, recorded, "nonce gap");
                     let problem = "the chain misses settled transactions of this signer";
                     return Err(Unavailable::new("signer", problem));

@@ -52,6 +52,8 @@ pub struct State {
     /// Signers whose transactions are refused.
     pub out_of_gas: Vec<String>,
     pub sign_fails: bool,
+    /// Payments that cannot be signed.
+    pub unsignable: Vec<PaymentKey>,
     pub status_fails: bool,
     pub hangs: bool,
     pub shallow: bool,
@@ -295,6 +297,10 @@ impl Network for Chain {
             return Err(Unavailable::new("rpc", "no fees"));
         }
         let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
+        let key = plan["key"].as_str().unwrap();
+        if self.state().unsignable.iter().any(|unsignable| unsignable.as_str() == key) {
+            return Err(Unavailable::new("signer", "the payer's account changed"));
+        }
         let raw = json!({"signer": signer, "nonce": nonce, "key": plan["key"], "canary": CANARY});
         let raw = raw.to_string().into_bytes();
         let hash =

@@ -124,6 +124,57 @@ async fn signing_that_recovers_settles() {
 }
 
 #[tokio::test]
+async fn payments_that_cannot_be_signed_leave_no_gap_between_the_others() {
+    let bed = Bed::new();
+    let engine = bed.start().await;
+    let is_bad = |number: usize| number % 7 == 3;
+    let bad = (0..60).filter(|number| is_bad(*number)).map(|number| key(&number.to_string()));
+    bed.chain.state().unsignable.extend(bad);
+    let asked: Vec<_> = (0..60)
+        .map(|number| {
+            let engine = engine.clone();
+            let wait = if is_bad(number) { SHORT } else { LONG };
+            tokio::spawn(async move { settle(&engine, payment(&number.to_string()), wait).await })
+        })
+        .collect();
+    for (number, one) in asked.into_iter().enumerate() {
+        let told = one.await.unwrap();
+        if is_bad(number) {
+            assert_eq!(pending(told), None, "payment {number} was signed");
+        } else {
+            done(&told);
+        }
+    }
+    let state = bed.chain.state();
+    let nonces: std::collections::BTreeSet<_> = state.handed.iter().map(|tx| tx.nonce).collect();
+    assert_eq!(nonces.len(), state.transfers);
+    assert_eq!(nonces.last().map(|last| *last + 1), u64::try_from(state.transfers).ok(), "a gap");
+    assert_eq!(state.hashes().len(), state.transfers, "a nonce was given out twice");
+}
+
+#[tokio::test]
+async fn a_chain_behind_the_journal_is_waited_for_and_then_filled_up() {
+    let mut bed = Bed::new();
+    let engine = bed.start().await;
+    for nonce in ["1", "2", "3"] {
+        done(&settle(&engine, payment(nonce), LONG).await);
+    }
+    engine.stop(Duration::ZERO).await;
+    // Another chain, or one that lost its newest blocks.
+    bed.chain = crate::chain::Chain::new(&["0xsigner"]);
+    let gap_patience = Duration::from_millis(700);
+    let engine = bed.start_with(Options { gap_patience, ..options() }).await;
+    assert_eq!(pending(settle(&engine, payment("4"), SHORT).await), None);
+    assert!(bed.chain.state().handed.is_empty(), "a nonce that may come back was used at once");
+    done(&settle(&engine, payment("4"), LONG).await);
+    for nonce in ["5", "6", "7"] {
+        done(&settle(&engine, payment(nonce), LONG).await);
+    }
+    let nonces: Vec<_> = bed.chain.state().handed.iter().map(|tx| tx.nonce).collect();
+    assert_eq!(nonces, [0, 1, 2, 3]);
+}
+
+#[tokio::test]
 async fn an_expired_transaction_is_seen_through_so_that_the_lane_has_no_gap() {
     let bed = Bed::new();
     let engine = bed.start().await;
