@@ -35,10 +35,14 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         .map_err(|error| CliError::network(format!("cannot listen on {address}: {error}")))?;
     terminal::say(&format!("devchain {} listening on {}", args.chain_id, serving.http_url()));
     terminal::note(&format!(
-        "USDC {} and ten funded public dev accounts, the first {}. Ctrl-C ends it; nothing is kept.",
-        genesis::USDC_ADDRESS,
-        genesis::dev_signer(0).address(),
+        "USDC at {}. Public dev keys, worth nothing anywhere else:",
+        genesis::USDC_ADDRESS
     ));
+    for (index, key) in genesis::PUBLIC_DEV_KEYS.iter().enumerate() {
+        let address = genesis::dev_signer(index).address();
+        terminal::note(&format!("  ({index}) {address} {key:#x}"));
+    }
+    terminal::note("Ctrl-C ends it; nothing is kept.");
     serve::until_asked_to_stop().await;
     serving.shutdown().await;
     Ok(())

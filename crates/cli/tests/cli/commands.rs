@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::process::{Market, dev_address, dev_key, pay402, run};
+use crate::process::{Market, Server, dev_address, dev_key, pay402, run};
 
 fn error(stderr: &str) -> Value {
     let line = stderr.lines().last().unwrap_or_default();
@@ -92,6 +92,67 @@ fn buying_in_processes_of_their_own() {
     let (code, _, stderr) = run(market.pay(folder.path(), &["http://127.0.0.1:1/"]));
     let why = error(&stderr);
     assert_eq!((code, &why["code"], &why["retryable"]), (4, &"network".into(), &true.into()));
+}
+
+/// The public PBKDF2 vector of the Web3 Secret Storage definition; its password is `testpassword`.
+const PUBLIC_KEY_FILE: &str = r#"{"crypto":{"cipher":"aes-128-ctr",
+    "cipherparams":{"iv":"6087dab2f9fdbbfaddc31a909735c1e6"},
+    "ciphertext":"5318b4d5bcd28de64ee5559e671353e16f075ecae9f99c7a79a38af5f869aa46",
+    "kdf":"pbkdf2","kdfparams":{"c":262144,"dklen":32,"prf":"hmac-sha256",
+    "salt":"ae3cd4e7013836a3df6bd7241b12db061dbe2c6785853cce422d148a624ce0bd"},
+    "mac":"517ead924a9d0dc3124507e3393d175ce3ff7c1e96529c6c555ce9e51205e9b2"},
+    "id":"3198bc9c-6672-5ab3-d995-4942343ae5b6","version":3}"#;
+const PUBLIC_KEY_ADDRESS: &str = "0x008AeEda4D805471dF9b2A5B0f38A0C3bCBA786b";
+
+#[test]
+fn a_facilitator_signs_with_an_encrypted_key_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = Server::start(pay402(&["devchain", "--port", "0", "--chain-id", "84532"]));
+    let key_file = folder.path().join("signer.json");
+    std::fs::write(&key_file, PUBLIC_KEY_FILE).unwrap();
+    let config = folder.path().join("facilitator.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\ndatabase = \"x.db\"\n[[network]]\nid = \"base-sepolia\"\n\
+         rpc = \"{}\"\nsigner = {{ keystore = \"signer.json\", password_env = \"PASSWORD\" }}\n",
+        chain.url
+    );
+    std::fs::write(&config, text).unwrap();
+    let facilitator = |password: &str| {
+        let mut command = pay402(&["facilitator", "--config", config.to_str().unwrap()]);
+        command.env("PASSWORD", password);
+        command
+    };
+    let refused = |expected: &str, password: &str| {
+        let (code, _, stderr) = run(facilitator(password));
+        let message = error(&stderr)["message"].as_str().unwrap().to_owned();
+        assert!(code == 3 && message.contains(expected), "{expected}: {code} {message}");
+    };
+    set_mode(&key_file, 0o644);
+    refused("chmod 600", "testpassword");
+    set_mode(&key_file, 0o600);
+    refused("wrong password", "another");
+    // The key opens, and its account has nothing to pay gas with.
+    refused(PUBLIC_KEY_ADDRESS, "testpassword");
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"anvil_setBalance","params":["{PUBLIC_KEY_ADDRESS}","0xde0b6b3a7640000"]}}"#
+    );
+    let fund = reqwest::Client::new().post(&chain.url).body(call);
+    let fund = fund.header("content-type", "application/json");
+    assert!(runtime.block_on(fund.send()).unwrap().status().is_success());
+    let started = Server::start(facilitator("testpassword"));
+    let supported = runtime.block_on(async {
+        let answer = reqwest::get(format!("{}/supported", started.url)).await.unwrap();
+        answer.text().await.unwrap()
+    });
+    assert!(supported.contains(PUBLIC_KEY_ADDRESS), "{supported}");
+}
+
+#[cfg(unix)]
+fn set_mode(path: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
