@@ -300,8 +300,10 @@ pub async fn posting_again_changes_nothing<L: Ledger + 'static>(on: On<L>) {
         .await;
     assert!(answers.iter().all(Result::is_ok), "posting the same again failed");
     assert_eq!(spent(&*on.store).await, sums(100, 0));
-    let other = on.store.post(&plan(1), Amount::from(99), "0xabc", AT).await;
-    assert!(other.is_err(), "a second, different posting passed");
+    for (charged, transaction) in [(99, "0xabc"), (100, "0xdef")] {
+        let other = on.store.post(&plan(1), Amount::from(charged), transaction, AT).await;
+        assert!(other.is_err(), "a second posting of {charged} by {transaction} passed");
+    }
     assert_eq!(spent(&*on.store).await, sums(100, 0));
 }
 

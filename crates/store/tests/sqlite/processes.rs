@@ -17,9 +17,14 @@ const FITTING: usize = 60;
 
 /// Starts this very test binary to run one of the ignored tests below on the file at `path`.
 fn start(test: &str, name: &str, path: &Path) -> Child {
+    start_in(Path::new("."), test, name, path)
+}
+
+fn start_in(directory: &Path, test: &str, name: &str, path: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args([&format!("processes::{test}"), "--exact", "--ignored", "--nocapture"])
         .env(CHILD, format!("{name} {}", path.display()))
+        .current_dir(directory)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()
@@ -100,5 +105,17 @@ async fn what_was_answered_survives_a_crash() {
         // And the file goes on.
         let next = journal.enter(entry(&format!("after {last}"))).await;
         assert_eq!(next, Ok(Entered::New));
+    }
+}
+
+#[tokio::test]
+async fn a_name_with_a_meaning_to_sqlite_is_a_file_like_any_other() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in [":memory:", "file:journal?mode=memory", "journal"] {
+        let path = Path::new(name);
+        let child = start_in(directory.path(), "child_that_dies", "3", path);
+        assert!(!child.wait_with_output().unwrap().status.success(), "it was to die");
+        let journal = SqliteJournal::open(directory.path().join(path)).unwrap();
+        assert!(journal.find(&key("3")).await.unwrap().is_some(), "{name} was no file");
     }
 }
