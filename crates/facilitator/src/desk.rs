@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(crate) struct Desk {
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) lanes: Vec<LaneHealth>,
+    /// Whether the lease could not be renewed for want of the journal.
+    pub(crate) journal_down: AtomicBool,
     status_calls: Semaphore,
     in_hand: Mutex<HashSet<PaymentKey>>,
     run: watch::Sender<Run>,
@@ -120,6 +122,7 @@ impl Desk {
             clock,
             options,
             waiters: Arc::default(),
+            journal_down: AtomicBool::new(false),
             status_calls: Semaphore::new(STATUS_CONCURRENCY),
             in_hand: Mutex::default(),
             run: watch::Sender::new(Run::Settling),

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,7 +63,7 @@ impl std::fmt::Debug for Engine {
 pub struct NetworkHealth {
     /// The network.
     pub network: NetworkId,
-    /// `ok`, `draining`, `stopped` or `lease_lost`.
+    /// `ok`, `journal_down`, `draining`, `stopped` or `lease_lost`.
     pub status: &'static str,
     /// Settlements being worked on.
     pub unfinished: usize,
@@ -231,6 +232,7 @@ impl Engine {
         let of = |crew: &Crew| NetworkHealth {
             network: crew.desk.id.clone(),
             status: match crew.desk.run() {
+                Run::Settling if crew.desk.journal_down.load(Ordering::Relaxed) => "journal_down",
                 Run::Settling => "ok",
                 Run::Draining => "draining",
                 Run::Stopped | Run::Crashed => "stopped",

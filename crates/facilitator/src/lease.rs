@@ -1,6 +1,7 @@
 //! The lease: one process at a time settles on a network.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pay402_core::error::Misconfigured;
@@ -57,7 +58,9 @@ pub(crate) async fn keep(desk: Arc<Desk>, lease: Lease) {
     let every = desk.options.lease / RENEWALS_PER_LEASE;
     loop {
         tokio::time::sleep(every).await;
-        match ask(&desk).await {
+        let answer = ask(&desk).await;
+        desk.journal_down.store(answer.is_err(), Ordering::Relaxed);
+        match answer {
             Ok(Some(renewed)) if renewed == lease => {}
             Ok(_) => {
                 tracing::error!(network = %desk.id, "lease lost; settling stops");

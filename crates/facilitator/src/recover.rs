@@ -29,18 +29,25 @@ pub(crate) enum Unrecovered {
     Unopened(#[from] Unopened),
 }
 
-/// Takes up every unfinished entry that nobody works on. Returns how many there were.
+/// Takes up every unfinished entry that nobody works on. Returns how many there were, or, when all
+/// others are taken up, the last error.
 pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
     let desk = &crew.desk;
     let limit = desk.options.unfinished_max.saturating_mul(READ_FACTOR);
     let unfinished = desk.journal.unfinished(&desk.id, limit).await?;
     let mut flights = Vec::new();
     let mut jobs = Vec::new();
+    // One that cannot be taken up must not keep the others waiting.
+    let mut failed = None;
     for entry in unfinished {
-        match take(desk, &entry.new.key).await? {
-            Some(Taken::Job(job)) => jobs.push(job),
-            Some(Taken::Flight(flight)) => flights.push(flight),
-            None => {}
+        match take(desk, &entry.new.key).await {
+            Ok(Some(Taken::Job(job))) => jobs.push(job),
+            Ok(Some(Taken::Flight(flight))) => flights.push(flight),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(payment = %entry.new.key, %error, "not taken up");
+                failed = Some(error);
+            }
         }
     }
     let count = flights.len() + jobs.len();
@@ -51,7 +58,7 @@ pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
     for job in jobs {
         desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
     }
-    Ok(count)
+    failed.map_or(Ok(count), Err)
 }
 
 /// Searches from time to time.

@@ -326,6 +326,36 @@ async fn commits_that_report_an_error_are_looked_up() {
 }
 
 #[tokio::test]
+async fn a_close_that_reports_an_error_is_told_all_the_same() {
+    let bed = Bed::new();
+    let (journal, faults) = flaky(&bed);
+    let engine = bed.start_on(journal, options()).await;
+    bed.chain.state().automine = false;
+    let waiting = tokio::spawn({
+        let engine = engine.clone();
+        async move { settle(&engine, payment("1"), LONG).await }
+    });
+    until("sent", || async { !bed.chain.state().handed.is_empty() }).await;
+    faults.advance_lies.store(1, Ordering::SeqCst);
+    bed.chain.state().mine();
+    done(&tokio::time::timeout(LONG / 2, waiting).await.unwrap().unwrap());
+    assert_eq!(faults.advance_lies.load(Ordering::SeqCst), 0);
+    refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
+}
+
+#[tokio::test]
+async fn a_journal_that_is_down_shows_in_health() {
+    let bed = Bed::new();
+    let (journal, faults) = flaky(&bed);
+    let options = Options { lease: Duration::from_secs(3), ..options() };
+    let engine = bed.start_on(journal, options).await;
+    faults.down.store(true, Ordering::SeqCst);
+    until("down", || async { engine.health()[0].status == "journal_down" }).await;
+    faults.down.store(false, Ordering::SeqCst);
+    until("up", || async { engine.health()[0].status == "ok" }).await;
+}
+
+#[tokio::test]
 async fn an_entry_whose_commit_reported_an_error_is_settled_once() {
     let bed = Bed::new();
     let (journal, faults) = flaky(&bed);
@@ -341,34 +371,39 @@ async fn strays_in_the_journal_are_taken_up() {
     let bed = Bed::new();
     let (journal, faults) = flaky(&bed);
     let options = Options { rescan: Duration::from_millis(50), ..options() };
-    let engine = bed.start_on(Arc::clone(&journal) as _, options).await;
-    // Entered by nobody who waits: as a process that lost its lease in the middle leaves it.
-    let first = tokio::spawn({
-        let engine = engine.clone();
-        async move { settle(&engine, payment("1"), LONG).await }
-    });
-    done(&first.await.unwrap());
-    let mut stray = bed.journal().find(&key("1")).await.unwrap().unwrap().new;
-    stray.key = key("2");
-    let sealed = {
-        // Sealed for payment 2 by another engine of the same signers.
-        bed.chain.state().sign_fails = true;
-        faults.enter_lies.store(false, Ordering::SeqCst);
-        pending(settle(&engine, payment("3"), SHORT).await);
-        bed.journal().find(&key("3")).await.unwrap().unwrap().new
-    };
-    stray.plan = sealed.plan;
-    journal_enter(&bed, stray).await;
-    bed.chain.state().sign_fails = false;
-    // Payment 2's plan does not open under its own key: it is left alone, and 3 is not held up.
-    done(&settle(&engine, payment("3"), LONG).await);
-    assert_eq!(stage(&engine, "2").await, "due");
-    assert_eq!(bed.chain.state().transfers, 2);
+    let engine = bed.start_on(journal, options).await;
+    faults.enter_goes_down.store(true, Ordering::SeqCst);
+    // Whether it was entered cannot be told, so it is not called a failure.
+    assert_eq!(pending(settle(&engine, payment("1"), LONG).await), None);
+    assert!(bed.chain.state().handed.is_empty());
+    faults.down.store(false, Ordering::SeqCst);
+    until("taken up", || async { stage(&engine, "1").await == "settled" }).await;
+    done(&settle(&engine, payment("1"), LONG).await);
+    refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
 }
 
-async fn journal_enter(bed: &Bed, new: pay402_core::journal::NewEntry) {
-    let entered = bed.journal().enter(new).await.unwrap();
-    assert_eq!(entered, pay402_core::journal::Entered::New);
+#[tokio::test]
+async fn a_stray_that_does_not_open_holds_nobody_up() {
+    let bed = Bed::new();
+    let (flaky, faults) = flaky(&bed);
+    let options = Options { rescan: Duration::from_millis(20), ..options() };
+    let engine = bed.start_on(flaky, options).await;
+    bed.chain.state().sign_fails = true;
+    pending(settle(&engine, payment("1"), SHORT).await);
+    // Another payment's plan under this key: bytes are sealed to their payment.
+    let journal = bed.journal();
+    let mut stray = journal.find(&key("1")).await.unwrap().unwrap().new;
+    stray.key = key("2");
+    journal.enter(stray).await.unwrap();
+    bed.chain.state().sign_fails = false;
+    done(&settle(&engine, payment("1"), LONG).await);
+    // A good stray behind it is taken up all the same.
+    faults.enter_goes_down.store(true, Ordering::SeqCst);
+    pending(settle(&engine, payment("3"), LONG).await);
+    faults.down.store(false, Ordering::SeqCst);
+    until("taken up", || async { stage(&engine, "3").await == "settled" }).await;
+    assert_eq!(stage(&engine, "2").await, "due");
+    assert_eq!(bed.chain.state().transfers, 2);
 }
 
 #[tokio::test]

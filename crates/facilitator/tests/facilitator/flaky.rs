@@ -17,6 +17,8 @@ pub struct Faults {
     pub down: AtomicBool,
     /// `enter` works and then says that it did not.
     pub enter_lies: AtomicBool,
+    /// `enter` works, says that it did not, and then nothing works.
+    pub enter_goes_down: AtomicBool,
     /// So many calls of `advance` work and then say that they did not.
     pub advance_lies: AtomicUsize,
     /// `enter` fails; reading works.
@@ -46,6 +48,10 @@ impl Journal for Flaky {
             return Err(error());
         }
         let entered = self.journal.enter(new).await?;
+        if self.faults.enter_goes_down.swap(false, Ordering::SeqCst) {
+            self.faults.down.store(true, Ordering::SeqCst);
+            return Err(error());
+        }
         if self.faults.enter_lies.load(Ordering::SeqCst) { Err(error()) } else { Ok(entered) }
     }
 
