@@ -23,7 +23,7 @@ use pay402_core::time::{Clock as _, SystemClock};
 use pay402_core::transport::http::read_payment_required;
 use pay402_core::{Presented, WireVersion, wire};
 use pay402_devchain::Devchain;
-use pay402_server::Route;
+use pay402_server::{Gate, Route};
 use pay402_store::SqliteLedger;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -84,6 +84,14 @@ impl Market {
     /// The URL of a path of the facilitator.
     pub fn facilitator_url(&self, path: &str) -> String {
         format!("{}{path}", self.stack.facilitator.url)
+    }
+
+    /// A gate like those of the API, without a server in front of it.
+    pub async fn gate(&self) -> Gate {
+        let remote = self.stack.remote().expect("a client of the facilitator");
+        let server = self.stack.resource_server(Arc::new(remote)).await;
+        let server = server.expect("the facilitator answers");
+        server.gate(route(&self.stack)).expect("a route")
     }
 
     /// How often a handler ran.

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use pay402_e2e::Market;
+use pay402_server::{Admission, RequestMeta};
 use serde_json::{Value, json};
 
 /// What a case does to a good message.
@@ -302,6 +303,30 @@ async fn a_malformed_header_gets_a_400() {
             request = request.header(key, value);
         }
         assert_refused(name, field, request.send().await.unwrap()).await;
+    }
+    market.assert_untouched().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_of_a_megabyte_is_turned_away() {
+    let market = Market::start().await;
+    let megabyte = "A".repeat(1024 * 1024);
+    // The gate itself names the field, whatever server stands in front of it.
+    let gate = market.gate().await;
+    let request = axum::http::Request::get("http://127.0.0.1/paid")
+        .header("host", "127.0.0.1")
+        .header("payment-signature", &megabyte);
+    let (head, ()) = request.body(()).unwrap().into_parts();
+    let admission = gate.admit(RequestMeta::of(&head)).await;
+    let Admission::Refuse(answer) = admission else { panic!("{admission:?}") };
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((answer.status.as_u16(), &body["field"]), (400, &"PAYMENT-SIGNATURE".into()));
+
+    // On a socket, hyper gives up on a request head that large before any handler sees it.
+    let http = reqwest::Client::new();
+    for url in [market.url("/paid"), market.facilitator_url("/verify")] {
+        let request = http.get(url).header("payment-signature", &megabyte);
+        assert_eq!(request.send().await.unwrap().status(), 431);
     }
     market.assert_untouched().await;
 }

@@ -116,7 +116,7 @@ fn text<'a>(map: &'a Map<String, Value>, key: &str, path: &str) -> Result<&'a st
     match map.get(key) {
         Some(Value::String(text)) => Ok(text),
         Some(_) => Err(Malformed::new(path, "must be a string")),
-        None => Err(Malformed::new(path, "is missing")),
+        None => Err(Malformed::new(path, "is missing; it must be a string")),
     }
 }
 

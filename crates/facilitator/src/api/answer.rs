@@ -5,6 +5,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTIC
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pay402_core::error::Malformed;
+use pay402_core::transport::http::malformed_response;
 use pay402_core::wire::MESSAGE_BYTES_MAX;
 use serde_json::{Value, json};
 
@@ -53,9 +54,9 @@ impl IntoResponse for TurnedAway {
             json_answer(status, &json!({"error": error, "message": message}))
         };
         match self {
-            Self::Malformed(Malformed { field, problem }) => {
-                let body = json!({"error": "malformed", "field": field, "message": problem});
-                json_answer(StatusCode::BAD_REQUEST, &body)
+            Self::Malformed(malformed) => {
+                let (status, body) = malformed_response(&malformed);
+                json_answer(status, &body)
             }
             Self::TooLarge => {
                 let message = format!("the body is above {MESSAGE_BYTES_MAX} bytes");
