@@ -35,6 +35,8 @@ const fn text(name: &'static str, twist: fn(&str) -> String, field: &'static str
     Case { name, twist: Twist::Text(twist), field }
 }
 
+type HeaderCase = (&'static str, Vec<(&'static str, String)>, &'static str);
+
 const ABOVE_U256: &str =
     "115792089237316195423570985008687907853269984665640564039457584007913129639936";
 // One letter of the payee's checksum turned over.
@@ -242,7 +244,8 @@ async fn a_malformed_header_gets_a_400() {
     let http = reqwest::Client::new();
     let v1 = json!({"x402Version": 1, "scheme": "exact", "network": "base-sepolia",
         "payload": serde_json::from_str::<Value>(&good).unwrap()["payload"]});
-    let cases: Vec<(&str, Vec<(&str, String)>, &str)> = vec![
+    // Name, headers, and what the answer has to name.
+    let cases: Vec<HeaderCase> = vec![
         ("not base64", vec![("payment-signature", "%%%".into())], "PAYMENT-SIGNATURE"),
         ("empty", vec![("payment-signature", String::new())], "PAYMENT-SIGNATURE"),
         (
