@@ -11,7 +11,8 @@ use crate::facilitator::{Facilitator, Settled, Verdict};
 use crate::spend::{Clearance, Quote};
 use crate::time::UnixTime;
 use crate::{
-    Amount, NetworkId, Payment, PaymentKey, Presented, Price, Refused, Requirements, Scheme,
+    Amount, NetworkId, Payment, PaymentKey, Presented, Price, Refusal, Refused, Requirements,
+    Scheme,
 };
 
 /// Why a client scheme does not take up an offer. The next offer may do.
@@ -138,6 +139,16 @@ pub trait ServerScheme: Send + Sync {
     /// # Errors
     /// The refusal to answer with.
     fn identify(&self, payment: &Payment, now: UnixTime) -> Result<PaymentKey, Refused>;
+
+    /// Identifies a payment whose time is over, so that a claim made in time is found again. As
+    /// [`ServerScheme::identify`], but for the end of its time; grants nothing by itself. Schemes
+    /// whose payments expire say it; for the others there is nothing to find.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    fn recall(&self, _payment: &Payment) -> Result<PaymentKey, Refused> {
+        Err(Refusal::ValidBefore.into())
+    }
 
     /// Makes sure, before the handler runs, that the payment would settle.
     ///

@@ -223,6 +223,9 @@ impl Gate {
                 return Admission::Refuse(self.asking_because(&place, &caller, &refused));
             }
         };
+        if let Some(refused) = matched.late.clone() {
+            return self.admit_late(matched, &refused, now, &caller).await;
+        }
         self.inner.shared.prune_sometimes();
         match self.claim(matched, now).await {
             Ok(ticket) => self.open(ticket, &place, &caller).await,
@@ -230,6 +233,39 @@ impl Gate {
             Err(Unclaimed::Unavailable) => {
                 Admission::Refuse(caller.unavailable(Refusal::UnexpectedVerifyError))
             }
+        }
+    }
+
+    /// A payment whose time is over buys nothing any more. But one that was settled, or may have
+    /// been, is told so: a fresh offer would have its payer pay twice for what is kept for it.
+    async fn admit_late(
+        &self,
+        matched: Matched,
+        refused: &Refused,
+        now: UnixTime,
+        caller: &Caller,
+    ) -> Admission {
+        let place = matched.place.clone();
+        let unavailable = || Admission::Refuse(caller.unavailable(Refusal::UnexpectedVerifyError));
+        match self.inner.shared.grants.state(&matched.key).await {
+            Ok(Some(GrantState::Settling { .. } | GrantState::Delivered { .. })) => {}
+            // Settlement was not asked for in time.
+            Ok(Some(GrantState::Claimed) | None) => {
+                return Admission::Refuse(self.asking_because(&place, caller, refused));
+            }
+            Err(error) => {
+                tracing::error!(%error, "a claim could not be looked up");
+                return unavailable();
+            }
+        }
+        match self.claim(matched, now).await {
+            // It was released or forgotten a moment ago.
+            Ok(ticket) => {
+                ticket.release().await;
+                Admission::Refuse(self.asking_because(&place, caller, refused))
+            }
+            Err(Unclaimed::Held(matched, held)) => self.repeat(*matched, held, caller).await,
+            Err(Unclaimed::Unavailable) => unavailable(),
         }
     }
 
@@ -288,10 +324,10 @@ impl Gate {
         let mut refused = None;
         for offer in candidates {
             match self.identify(offer, &presented, &place, now) {
-                Ok((payment, key)) => {
+                Ok((payment, key, late)) => {
                     let secret = presented.payment_identifier().map(|id| Secret::new(id, &key));
                     let offer = offer.clone();
-                    return Ok(Matched { offer, payment, key, secret, place });
+                    return Ok(Matched { offer, payment, key, secret, place, late });
                 }
                 // The first reason may be of an offer that was never meant; a signature that is
                 // wrong for the offer that was accepted says more than "not this one".
@@ -310,13 +346,19 @@ impl Gate {
         presented: &Presented,
         place: &Place,
         now: UnixTime,
-    ) -> Result<(Payment, PaymentKey), Refused> {
+    ) -> Result<(Payment, PaymentKey, Option<Refused>), Refused> {
         let resource =
             ResourceInfo { url: place.url.clone(), ..self.inner.required.resource.clone() };
         let terms = terms_about(presented.version, offer.terms.clone(), &resource);
         let payment = Payment::pair(terms, presented.clone())?;
-        let key = offer.scheme.identify(&payment, now)?;
-        Ok((payment, key))
+        match offer.scheme.identify(&payment, now) {
+            Ok(key) => Ok((payment, key, None)),
+            Err(late) if late.reason.is(Refusal::ValidBefore) => {
+                let key = offer.scheme.recall(&payment)?;
+                Ok((payment, key, Some(late)))
+            }
+            Err(refused) => Err(refused),
+        }
     }
 
     /// Claims a payment for its request. Runs to its end even when the client hangs up, so that a

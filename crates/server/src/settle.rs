@@ -155,6 +155,11 @@ async fn resume_claimed(
     caller: Caller,
     hash: Hash,
 ) -> Answer {
+    // Asking may be what sends the payment. As long as that is possible, it is asked only where
+    // there is something to deliver for it.
+    if sealed.is_none() && matched.late.is_none() {
+        return caller.pending(None);
+    }
     let Some(_here) = gate.inner.shared.enter_settling(&matched.key) else {
         // The first request's own attempt is still going on in this process.
         return caller.pending(None);

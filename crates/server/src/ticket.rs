@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use pay402_core::asset::AssetId;
-use pay402_core::{Amount, Payment, PaymentKey};
+use pay402_core::{Amount, Payment, PaymentKey, Refused};
 
 use crate::place::Place;
 use crate::seal::Secret;
@@ -33,6 +33,9 @@ pub(crate) struct Matched {
     pub(crate) key: PaymentKey,
     pub(crate) secret: Option<Secret>,
     pub(crate) place: Place,
+    /// Why it can no longer be claimed, when its time is over. What was claimed in time can still
+    /// be asked for.
+    pub(crate) late: Option<Refused>,
 }
 
 /// A request that holds a payment and may be served.

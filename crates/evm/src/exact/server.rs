@@ -137,6 +137,12 @@ impl ServerScheme for ExactServer {
         read.refuse_malleated()?;
         Ok(read.key)
     }
+
+    fn recall(&self, payment: &Payment) -> Result<PaymentKey, Refused> {
+        let read = ReadPayment::read(payment, &own_terms(payment.terms()))?;
+        read.refuse_malleated()?;
+        Ok(read.key)
+    }
 }
 
 /// Our own terms say what asset we are paid in; they are the table here, so that tokens that only

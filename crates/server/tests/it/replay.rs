@@ -3,10 +3,11 @@
 use http::{Method, StatusCode};
 use pay402_core::Refusal;
 use pay402_core::grants::GrantState;
+use pay402_core::time::UnixTime;
 
 use crate::stage::{
-    FakeFacilitator, Got, HASH, IDENTIFIER, NETWORK, Stage, done, get, paid, pending, presented,
-    refused, request, route, send, with,
+    FakeFacilitator, Got, HASH, IDENTIFIER, NETWORK, NOW, Stage, done, get, paid, pending,
+    presented, refused, request, route, send, with,
 };
 
 const OTHER: &str = "pay_fedcba9876543210";
@@ -145,4 +146,61 @@ async fn an_answer_too_large_to_keep_is_delivered_once() {
     let again = send(&app, paid("1", Some(IDENTIFIER))).await;
     assert_nothing_given(&again, Refusal::DuplicateSettlement);
     assert!(again.text().contains("too large to keep"));
+}
+
+/// `GET /paid` with a payment that expires a minute after the beginning.
+fn expiring(nonce: &str, identifier: Option<&str>) -> axum::extract::Request {
+    let mut payment = presented(nonce, identifier);
+    payment.payload.insert("validBefore".into(), (NOW + 60).into());
+    with(get("/paid"), &payment)
+}
+
+#[tokio::test]
+async fn a_lost_answer_can_be_had_after_the_payment_has_expired() {
+    let stage = Stage::new().await;
+    let app = stage.data();
+    let first = send(&app, expiring("1", Some(IDENTIFIER))).await;
+    assert!(first.paid());
+    stage.clock.set(UnixTime(NOW + 600));
+    let again = send(&app, expiring("1", Some(IDENTIFIER))).await;
+    assert_eq!(
+        (again.status, again.body, again.headers),
+        (first.status, first.body, first.headers)
+    );
+    // A fresh offer would have the payer pay twice.
+    for identifier in [None, Some(OTHER)] {
+        let got = send(&app, expiring("1", identifier)).await;
+        assert_nothing_given(&got, Refusal::DuplicateSettlement);
+    }
+    // What was never claimed in time buys nothing, and leaves nothing behind.
+    let got = send(&app, expiring("2", Some(IDENTIFIER))).await;
+    assert_eq!(got.status, StatusCode::PAYMENT_REQUIRED);
+    assert_eq!(got.refusal(), Some(Refusal::ValidBefore));
+    assert!(stage.state("2").await.is_none());
+    assert_eq!((stage.runs(), stage.settled()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payment_is_not_collected_later_for_an_answer_that_was_not_kept() {
+    let stage = Stage::new().await;
+    let app = stage.app(route(), |_| async {
+        axum::response::Response::new(axum::body::Body::from(vec![b'x'; 300 * 1024]))
+    });
+    for _ in 0..100 {
+        stage.facilitator.will_settle(pending());
+    }
+    let got = send(&app, expiring("1", Some(IDENTIFIER))).await;
+    assert_nothing_given(&got, Refusal::SettlementPending);
+    tokio::time::sleep(std::time::Duration::from_secs(200)).await;
+    stage.facilitator.settles.lock().unwrap().clear();
+
+    let asked = stage.settled();
+    let got = send(&app, expiring("1", Some(IDENTIFIER))).await;
+    assert_nothing_given(&got, Refusal::SettlementPending);
+    assert_eq!(stage.settled(), asked, "the gate asked to be paid for nothing");
+    // Once it cannot be sent any more, asking only tells what became of it.
+    stage.clock.set(UnixTime(NOW + 600));
+    let got = send(&app, expiring("1", Some(IDENTIFIER))).await;
+    assert_nothing_given(&got, Refusal::DuplicateSettlement);
+    assert!(got.text().contains(HASH), "the hash is missing: {}", got.text());
 }

@@ -110,7 +110,15 @@ impl ServerScheme for FakeScheme {
         if address { Ok(()) } else { Err(Malformed::new("payTo", "must be an address")) }
     }
 
-    fn identify(&self, payment: &Payment, _now: UnixTime) -> Result<PaymentKey, Refused> {
+    fn identify(&self, payment: &Payment, now: UnixTime) -> Result<PaymentKey, Refused> {
+        let end = payment.presented().payload.get("validBefore").and_then(Value::as_u64);
+        if end.is_some_and(|end| end <= now.0) {
+            return Err(Refused::from(Refusal::ValidBefore).by(PAYER));
+        }
+        self.recall(payment)
+    }
+
+    fn recall(&self, payment: &Payment) -> Result<PaymentKey, Refused> {
         let text = |key: &str| payment.presented().payload.get(key).and_then(Value::as_str);
         if text("signature") != Some("good") {
             return Err(Refused::from(Refusal::InvalidSignature).by(PAYER));
@@ -190,10 +198,13 @@ pub(crate) struct Stage {
     pub(crate) facilitator: Arc<FakeFacilitator>,
     pub(crate) grants: Arc<MemoryGrants>,
     pub(crate) server: ResourceServer,
+    pub(crate) clock: Arc<ManualClock>,
     /// How often a handler ran.
     pub(crate) runs: Arc<AtomicUsize>,
 }
 
+/// Where the clock stands at first, in seconds.
+pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const BASE: &str = "https://api.example.com";
 
 pub(crate) fn route() -> Route {
@@ -211,14 +222,15 @@ impl Stage {
 
     pub(crate) async fn with(facilitator: FakeFacilitator, grants: Arc<MemoryGrants>) -> Self {
         let facilitator = Arc::new(facilitator);
+        let clock = Arc::new(ManualClock::new(UnixTime(NOW)));
         let server = ResourceServer::builder(facilitator.clone(), grants.clone())
             .scheme(Arc::new(FakeScheme))
-            .clock(Arc::new(ManualClock::new(UnixTime(1_800_000_000))))
+            .clock(clock.clone())
             .public_url(BASE)
             .start()
             .await
             .unwrap();
-        Self { facilitator, grants, server, runs: Arc::default() }
+        Self { facilitator, grants, server, clock, runs: Arc::default() }
     }
 
     /// `/paid` and everything below `/paid/` sold as `route`, answered by `handler`.
