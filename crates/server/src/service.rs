@@ -5,8 +5,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{ALLOW, VARY};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use pay402_core::payment::Presented;
@@ -178,11 +179,21 @@ fn whole<RB>(answer: Answer) -> Response<PaidBody<RB>> {
     response
 }
 
-/// What a preflight needs to know, and nothing that could be worth money.
+/// What a preflight needs to know, and nothing that could be worth money: a handler that answers
+/// every method would otherwise give away what it says in headers, such as a link.
 fn head_only<RB>(response: Response<RB>) -> Response<PaidBody<RB>> {
     let (mut head, _body) = response.into_parts();
-    for name in [http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING] {
-        head.headers.remove(name);
+    let told = |name: &HeaderName| {
+        matches!(*name, ALLOW | VARY) || name.as_str().starts_with("access-control-")
+    };
+    let headers = std::mem::take(&mut head.headers);
+    let mut last = None;
+    for (name, value) in headers {
+        // Further values of a header come without its name.
+        last = name.or(last);
+        if let Some(name) = last.as_ref().filter(|name| told(name)) {
+            head.headers.append(name, value);
+        }
     }
     Response::from_parts(head, PaidBody::whole(Bytes::new()))
 }

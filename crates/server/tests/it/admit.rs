@@ -316,7 +316,10 @@ async fn only_a_preflight_passes_without_payment_and_gets_no_body() {
     let stage = Stage::new().await;
     let app = stage.app(route(), |request| async move {
         assert!(request.headers().get("payment-signature").is_none());
-        let response = Response::builder().header("access-control-allow-methods", "GET");
+        let response = Response::builder()
+            .header("access-control-allow-methods", "GET")
+            .header("location", "https://files.example/content?signed")
+            .header("set-cookie", "content=1");
         response.body(Body::from("content")).unwrap()
     });
     assert_eq!(
@@ -329,6 +332,9 @@ async fn only_a_preflight_passes_without_payment_and_gets_no_body() {
     let got = send(&app, preflight).await;
     assert_eq!((got.status, got.text()), (StatusCode::OK, ""));
     assert_eq!(got.header("access-control-allow-methods"), Some("GET"));
+    for name in ["location", "set-cookie"] {
+        assert_eq!(got.header(name), None, "content went out in a header");
+    }
 
     let mut not_options = get("/paid");
     not_options.headers_mut().insert("origin", "https://shop.example".parse().unwrap());
