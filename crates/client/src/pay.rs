@@ -225,7 +225,8 @@ impl Wallet {
         }
         self.reconcile_expired().await;
         let (rails, declined) = rank(&self.schemes, &required.accepts, purchase.url());
-        let (scheme, clearance, standing) = self.clear_one(purchase, rails, declined).await?;
+        let (scheme, clearance, standing) =
+            self.clear_one(purchase, required, rails, declined).await?;
         self.sign(scheme, clearance, required, standing).await
     }
 
@@ -395,12 +396,18 @@ impl Wallet {
     async fn clear_one(
         &self,
         purchase: &Purchase,
+        required: &PaymentRequired,
         rails: Vec<Rail>,
         mut declined: Vec<Declined>,
     ) -> Result<(Arc<dyn ClientScheme>, Clearance, Standing), PayError> {
         let mut ask: Option<Denied> = None;
         let mut denied: Option<Denied> = None;
         for Rail { scheme, quote } in rails {
+            if !fits(&quote.offer, required) {
+                let why = "its payment would be too large for a header";
+                declined.push(Declined::new(&quote.offer, why));
+                continue;
+            }
             let nonce = self.entropy.nonce().map_err(|error| PayError::Signer {
                 error,
                 terms: Box::new(Terms::of_quote(&quote, &scheme.payer())),
@@ -474,20 +481,40 @@ impl Wallet {
         }
         let authorized = scheme.authorize(clearance).await?;
         let offer = &clearance.reservation().quote.offer;
-        let presented = Presented {
-            version: required.version,
-            scheme: offer.scheme.clone(),
-            network: offer.network.clone(),
-            accepted: Some(offer.clone()),
-            payload: authorized.payload,
-            resource: Some(required.resource.clone()),
-            extensions,
-            other: Map::new(),
-        };
+        let presented = Presented { extensions, ..message_of(required, offer, authorized.payload) };
         let mut headers = HeaderMap::new();
         transport::write_payment(&mut headers, &presented)
             .map_err(|error| Unavailable::new("the payment message", error.to_string()))?;
         Ok((presented, headers))
+    }
+}
+
+/// Most that a scheme's payload and the identifier add to a payment message, in bytes of JSON.
+const SIGNED_BYTES_MAX: usize = 2 * 1024;
+
+/// Whether a payment for `offer` fits into a header. A server fills the rest of the message, and
+/// must not be able to have a signature made that is then thrown away: the same reservation may
+/// have been signed, and sent, by another request.
+fn fits(offer: &Requirements, required: &PaymentRequired) -> bool {
+    let room = Value::String("0".repeat(SIGNED_BYTES_MAX));
+    let largest = message_of(required, offer, Map::from_iter([("room".to_owned(), room)]));
+    transport::write_payment(&mut HeaderMap::new(), &largest).is_ok()
+}
+
+fn message_of(
+    required: &PaymentRequired,
+    offer: &Requirements,
+    payload: Map<String, Value>,
+) -> Presented {
+    Presented {
+        version: required.version,
+        scheme: offer.scheme.clone(),
+        network: offer.network.clone(),
+        accepted: Some(offer.clone()),
+        payload,
+        resource: Some(required.resource.clone()),
+        extensions: required.extensions.clone(),
+        other: Map::new(),
     }
 }
 

@@ -394,3 +394,35 @@ fn with_status(reply: Reply, status: u16) -> Reply {
         Reply::Hang => Reply::Hang,
     }
 }
+
+#[tokio::test]
+async fn no_pause_that_a_server_asks_for_is_too_long_to_be_counted() {
+    let world = World::new();
+    let server = Server::start(|seen, _| match seen.payment() {
+        None => price(),
+        Some(_) => {
+            // With a second gone by, the end of such a pause lies beyond the end of time.
+            std::thread::sleep(std::time::Duration::from_millis(1_100));
+            with_header(plain(503, "{}"), "retry-after", &u64::MAX.to_string())
+        }
+    })
+    .await;
+    let paid = world.client().execute(get(&server.url("/"))).await.unwrap();
+    assert_eq!(paid.receipt.status, ReceiptStatus::Unsettled);
+    assert_eq!((paid.response.status().as_u16(), world.books().await), (503, (0, 10_000)));
+}
+
+#[tokio::test]
+async fn an_offer_too_large_to_be_sent_back_is_not_signed() {
+    let world = World::new();
+    let server = Server::start(|_, _| {
+        let mut required = required("", vec![offer("10000", USDC)]);
+        required.extensions.insert("filler".into(), "0".repeat(20 * 1024).into());
+        plain(402, &pay402_core::wire::encode_payment_required(&required).to_string())
+    })
+    .await;
+    let error = world.client().execute(get(&server.url("/"))).await.unwrap_err();
+    assert_eq!(error.code(), "no_payable_offer", "{error}");
+    assert!(world.scheme.signed().is_empty(), "signed, and called never signed");
+    assert_eq!(world.books().await, (0, 0));
+}

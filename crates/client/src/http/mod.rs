@@ -217,9 +217,9 @@ impl PayingClient {
                     Err(lost)
                 }
             };
-            pause *= 2;
+            pause = pause.saturating_mul(2);
             let over = count >= self.retry.presentations_max
-                || started.elapsed() + wait > self.retry.window
+                || started.elapsed().saturating_add(wait) > self.retry.window
                 || self.wallet.clock.now() >= ready.reservation().plan.valid_before;
             if over {
                 return self.give_up(ready, last, left).await;
