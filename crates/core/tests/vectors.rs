@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use pay402_core::facilitator::Verdict;
 use pay402_core::payment::PaymentRequired;
 use pay402_core::transport::http::{
     Asking, read_outcome, read_payment, read_payment_required, write_outcome, write_payment,
 };
-use pay402_core::{NetworkId, Payment, Requirements, WireVersion, wire};
+use pay402_core::{NetworkId, Payment, Refusal, Requirements, WireVersion, wire};
 use serde_json::Value;
 
 fn captures() -> Vec<(String, Value)> {
@@ -214,4 +215,19 @@ fn an_offer_is_echoed_with_its_nulls_and_empties() {
     let required = wire::decode_payment_required(body).unwrap();
     let original: Value = serde_json::from_slice(body).unwrap();
     assert_eq!(wire::encode_payment_required(&required), original);
+}
+
+#[test]
+fn strangers_refusals_are_read_as_ours_where_they_mean_the_same() {
+    for (code, refusal) in [
+        ("invalid_x402_version", Refusal::InvalidVersion),
+        ("invalid_exact_evm_signature", Refusal::InvalidSignature),
+        ("invalid_exact_evm_insufficient_balance", Refusal::InsufficientFunds),
+        ("missing_eip712_domain", Refusal::MissingEip712Domain),
+    ] {
+        let reply = serde_json::json!({ "isValid": false, "invalidReason": code });
+        let verdict = wire::decode_verdict(reply.to_string().as_bytes()).unwrap();
+        let Verdict::Invalid(refused) = verdict else { panic!("{code} was read as valid") };
+        assert!(refused.reason.is(refusal), "{code}: {refused}");
+    }
 }
