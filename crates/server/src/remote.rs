@@ -10,11 +10,11 @@ use async_trait::async_trait;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pay402_core::error::{Misconfigured, Unavailable};
-use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
+use pay402_core::facilitator::{Facilitator, Settled, Settlement, Supported, Verdict};
 use pay402_core::wire::{
     decode_settled, decode_supported, decode_verdict, encode_facilitator_request,
 };
-use pay402_core::{Digest, Payment};
+use pay402_core::{Digest, Payment, Refused};
 use url::{Host, Url};
 
 /// Longest wait for a connection, in seconds.
@@ -28,6 +28,10 @@ pub const VERIFY_WAIT_S: u64 = 30;
 pub const SETTLE_WAIT_S: u64 = 90;
 /// Largest answer that is read, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Longest reason that is passed on, in characters: it goes out in headers.
+pub const REASON_CHARS_MAX: usize = 256;
+/// Longest transaction or account that is believed to be one, in bytes.
+const NAME_BYTES_MAX: usize = 256;
 /// How often a request that was turned away with 429 is sent, the first time included.
 const TRIES: u32 = 3;
 /// Longest `Retry-After` that is waited for, in seconds.
@@ -262,7 +266,7 @@ impl Facilitator for RemoteFacilitator {
     async fn verify(&self, payment: &Payment) -> Result<Verdict, Unavailable> {
         let body = encode_facilitator_request(payment).to_string();
         let reply = self.ask(Method::POST, "verify", Some(body), VERIFY_WAIT_S).await?;
-        match (reply.status, decode_verdict(&reply.body)) {
+        match (reply.status, decode_verdict(&reply.body).map(fit_verdict)) {
             (StatusCode::OK, Ok(verdict)) => Ok(verdict),
             // Some facilitators put their refusal on a 400. A success on anything but 200 is none.
             (status, Ok(Verdict::Invalid(refused))) if status.is_client_error() => {
@@ -288,7 +292,7 @@ impl Facilitator for RemoteFacilitator {
             }
         };
         let status = reply.status;
-        let settled = decode_settled(&reply.body, payment.terms());
+        let settled = decode_settled(&reply.body, payment.terms()).map(fit_settled);
         match (status, settled) {
             (StatusCode::OK, Ok(settled)) => Ok(settled),
             (StatusCode::OK, Err(error)) => {
@@ -317,6 +321,45 @@ impl Facilitator for RemoteFacilitator {
             }
         }
     }
+}
+
+/// A facilitator's words, fit for strangers: bounded, and without URLs. Reasons are often the text
+/// of an error of its node, whose URL carries a key.
+fn fit(refused: Refused) -> Refused {
+    let word = |word| if str::contains(word, "://") { "[url]" } else { word };
+    let words: Vec<_> = refused.message.split_whitespace().map(word).collect();
+    let words = words.join(" ");
+    let message = words.chars().filter(|c| !c.is_control());
+    Refused {
+        message: message.take(REASON_CHARS_MAX).collect(),
+        payer: name(refused.payer),
+        transaction: name(refused.transaction),
+        ..refused
+    }
+}
+
+fn fit_verdict(verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::Invalid(refused) => Verdict::Invalid(fit(refused)),
+        // The payment itself says who pays.
+        Verdict::Valid { payer } => Verdict::Valid { payer: name(Some(payer)).unwrap_or_default() },
+    }
+}
+
+fn fit_settled(settled: Settled) -> Settled {
+    match settled {
+        Settled::Refused(refused) => Settled::Refused(fit(refused)),
+        // No hash is as long as that: not a success that can be recorded.
+        Settled::Done(done) if done.transaction.len() > NAME_BYTES_MAX => {
+            Settled::Pending { transaction: None }
+        }
+        Settled::Done(done) => Settled::Done(Settlement { payer: name(done.payer), ..done }),
+        Settled::Pending { transaction } => Settled::Pending { transaction: name(transaction) },
+    }
+}
+
+fn name(text: Option<String>) -> Option<String> {
+    text.filter(|text| text.len() <= NAME_BYTES_MAX)
 }
 
 fn is_loopback(url: &Url) -> bool {

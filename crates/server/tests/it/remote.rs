@@ -368,3 +368,29 @@ async fn an_answer_without_end_is_cut_off() {
     assert_eq!(settled, Ok(Settled::Pending { transaction: None }));
     task.abort();
 }
+
+#[tokio::test]
+async fn a_reason_is_bounded_and_names_no_url() {
+    let text = format!(
+        "HTTP request failed. URL: https://node.example/v2/hunter2 Request body: {}",
+        "x".repeat(10_000)
+    );
+    let refusing = json!({
+        "isValid": false, "invalidReason": "insufficient_funds", "invalidMessage": text,
+        "success": false, "errorReason": "insufficient_funds", "errorMessage": text,
+        "transaction": "f".repeat(1_000), "network": NETWORK, "payer": "p".repeat(1_000),
+    });
+    let (_server, remote) = always(200, &refusing).await;
+    let Ok(Verdict::Invalid(verified)) = remote.verify(&payment()).await else { panic!() };
+    let Ok(Settled::Refused(settled)) = remote.settle(&payment()).await else { panic!() };
+    for refused in [verified, settled] {
+        assert!(refused.message.starts_with("HTTP request failed. URL: [url]"), "{refused}");
+        assert_eq!(refused.message.chars().count(), pay402_server::remote::REASON_CHARS_MAX);
+        assert_eq!((refused.payer, refused.transaction), (None, None));
+    }
+    let endless = json!({
+        "success": true, "transaction": "f".repeat(10_000), "network": NETWORK, "payer": PAYER,
+    });
+    let (_server, remote) = always(200, endless).await;
+    assert_eq!(remote.settle(&payment()).await, Ok(Settled::Pending { transaction: None }));
+}
