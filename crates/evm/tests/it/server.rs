@@ -146,6 +146,20 @@ fn times_are_strict_at_both_ends() {
 }
 
 #[test]
+fn an_expired_payment_is_recalled_by_the_key_it_was_claimed_with() {
+    let good = payment();
+    let key = server().identify(&good, UnixTime(START)).unwrap();
+    assert_eq!(refusal(&good, START + 100_000), Refusal::ValidBefore);
+    assert_eq!(server().recall(&good), Ok(key));
+    let terms = terms(10_000);
+    let signer = dev_signer(PAYER);
+    let to = dev_signer(STRANGER).address();
+    let astray = Authorization { to, ..authorization(&terms, signer.address()) };
+    let astray = server().recall(&signed(&terms, astray, &signer)).unwrap_err();
+    assert!(astray.reason.is(Refusal::RecipientMismatch), "{astray}");
+}
+
+#[test]
 fn a_signature_that_only_a_contract_can_judge_passes_on() {
     let terms = terms(10_000);
     let good = authorization(&terms, Address::repeat_byte(0x71));
