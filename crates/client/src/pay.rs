@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 use pay402_core::error::Unavailable;
 use pay402_core::facilitator::{Settled, Settlement};
-use pay402_core::payment::PaymentRequired;
+use pay402_core::payment::{PAYMENT_IDENTIFIER, PaymentRequired};
 use pay402_core::refusal::Reason;
 use pay402_core::scheme::{ClientScheme, Fate};
 use pay402_core::spend::{
@@ -472,7 +472,7 @@ impl Wallet {
         required: &PaymentRequired,
     ) -> Result<(Presented, HeaderMap), Unavailable> {
         let mut extensions = required.extensions.clone();
-        if let Some(Value::Object(advertised)) = extensions.get_mut(IDENTIFIER) {
+        if let Some(Value::Object(advertised)) = extensions.get_mut(PAYMENT_IDENTIFIER) {
             let id = scheme.identifier(clearance).await?;
             let info = advertised.entry("info").or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(info) = info {
@@ -517,9 +517,6 @@ fn message_of(
         other: Map::new(),
     }
 }
-
-/// The extension in which a payer proves that it is the one that paid.
-const IDENTIFIER: &str = "payment-identifier";
 
 /// Whether what is signed was cleared in this call or stood in the ledger before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

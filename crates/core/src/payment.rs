@@ -25,6 +25,9 @@ pub enum WireVersion {
     V2,
 }
 
+/// The extension by which a client says who it is, off chain (spec `extensions/payment_identifier`).
+pub const PAYMENT_IDENTIFIER: &str = "payment-identifier";
+
 /// A payment scheme by its name on the wire.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Scheme(Cow<'static, str>);
@@ -144,7 +147,7 @@ impl Presented {
     /// The id of the `payment-identifier` extension, when it has the required form (16 to 128
     /// characters of `[A-Za-z0-9_-]`). It never touches the chain, so it proves who presents.
     pub fn payment_identifier(&self) -> Option<&str> {
-        let id = self.extensions.get("payment-identifier")?.get("info")?.get("id")?.as_str()?;
+        let id = self.extensions.get(PAYMENT_IDENTIFIER)?.get("info")?.get("id")?.as_str()?;
         let form = (16..=128).contains(&id.len())
             && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         form.then_some(id)

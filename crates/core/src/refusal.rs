@@ -96,8 +96,8 @@ refusals! {
     InvalidSignature = "invalid_exact_evm_payload_signature" | "invalid_exact_evm_signature" | "invalid_exact_evm_failed_to_parse_signature", 402, NewPayment, Untouched;
     /// The transfer fails when it is simulated on the chain.
     SimulationFailed = "invalid_exact_evm_transaction_simulation_failed", 402, NewPayment, Untouched;
-    /// The settlement transaction was mined and reverted; nothing was transferred.
-    TransactionReverted = "invalid_transaction_state" | "invalid_exact_evm_transaction_failed", 402, NewPayment, Untouched;
+    /// The settlement transaction was mined and reverted, and is not sent again; the authorization itself can still be used by anyone until it expires, so sign a new one only then.
+    TransactionReverted = "invalid_transaction_state" | "invalid_exact_evm_transaction_failed", 402, NewPayment, MaybeMoved;
     /// The transaction succeeded without the transfer it had to make.
     TransferEventMismatch = "invalid_exact_evm_transfer_event_mismatch", 402, Never, MaybeMoved;
     /// The authorization is not valid yet.

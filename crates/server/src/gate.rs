@@ -15,7 +15,7 @@ use http::StatusCode;
 use pay402_core::error::Malformed;
 use pay402_core::facilitator::Verdict;
 use pay402_core::grants::{Claim, Claimed, GrantState, Held};
-use pay402_core::payment::{PaymentRequired, Presented};
+use pay402_core::payment::{PAYMENT_IDENTIFIER, PaymentRequired, Presented};
 use pay402_core::resource::ResourceInfo;
 use pay402_core::time::UnixTime;
 use pay402_core::transport::http::{Asking, read_payment};
@@ -99,7 +99,7 @@ impl Gate {
             error: Some(UNPAID.into()),
             resource,
             accepts: Vec::new(),
-            extensions: Map::from_iter([("payment-identifier".to_owned(), identifier_info())]),
+            extensions: Map::from_iter([(PAYMENT_IDENTIFIER.to_owned(), identifier_info())]),
             other: Map::new(),
         };
         let offers = offers.into_iter().map(Arc::new).collect();
@@ -350,7 +350,10 @@ impl Gate {
         let resource =
             ResourceInfo { url: place.url.clone(), ..self.inner.required.resource.clone() };
         let terms = terms_about(presented.version, offer.terms.clone(), &resource);
-        let payment = Payment::pair(terms, presented.clone())?;
+        let mut forwarded = presented.clone();
+        // The id opens the sealed answer: it is between the payer and us, not for the facilitator.
+        forwarded.extensions.shift_remove(PAYMENT_IDENTIFIER);
+        let payment = Payment::pair(terms, forwarded)?;
         match offer.scheme.identify(&payment, now) {
             Ok(key) => Ok((payment, key, None)),
             Err(late) if late.reason.is(Refusal::ValidBefore) => {
@@ -471,7 +474,7 @@ fn identifier_info() -> Value {
 
 /// An id of the wrong form is an error: to ignore it would take away the retry it stands for.
 fn check_identifier(presented: &Presented) -> Result<(), Malformed> {
-    let said = presented.extensions.get("payment-identifier");
+    let said = presented.extensions.get(PAYMENT_IDENTIFIER);
     let id = said.and_then(|said| said.get("info")).and_then(|info| info.get("id"));
     if id.is_some_and(|id| !id.is_null()) && presented.payment_identifier().is_none() {
         let problem = "must be 16 to 128 characters of A-Z a-z 0-9 _ -";

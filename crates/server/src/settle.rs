@@ -273,17 +273,14 @@ fn judge(refused: Refused, before: Before) -> End {
     if reason.is(Refusal::DuplicateSettlement) {
         return End::Held(refused);
     }
+    // Our facilitator will not send it again, and no other request can be granted for it.
+    let over = reason.is(Refusal::TransactionReverted) || reason.is(Refusal::AuthorizationCanceled);
     match before {
-        Before::Unasked if reason.funds() == Funds::Untouched => End::Failed(refused),
+        Before::Unasked if over || reason.funds() == Funds::Untouched => End::Failed(refused),
         Before::Unasked => End::Held(refused),
         // Once something may have been sent, "insufficient funds" and the like may only mean that
         // the transfer has happened. Nothing but the fate of the transfer itself counts.
-        Before::MaybeSent
-            if reason.is(Refusal::TransactionReverted)
-                || reason.is(Refusal::AuthorizationCanceled) =>
-        {
-            End::Failed(refused)
-        }
+        Before::MaybeSent if over => End::Failed(refused),
         Before::MaybeSent => End::Pending,
     }
 }

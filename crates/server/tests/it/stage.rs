@@ -162,6 +162,11 @@ impl FakeFacilitator {
     }
 }
 
+/// Who forwards the id that opens a sealed answer lets the facilitator open it.
+fn assert_no_secret(payment: &Payment) {
+    assert!(payment.presented().payment_identifier().is_none(), "the secret was forwarded");
+}
+
 #[async_trait]
 impl Facilitator for FakeFacilitator {
     async fn supported(&self) -> Result<Supported, Unavailable> {
@@ -172,13 +177,15 @@ impl Facilitator for FakeFacilitator {
     }
 
     async fn verify(&self, payment: &Payment) -> Result<Verdict, Unavailable> {
+        assert_no_secret(payment);
         self.verified.fetch_add(1, Ordering::SeqCst);
         *self.terms.lock().unwrap() = Some(payment.terms().clone());
         let scripted = self.verdicts.lock().unwrap().pop_front();
         scripted.unwrap_or_else(|| Ok(Verdict::Valid { payer: PAYER.into() }))
     }
 
-    async fn settle(&self, _payment: &Payment) -> Result<Settled, Unavailable> {
+    async fn settle(&self, payment: &Payment) -> Result<Settled, Unavailable> {
+        assert_no_secret(payment);
         self.settled.fetch_add(1, Ordering::SeqCst);
         let step = self.settles.lock().unwrap().pop_front();
         match step {
