@@ -207,7 +207,8 @@ async fn deliver(
                 let mut error = CliError::network("the response broke off before its end");
                 if receipt.status != ReceiptStatus::Free {
                     error.payment = Some("settled");
-                    error = error.suggest("repeat the same call: the payment is not made twice");
+                    error =
+                        error.suggest("the payment is made and booked; the same call pays again");
                 }
                 return Err(error);
             }
@@ -341,9 +342,11 @@ fn explain(error: PayError) -> CliError {
             let (payer, symbol, network) = (&terms.payer, &terms.symbol, &terms.network);
             Some(format!("fund {payer} with {symbol} on {network}, then repeat the same call"))
         }
-        _ if error.retry() == Retry::Same && payment != "not_sent" => {
-            Some("repeat the same call: the payment is not made twice".into())
-        }
+        _ if error.retry() == Retry::Same && payment != "not_sent" => Some(
+            "repeat the same call: the payment is not made twice; with --rpc-url it is also \
+             settled what became of it"
+                .into(),
+        ),
         _ => shown.suggestion,
     };
     shown
