@@ -343,8 +343,8 @@ fn explain(error: PayError) -> CliError {
             Some(format!("fund {payer} with {symbol} on {network}, then repeat the same call"))
         }
         _ if error.retry() == Retry::Same && payment != "not_sent" => Some(
-            "repeat the same call: the payment is not made twice; with --rpc-url it is also \
-             settled what became of it"
+            "repeat the same call: the payment is not made twice; with --rpc-url the chain \
+             tells what became of it"
                 .into(),
         ),
         _ => shown.suggestion,
