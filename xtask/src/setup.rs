@@ -16,6 +16,7 @@ const STAMP: &str = "node_modules/.installed-from";
 pub(crate) fn run(root: &Path) -> Outcome {
     tools()?;
     contracts(&root.join("contracts"))?;
+    strace(root);
     Step::new(root, "node", &["interop/setup.mjs"], INSTALL_LIMIT).run()
 }
 
@@ -47,6 +48,19 @@ fn tools() -> Outcome {
         missing.join("; ")
     )
     .into())
+}
+
+/// strace, which the power-cut test watches the disk with: from Debian's packages where they can be
+/// installed. Without it that one test is left out, and `test` says so.
+fn strace(root: &Path) {
+    if process::works("strace", &["--version"]) || !process::works("apt-get", &["--version"]) {
+        return;
+    }
+    let arguments = ["install", "--yes", "--quiet", "--no-install-recommends", "strace"];
+    let update = Step::new(root, "apt-get", &["update", "--quiet"], INSTALL_LIMIT).run();
+    if update.and_then(|()| Step::new(root, "apt-get", &arguments, INSTALL_LIMIT).run()).is_err() {
+        println!("setup: strace could not be installed");
+    }
 }
 
 /// The Solidity compiler, from npm, for comparing the committed artefacts.
