@@ -1,8 +1,9 @@
 //! Where a payment stands, proven by logs.
 //!
-//! **Invariant:** "settled" takes a receipt with status 1 that holds both the exact
-//! `Transfer(from, to, value)` of the right token and the use of the authorization's nonce, in a
-//! canonical block at the depth asked for. "Never" takes block time past the authorization's end
+//! **Invariant:** "settled" takes a receipt with status 1 in which the token logs the use of the
+//! authorization's nonce and, as its very next log, the exact `Transfer(from, to, value)`, in a
+//! canonical block at the depth asked for. That they stand next to each other shows that they
+//! belong together: one transfer settles one authorization, whatever else a transaction does. "Never" takes block time past the authorization's end
 //! and an unused nonce in that same block. All else stays open.
 
 use alloy::primitives::{Address, B256, U64, U256};
@@ -212,17 +213,20 @@ fn failed_of_ours(receipt: &Receipt) -> ChainStatus {
     ChainStatus::Failed { refused, fee: Amount::new(receipt.fee()) }
 }
 
-/// Whether a receipt proves the transfer of `plan`.
+/// Whether a receipt proves the transfer of `plan`. Anybody can use several authorizations in one
+/// transaction, some of them for nothing; so the transfer must be the one that this use made.
+/// Tokens log the use and then the transfer, with nothing of theirs in between: a transfer follows
+/// at most one use.
 fn proves(receipt: &Receipt, plan: &Plan) -> bool {
     let Authorization { from, to, value, nonce, .. } = plan.authorization;
-    let has = |topics: &[B256], data: &[u8]| {
-        receipt.logs.iter().any(|log: &Log| {
-            log.address == plan.token && log.topics == topics && log.data.as_ref() == data
-        })
-    };
     let transfer = [Eip3009::Transfer::SIGNATURE_HASH, from.into_word(), to.into_word()];
     let used = [Eip3009::AuthorizationUsed::SIGNATURE_HASH, from.into_word(), nonce];
-    receipt.succeeded() && has(&transfer, &value.to_be_bytes::<32>()) && has(&used, &[])
+    let value = value.to_be_bytes::<32>();
+    let says =
+        |log: &Log, topics: &[B256], data: &[u8]| log.topics == topics && log.data.as_ref() == data;
+    let logs: Vec<&Log> = receipt.logs.iter().filter(|log| log.address == plan.token).collect();
+    receipt.succeeded()
+        && logs.windows(2).any(|two| says(two[0], &used, &[]) && says(two[1], &transfer, &value))
 }
 
 /// Whether no block from this time on can use the authorization: tokens want `now < validBefore`.

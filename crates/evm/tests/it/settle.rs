@@ -160,6 +160,49 @@ async fn a_nonce_used_for_another_transfer_proves_nothing() {
 }
 
 #[tokio::test]
+async fn one_transfer_settles_one_payment() {
+    // The payer presents two payments of one price, and uses both authorizations in one
+    // transaction before us: one as signed, the other for nothing, to itself.
+    for real_first in [true, false] {
+        let house = House::new();
+        let (real, spent) = (payment(), payment());
+        let (paid, unpaid) =
+            (house.verify(&real).await.unwrap(), house.verify(&spent).await.unwrap());
+        let payer = dev_signer(PAYER);
+        let mut void = authorization_of(&spent);
+        (void.to, void.value) = (payer.address(), U256::ZERO);
+        let void = signed(&terms(10_000), void, &payer);
+        let payee: Address = PAY_TO.parse().unwrap();
+        let had = house.usdc_of(payee).await;
+        house.use_together(&if real_first { [&real, &void] } else { [&void, &real] }).await;
+        assert_eq!(house.usdc_of(payee).await, had + U256::from(10_000), "it is paid once");
+        let proven = status(&house, &paid, None).await;
+        assert!(matches!(proven, ChainStatus::Proven { .. }), "{proven:?}");
+        let failed = status(&house, &unpaid, None).await;
+        assert!(failed_as(&failed, Refusal::NonceAlreadyUsed), "{failed:?}");
+        // The same when ours were sent, and came too late.
+        for (verified, succeeds) in [(paid, true), (unpaid, false)] {
+            let (sent, _) = house.submit(&verified.plan).await;
+            let late = status(&house, &verified, Some(&sent)).await;
+            assert_eq!(matches!(late, ChainStatus::Proven { .. }), succeeds, "{late:?}");
+            assert!(succeeds || failed_as(&late, Refusal::NonceAlreadyUsed), "{late:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn payments_that_are_settled_together_are_all_proven() {
+    let house = House::new();
+    let (one, two) = (payment(), payment());
+    let verified = [house.verify(&one).await.unwrap(), house.verify(&two).await.unwrap()];
+    house.use_together(&[&one, &two]).await;
+    for verified in verified {
+        let proven = status(&house, &verified, None).await;
+        assert!(matches!(proven, ChainStatus::Proven { .. }), "{proven:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_reverted_settlement_has_failed_and_costs() {
     let house = House::new();
     let verified = house.verify(&payment()).await.unwrap();

@@ -14,8 +14,11 @@ use pay402_core::time::{Clock as _, ManualClock, UnixTime};
 use pay402_core::{
     NetworkId, Payment, Presented, Refusal, Refused, Requirements, Scheme, WireVersion,
 };
-use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot};
+use pay402_devchain::genesis::{
+    MULTICALL3, USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot,
+};
 use pay402_devchain::{Config, Devchain};
+use pay402_evm::contracts::Eip3009;
 use pay402_evm::exact::ExactPayload;
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::typed_data::{Authorization, token_domain};
@@ -41,6 +44,9 @@ pub(crate) mod token {
         function blacklist(address account);
         function cancelAuthorization(address authorizer, bytes32 nonce, bytes signature);
         function balanceOf(address account) view returns (uint256);
+        struct Call3 { address target; bool allowFailure; bytes callData; }
+        struct Result { bool success; bytes returnData; }
+        function aggregate3(Call3[] calls) payable returns (Result[]);
         struct CancelAuthorization { address authorizer; bytes32 nonce; }
     }
 }
@@ -145,6 +151,28 @@ impl House {
         let signature: Bytes = dev_signer(payer).sign_hash_sync(&digest).unwrap().as_bytes().into();
         let call = token::cancelAuthorizationCall { authorizer, nonce, signature };
         self.transact(STRANGER, USDC_ADDRESS, &call).await;
+    }
+
+    /// A stranger uses the authorizations of `payments` in one transaction, in order.
+    pub(crate) async fn use_together(&self, payments: &[&Payment]) {
+        let call = |payment: &&Payment| {
+            let payload = ExactPayload::parse(&payment.presented().payload).unwrap();
+            let Authorization { from, to, value, valid_after, valid_before, nonce } =
+                payload.authorization;
+            let call = Eip3009::transferWithAuthorization_1Call {
+                from,
+                to,
+                value,
+                validAfter: valid_after,
+                validBefore: valid_before,
+                nonce,
+                signature: Bytes::copy_from_slice(payload.signature.expose()),
+            };
+            let data = call.abi_encode().into();
+            token::Call3 { target: USDC_ADDRESS, allowFailure: false, callData: data }
+        };
+        let calls = payments.iter().map(call).collect();
+        self.transact(STRANGER, MULTICALL3, &token::aggregate3Call { calls }).await;
     }
 
     pub(crate) async fn usdc_of(&self, account: Address) -> U256 {
