@@ -94,7 +94,7 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
                 tracing::warn!(payment = %flight.custody.key, transaction = flight.sent.transaction,
                     "displaced by another transaction; signing anew");
                 let Flight { custody, plan, expires, sent, .. } = flight;
-                let job = Job { custody, plan, expires, displaced: Some(sent) };
+                let job = Job { custody, plan, expires, displaced: Some(sent), failures: 0 };
                 return hand_in(&crew, job).await;
             }
             Next::Resend if Instant::now() >= resend_at => {

@@ -121,6 +121,6 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
             let raw = desk.sealer.open(Content::Raw, key, &signed.raw)?;
             Taken::Flight(Flight { custody, plan, expires, sent: signed.sent.clone(), raw })
         }
-        None => Taken::Job(Job { custody, plan, expires, displaced: None }),
+        None => Taken::Job(Job { custody, plan, expires, displaced: None, failures: 0 }),
     }))
 }

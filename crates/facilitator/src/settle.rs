@@ -223,7 +223,8 @@ impl Call {
         if let Some(custody) = desk.take(key, Some(place)) {
             let (plan, expires) = (verified.plan, verified.expires);
             // A worker that is gone leaves the entry to its successor.
-            _ = self.crew.inbox.send(Job { custody, plan, expires, displaced: None }).await;
+            let job = Job { custody, plan, expires, displaced: None, failures: 0 };
+            _ = self.crew.inbox.send(job).await;
         }
         Ok(self.wait_as_owner(ticket, reply).await)
     }

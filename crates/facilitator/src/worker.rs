@@ -29,8 +29,12 @@ const BATCH_MAX: usize = 64;
 const SEND_CONCURRENCY: usize = 16;
 /// Transactions that are being signed at a time; each asks the node for fees.
 const SIGN_CONCURRENCY: usize = 16;
-/// Pause before a payment that could not be signed is looked at again.
+/// Pause before a payment that could not be signed is looked at again; it doubles.
 pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
+/// Longest pause before a payment that could not be signed is looked at again.
+const SIGN_RETRY_MAX: Duration = Duration::from_secs(8);
+/// How often a batch is signed: once, and again what lay behind one that could not be.
+const SIGN_PASSES: usize = 2;
 /// Most missing nonces that are used again.
 const GAP_MAX: u64 = 4096;
 
@@ -41,6 +45,16 @@ pub(crate) struct Job {
     pub(crate) expires: UnixTime,
     /// The transaction that was signed for it before and can never be mined.
     pub(crate) displaced: Option<SentAs>,
+    /// How often in a row it could not be signed.
+    pub(crate) failures: u32,
+}
+
+impl Job {
+    /// How long to let it rest after its failures.
+    fn rest(&self) -> Duration {
+        let doublings = self.failures.saturating_sub(1).min(16);
+        SIGN_RETRY.saturating_mul(1 << doublings).min(SIGN_RETRY_MAX)
+    }
 }
 
 /// A payment whose transaction is signed and journalled.
@@ -117,17 +131,24 @@ impl Worker {
             {
                 batch.push(job);
             }
-            self.carry_out(batch).await;
+            // What could not be signed before probably cannot be now: it goes by itself, so that
+            // nothing good is ever behind it.
+            let (again, fresh): (Vec<_>, Vec<_>) =
+                batch.into_iter().partition(|job| job.failures > 0);
+            for batch in [fresh, again] {
+                if !batch.is_empty() {
+                    self.carry_out(batch).await;
+                }
+            }
         }
     }
 
     async fn carry_out(&mut self, batch: Vec<Job>) {
         let desk = Arc::clone(&self.crew.desk);
-        let planned = self.plan(batch).await;
-        let signed = sign_all(&desk, planned).await;
+        let signed = self.sign_gapless(batch).await;
         let mut flights = Vec::with_capacity(signed.len());
         let mut changes = Vec::with_capacity(signed.len());
-        for (job, signed, raw) in self.keep_gapless(signed) {
+        for (job, signed, raw) in signed {
             changes.push((job.custody.key.clone(), Event::Signed(signed.clone())));
             let Job { custody, plan, expires, .. } = job;
             flights.push(Flight { custody, plan, expires, sent: signed.sent, raw });
@@ -150,16 +171,35 @@ impl Worker {
         desk.spawn(launch(self.crew.clone(), ready));
     }
 
-    /// Gives each payment a signer and a nonce. Those that are late, or that no signer is fit for,
-    /// are looked up on the chain instead.
-    async fn plan(&mut self, batch: Vec<Job>) -> Vec<Planned> {
+    /// Signs a batch with nonces that have no gap. What is left over is handed in again.
+    async fn sign_gapless(&mut self, mut batch: Vec<Job>) -> Vec<Ready> {
         let desk = Arc::clone(&self.crew.desk);
-        let mut planned = Vec::with_capacity(batch.len());
         // Before any nonce of this batch is handed out: one that is learnt anew knows nothing of
         // those that are not recorded yet.
         for lost in batch.iter().filter_map(|job| job.displaced.as_ref()) {
             self.forget_nonces(&lost.signer);
         }
+        let mut ready = Vec::with_capacity(batch.len());
+        for _ in 0..SIGN_PASSES {
+            let planned = self.plan(batch).await;
+            let tried = sign_all(&desk, planned).await;
+            batch = self.keep_gapless(tried, &mut ready);
+            if batch.is_empty() {
+                break;
+            }
+        }
+        for job in batch {
+            let crew = self.crew.clone();
+            desk.spawn(async move { follow::hand_in(&crew, job).await });
+        }
+        ready
+    }
+
+    /// Gives each payment a signer and a nonce. Those that are late, or that no signer is fit for,
+    /// are looked up on the chain instead.
+    async fn plan(&mut self, batch: Vec<Job>) -> Vec<Planned> {
+        let desk = Arc::clone(&self.crew.desk);
+        let mut planned = Vec::with_capacity(batch.len());
         for job in batch {
             if desk.clock.now() >= job.expires {
                 desk.spawn(follow::recheck(self.crew.clone(), job, Duration::ZERO));
@@ -180,30 +220,31 @@ impl Worker {
     }
 
     /// Keeps, of each lane, what was signed before the first that could not be: what comes after it
-    /// would wait for a nonce that nobody uses. It was not sent, so it can be signed anew.
-    fn keep_gapless(&mut self, tried: Vec<Tried>) -> Vec<(Job, SignedAs, SecretBytes)> {
-        let mut kept = Vec::with_capacity(tried.len());
+    /// would wait for a nonce that nobody uses. It was not sent, so it can be signed anew, and is
+    /// returned for that.
+    fn keep_gapless(&mut self, tried: Vec<Tried>, kept: &mut Vec<Ready>) -> Vec<Job> {
+        let mut behind = Vec::new();
         let mut unused: HashMap<usize, Vec<u64>> = HashMap::new();
-        for Tried { planned: Planned { job, lane, nonce }, outcome } in tried {
+        for Tried { planned: Planned { mut job, lane, nonce }, outcome } in tried {
             match outcome {
                 Ok((signed, raw)) if !unused.contains_key(&lane) => kept.push((job, signed, raw)),
                 Ok(_) => {
                     unused.entry(lane).or_default().push(nonce);
-                    let crew = self.crew.clone();
-                    self.crew.desk.spawn(async move { follow::hand_in(&crew, job).await });
+                    behind.push(job);
                 }
                 Err(error) => {
                     tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
                     unused.entry(lane).or_default().push(nonce);
-                    let recheck = follow::recheck(self.crew.clone(), job, SIGN_RETRY);
-                    self.crew.desk.spawn(recheck);
+                    job.failures = job.failures.saturating_add(1);
+                    let rest = job.rest();
+                    self.crew.desk.spawn(follow::recheck(self.crew.clone(), job, rest));
                 }
             }
         }
         for (lane, nonces) in unused {
             self.lanes[lane].take_back(&nonces);
         }
-        kept
+        behind
     }
 
     /// The next lane in turn that does not rest and whose nonce is known.
@@ -243,6 +284,9 @@ struct Planned {
     lane: usize,
     nonce: u64,
 }
+
+/// A payment with its signed transaction, not journalled yet.
+type Ready = (Job, SignedAs, SecretBytes);
 
 /// A payment and whether it could be signed.
 struct Tried {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
@@ -54,6 +55,10 @@ pub struct State {
     pub sign_fails: bool,
     /// Payments that cannot be signed.
     pub unsignable: Vec<PaymentKey>,
+    /// How long signing takes.
+    pub sign_takes: Duration,
+    /// Every payment that was to be signed, in order.
+    pub asked_to_sign: Vec<String>,
     pub status_fails: bool,
     pub hangs: bool,
     pub shallow: bool,
@@ -293,11 +298,16 @@ impl Network for Chain {
         plan: &SecretBytes,
     ) -> Result<SignedTransaction, Unavailable> {
         self.maybe_hang().await;
+        let takes = self.state().sign_takes;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         if self.state().sign_fails {
             return Err(Unavailable::new("rpc", "no fees"));
         }
         let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
         let key = plan["key"].as_str().unwrap();
+        self.state().asked_to_sign.push(key.to_owned());
         if self.state().unsignable.iter().any(|unsignable| unsignable.as_str() == key) {
             return Err(Unavailable::new("signer", "the payer's account changed"));
         }

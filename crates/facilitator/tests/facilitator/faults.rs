@@ -153,6 +153,48 @@ async fn payments_that_cannot_be_signed_leave_no_gap_between_the_others() {
 }
 
 #[tokio::test]
+async fn payments_that_cannot_be_signed_hold_no_others_back() {
+    const BAD: usize = 40;
+    let bed = Bed::new();
+    let engine = bed.start().await;
+    let bad = |number: usize| format!("bad{number}");
+    bed.chain.state().unsignable.extend((0..BAD).map(|number| key(&bad(number))));
+    // They come back all the time, never together.
+    for number in 0..BAD {
+        pending(settle(&engine, payment(&bad(number)), Duration::from_millis(12)).await);
+    }
+    bed.chain.state().sign_takes = Duration::from_millis(20);
+    let asked: Vec<_> = (0..BAD)
+        .map(|number| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(8) * u32::try_from(number).unwrap()).await;
+                settle(&engine, payment(&number.to_string()), LONG).await
+            })
+        })
+        .collect();
+    for one in asked {
+        done(&one.await.unwrap());
+    }
+    let state = bed.chain.state();
+    for number in 0..BAD {
+        let good = key(&number.to_string());
+        let times = state.asked_to_sign.iter().filter(|asked| **asked == good.as_str()).count();
+        assert_eq!(times, 1, "payment {number} was held back");
+    }
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_signed_is_asked_for_less_and_less() {
+    let bed = Bed::new();
+    let engine = bed.start().await;
+    bed.chain.state().unsignable.push(key("1"));
+    pending(settle(&engine, payment("1"), Duration::from_millis(3200)).await);
+    // At once, and after 0.5 and 1.5 s; without growing pauses it would be seven times.
+    assert_eq!(bed.chain.state().asked_to_sign.len(), 3);
+}
+
+#[tokio::test]
 async fn a_chain_behind_the_journal_is_waited_for_and_then_filled_up() {
     let mut bed = Bed::new();
     let engine = bed.start().await;
@@ -180,7 +222,7 @@ async fn an_expired_transaction_is_seen_through_so_that_the_lane_has_no_gap() {
     let engine = bed.start().await;
     bed.chain.state().automine = false;
     bed.chain.state().script.extend([Node::Drops]);
-    let stuck = pending(settle(&engine, payment("1"), Duration::from_millis(5)).await);
+    let stuck = pending(settle(&engine, payment("1"), SHORT).await);
     assert!(stuck.is_some());
     bed.chain.state().time = EXPIRES;
     // Not final while the transaction could still block its lane; still sent, also by a successor.
