@@ -5,7 +5,7 @@
 use alloy::consensus::{SignableTransaction as _, TxEip1559};
 use alloy::eips::Encodable2718 as _;
 use alloy::eips::eip2930::AccessList;
-use alloy::primitives::{Bytes, TxKind, U64, U256};
+use alloy::primitives::{Address, Bytes, TxKind, U64, U256};
 use alloy::signers::SignerSync as _;
 use pay402_core::error::Unavailable;
 use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
@@ -13,10 +13,14 @@ use serde_json::json;
 
 use super::plan::{Account, Plan};
 use super::{EvmNetwork, errors};
-use crate::rpc::{Block, Call, Rpc};
+use crate::rpc::{Answer, Block, Call, Rpc};
 
 /// Tip where the node proposes none, in wei: 1 gwei.
 const TIP_FALLBACK: u128 = 1_000_000_000;
+/// Gas limit of a settlement that fails when its gas is estimated: enough for its revert to be on
+/// chain for everyone to see, and for a plain account's transfer should the node be behind. What
+/// a payer's contract can burn by failing late is bounded by it.
+const GAS_LIMIT_FAILING: u64 = 120_000;
 
 /// Signs the transaction that carries out `plan`. The payer's code is looked at again: it decides
 /// how the signature is presented, and it may have changed since the payment was verified.
@@ -29,28 +33,30 @@ pub(super) async fn sign(
     let rpc = &network.rpc;
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
     let hopeless = || rpc.unavailable("the payer's account changed: its signature cannot be used");
-    let expected = plan.calldata(plan.account).ok_or_else(hopeless)?;
-    let estimate =
-        json!([{ "from": signer.address(), "to": plan.token, "data": Bytes::from(expected) }]);
+    let calldata = |account: Account| plan.calldata(account).map(Bytes::from).ok_or_else(hopeless);
+    let gas_limit_max = network.settings.gas_limit_max;
+    let estimate = |data: &Bytes| estimate(signer.address(), plan.token, data, gas_limit_max);
+
+    let expected = calldata(plan.account)?;
     let [code, head, tip, gas] = rpc
         .ask_all([
             Call::code(plan.authorization.from),
             Call::head(),
             Call::new("eth_maxPriorityFeePerGas", json!([])),
-            Call::new("eth_estimateGas", estimate),
+            estimate(&expected),
         ])
         .await?;
-
     let code = rpc.read_bytes(code)?;
     let account = if code.is_empty() { Account::Plain } else { Account::Contract };
-    // Without a usable estimate the limit is the most we are ready to lose: the transaction then
-    // fails on chain, where everyone can see why.
-    let gas_limit = match rpc.read::<U64>(gas) {
-        Ok(gas) if account == plan.account => {
-            with_headroom(gas.to(), network.settings.gas_limit_max)
+    let (input, gas) = match account == plan.account {
+        true => (expected, gas),
+        false => {
+            let input = calldata(account)?;
+            let gas = rpc.ask(estimate(&input)).await?;
+            (input, gas)
         }
-        _ => network.settings.gas_limit_max,
     };
+    let gas_limit = gas_limit(gas, gas_limit_max);
     let head: Block = rpc.read(head)?;
     let tip = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
     let fees = Fees::new(
@@ -69,7 +75,7 @@ pub(super) async fn sign(
         to: TxKind::Call(plan.token),
         value: U256::ZERO,
         access_list: AccessList::default(),
-        input: plan.calldata(account).ok_or_else(hopeless)?.into(),
+        input,
     };
     let signature = signer
         .sign_hash_sync(&transaction.signature_hash())
@@ -88,6 +94,24 @@ pub(super) async fn send(rpc: &Rpc, raw: &SecretBytes) -> Result<(), SendError> 
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => errors::sent(&error),
         Err(unavailable) => Err(SendError::Unknown(unavailable.problem)),
+    }
+}
+
+/// Asks how much gas a call from `from` takes, up to `gas_limit_max`: beyond it, it fails.
+fn estimate(from: Address, to: Address, data: &Bytes, gas_limit_max: u64) -> Call {
+    let gas = U64::from(gas_limit_max);
+    let call = json!({ "from": from, "to": to, "gas": gas, "data": data });
+    Call::new("eth_estimateGas", json!([call]))
+}
+
+/// The gas limit after what the node says to [`estimate`]. What fails is sent nevertheless: it is
+/// over only once that is on chain.
+fn gas_limit(estimate: Answer, max: u64) -> u64 {
+    match estimate.map(serde_json::from_value::<U64>) {
+        Ok(Ok(gas)) => with_headroom(gas.to(), max),
+        Err(error) if errors::execution_failure(&error).is_some() => GAS_LIMIT_FAILING.min(max),
+        // The node does not say: the limit is the most that we are ready to lose.
+        Ok(Err(_)) | Err(_) => max,
     }
 }
 
@@ -119,6 +143,7 @@ impl Fees {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::RpcError;
 
     #[test]
     fn fees_stay_under_the_cap() {
@@ -128,6 +153,19 @@ mod tests {
         assert_eq!(fees(1, 300, 100), Some(Fees { cap: 100, tip: 100 }));
         assert_eq!(fees(101, 0, 100), None);
         assert_eq!(Fees::new(U256::MAX, 1, u128::MAX), None);
+    }
+
+    #[test]
+    fn the_estimate_sets_the_gas_limit() {
+        let limit = |estimate: Answer| gas_limit(estimate, 400_000);
+        let error =
+            |message: &str| Err(RpcError { code: -32000, message: message.into(), data: None });
+        assert_eq!(limit(Ok(json!("0x13880"))), 100_000);
+        assert_eq!(limit(error("execution reverted")), GAS_LIMIT_FAILING);
+        assert_eq!(limit(error("gas required exceeds allowance (400000)")), GAS_LIMIT_FAILING);
+        assert_eq!(gas_limit(error("out of gas"), 90_000), 90_000);
+        assert_eq!(limit(error("too many requests")), 400_000);
+        assert_eq!(limit(Ok(json!("lots"))), 400_000);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Nodes that lose answers, lag behind one another, or talk nonsense.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use alloy::rpc::client::RpcClient;
@@ -128,6 +128,23 @@ async fn a_lost_answer_to_sending_is_unknown_and_sending_again_is_harmless() {
     let status = flaky.status(&verified.plan, Some(&sent)).await.unwrap();
     assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
     assert_eq!(house.network.send(&raw).await, Err(SendError::NonceSpent));
+}
+
+#[tokio::test]
+async fn gas_is_estimated_up_to_the_cap() {
+    let house = House::new();
+    let verified = verified(&house).await;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let heard = asked.clone();
+    let listened = over(&house, move |method, params| {
+        if method == "eth_estimateGas" {
+            heard.lock().unwrap().push(params[0]["gas"].clone());
+        }
+        Meddling::Pass
+    });
+    sign_with(&listened, &verified.plan).await;
+    let cap = format!("{:#x}", Settings::default().gas_limit_max);
+    assert_eq!(*asked.lock().unwrap(), [json!(cap)]);
 }
 
 #[tokio::test]

@@ -109,6 +109,40 @@ async fn code_is_looked_at_again_when_signing() {
     assert!(house.network.sign(&signer, 9, &verified.plan).await.is_err());
 }
 
+/// An account that accepts every signature.
+const LENIENT: Bytes = bytes!("631626ba7e60e01b5f5260205ff3");
+
+#[tokio::test]
+async fn a_payers_contract_cannot_make_us_burn_gas() {
+    use alloy::consensus::Transaction as _;
+    use alloy::eips::Decodable2718 as _;
+    // Once the payment is verified, the payer's account burns all it gets, or more than the cap:
+    // a loop without end, and one of a million gas that then accepts.
+    let endless = bytes!("5b5f56");
+    let heavy = bytes!("619c405b6001900380600357" "631626ba7e60e01b5f5260205ff3");
+    for wasteful in [endless, heavy] {
+        for verified_as_contract in [true, false] {
+            let house = House::new();
+            let terms = terms(10_000);
+            let (verified, payer) = if verified_as_contract {
+                let wallet = house.wallet(PAYER);
+                house.chain.set_code(wallet, LENIENT);
+                let accepted = authorization(&terms, wallet);
+                let accepted = crate::support::carrying(&terms, accepted, vec![1; 100]);
+                (house.verify(&accepted).await.unwrap(), wallet)
+            } else {
+                (house.verify(&payment()).await.unwrap(), dev_signer(PAYER).address())
+            };
+            house.chain.set_code(payer, wasteful.clone());
+            let (sent, raw) = house.submit(&verified.plan).await;
+            let transaction = alloy::consensus::TxEnvelope::decode_2718(&mut raw.expose()).unwrap();
+            assert!(transaction.gas_limit() <= 120_000, "{}", transaction.gas_limit());
+            let failed = status(&house, &verified, Some(&sent)).await;
+            assert!(failed_as(&failed, Refusal::TransactionReverted), "{failed:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_observer_who_submits_first_does_not_cost_the_payee() {
     let house = House::new();
