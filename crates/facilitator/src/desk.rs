@@ -1,7 +1,7 @@
 //! What the parts that settle on one network share: its ports, its waiters, its bounds, and the
 //! switch that stops them all.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,15 +52,52 @@ pub(crate) struct Desk {
     pub(crate) journal_down: AtomicBool,
     status_calls: Semaphore,
     in_hand: Mutex<HashSet<PaymentKey>>,
+    shares: Mutex<Shares>,
     run: watch::Sender<Run>,
 }
 
 /// An entry in the hands of this worker: nobody else here works on it. Holds the entry's place in
-/// the bound on unfinished settlements.
+/// the bounds on unfinished settlements.
 pub(crate) struct Custody {
     pub(crate) key: PaymentKey,
     desk: Arc<Desk>,
     _place: Option<OwnedSemaphorePermit>,
+    share: Option<Share>,
+}
+
+/// Unfinished payments by payer, each with the number of its [`Share`]s.
+type Shares = HashMap<String, HashMap<PaymentKey, usize>>;
+
+/// A payment's part of what one payer may have unfinished. Copies of a payment share it.
+pub(crate) struct Share {
+    desk: Arc<Desk>,
+    payer: String,
+    key: PaymentKey,
+}
+
+impl Custody {
+    /// Counts the entry among the unfinished ones of its payer. One that is in the journal counts
+    /// whatever the bound.
+    pub(crate) fn count_for(&mut self, payer: &str) {
+        let desk = &self.desk;
+        self.share = Some(desk.count(&mut desk.lock_shares(), payer, &self.key));
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut shares = self.desk.lock_shares();
+        let Some(payments) = shares.get_mut(&self.payer) else { return };
+        if let Some(count) = payments.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                payments.remove(&self.key);
+            }
+        }
+        if payments.is_empty() {
+            shares.remove(&self.payer);
+        }
+    }
 }
 
 impl Drop for Custody {
@@ -125,6 +162,7 @@ impl Desk {
             journal_down: AtomicBool::new(false),
             status_calls: Semaphore::new(STATUS_CONCURRENCY),
             in_hand: Mutex::default(),
+            shares: Mutex::default(),
             run: watch::Sender::new(Run::Settling),
         }
     }
@@ -136,7 +174,23 @@ impl Desk {
         place: Option<OwnedSemaphorePermit>,
     ) -> Option<Custody> {
         let fresh = self.lock_in_hand().insert(key.clone());
-        fresh.then(|| Custody { key: key.clone(), desk: Arc::clone(self), _place: place })
+        let desk = Arc::clone(self);
+        fresh.then(|| Custody { key: key.clone(), desk, _place: place, share: None })
+    }
+
+    /// A share for a payment whose payer is proven; `None` when the payer has too many unfinished.
+    pub(crate) fn try_share(self: &Arc<Self>, payer: &str, key: &PaymentKey) -> Option<Share> {
+        let mut shares = self.lock_shares();
+        let room = shares.get(payer).is_none_or(|payments| {
+            payments.len() < self.options.unfinished_per_payer_max || payments.contains_key(key)
+        });
+        room.then(|| self.count(&mut shares, payer, key))
+    }
+
+    fn count(self: &Arc<Self>, shares: &mut Shares, payer: &str, key: &PaymentKey) -> Share {
+        let payments = shares.entry(payer.to_owned()).or_default();
+        *payments.entry(key.clone()).or_default() += 1;
+        Share { desk: Arc::clone(self), payer: payer.to_owned(), key: key.clone() }
     }
 
     /// Whether an entry is in hand.
@@ -151,6 +205,10 @@ impl Desk {
 
     fn lock_in_hand(&self) -> MutexGuard<'_, HashSet<PaymentKey>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn run(&self) -> Run {

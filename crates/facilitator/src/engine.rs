@@ -328,6 +328,9 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     if options.unfinished_max == 0 {
         return Err(Misconfigured::new("unfinished_max", "must be at least 1"));
     }
+    if options.unfinished_per_payer_max == 0 {
+        return Err(Misconfigured::new("unfinished_per_payer_max", "must be at least 1"));
+    }
     Ok(())
 }
 

@@ -9,6 +9,9 @@ use crate::failpoint::Failpoints;
 pub const SETTLE_WAIT_MAX: Duration = Duration::from_secs(75);
 /// Unfinished settlements of one network; above, new ones are turned away.
 pub const UNFINISHED_MAX: usize = 4096;
+/// Unfinished settlements of one payer on one network; above, new ones are turned away. All of them
+/// may verify against the same balance, and each that reverts costs us its gas.
+pub const UNFINISHED_PER_PAYER_MAX: usize = 16;
 /// How long a lease lasts when it is not renewed. A crashed process blocks its successor so long.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Longest any single question to a network may take.
@@ -36,6 +39,8 @@ pub struct Options {
     pub lease: Duration,
     /// Unfinished settlements of one network; above, new ones are turned away.
     pub unfinished_max: usize,
+    /// Unfinished settlements of one payer on one network; above, new ones are turned away.
+    pub unfinished_per_payer_max: usize,
     /// Longest that a settle call waits for the outcome.
     pub settle_wait_max: Duration,
     /// Longest any single question to a network may take.
@@ -68,6 +73,7 @@ impl Default for Options {
             holder,
             lease: LEASE,
             unfinished_max: UNFINISHED_MAX,
+            unfinished_per_payer_max: UNFINISHED_PER_PAYER_MAX,
             settle_wait_max: SETTLE_WAIT_MAX,
             call_timeout: CALL_TIMEOUT,
             poll_first: POLL_FIRST,

@@ -105,7 +105,7 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
     }
     // Entries of an earlier process count against the bound as far as there is room.
     let place = Arc::clone(&desk.places).try_acquire_owned().ok();
-    let Some(custody) = desk.take(key, place) else { return Ok(None) };
+    let Some(mut custody) = desk.take(key, place) else { return Ok(None) };
     // Read only now: it may have been closed, and let go, since it was listed.
     let Some(entry) = desk.journal.find(key).await? else { return Ok(None) };
     if matches!(entry.stage, Stage::Final(_)) {
@@ -114,6 +114,7 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
     if entry.delivery == Delivery::Waiting && !desk.waiters.may_be_owned(key) {
         desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await?;
     }
+    custody.count_for(&entry.new.payer);
     let plan = desk.sealer.open(Content::Plan, key, &entry.new.plan)?;
     let expires = entry.new.expires;
     Ok(Some(match signed(&entry.stage) {

@@ -190,6 +190,12 @@ impl Call {
     ) -> Result<Step, Unavailable> {
         let desk = &self.crew.desk;
         let key = &verified.key;
+        let payer = verified.payer.clone();
+        // Held until the entry is in hand, where it is counted in its own right.
+        let Some(_share) = desk.try_share(&payer, key) else {
+            let problem = "too many unfinished settlements of this payer";
+            return Err(Unavailable::new(format!("settling on {}", desk.id), problem));
+        };
         let new = NewEntry {
             key: key.clone(),
             fingerprint: verified.fingerprint,
@@ -220,7 +226,8 @@ impl Call {
         desk.options.failpoints.pass(Failpoint::AfterEnter).await;
         ticket.own();
         tracing::info!(payment = %key, "entered");
-        if let Some(custody) = desk.take(key, Some(place)) {
+        if let Some(mut custody) = desk.take(key, Some(place)) {
+            custody.count_for(&payer);
             let (plan, expires) = (verified.plan, verified.expires);
             // A worker that is gone leaves the entry to its successor.
             let job = Job { custody, plan, expires, displaced: None, failures: 0 };

@@ -9,6 +9,7 @@ use pay402_core::network::Network;
 use pay402_core::refusal::Reason;
 use pay402_core::time::{ManualClock, UnixTime};
 use pay402_core::{Payment, Refusal, Refused};
+use pay402_facilitator::options::UNFINISHED_MAX;
 use pay402_facilitator::{Engine, Options};
 use pay402_store::SqliteJournal;
 
@@ -31,6 +32,8 @@ pub fn options() -> Options {
         poll_max: Duration::from_millis(10),
         resend_first: Duration::from_millis(20),
         resend_max: Duration::from_millis(40),
+        // Nearly everything here is paid by one payer.
+        unfinished_per_payer_max: UNFINISHED_MAX,
         ..Options::default()
     }
 }

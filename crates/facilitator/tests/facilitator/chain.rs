@@ -175,6 +175,13 @@ pub fn payment_on(terms: Requirements, nonce: &str) -> Payment {
     Payment::pair(terms, presented).unwrap()
 }
 
+/// The payment with this nonce by another payer.
+pub fn payment_by(payer: &str, nonce: &str) -> Payment {
+    let mut presented = presented(WireVersion::V2, &terms(), nonce);
+    presented.payload.insert("from".into(), payer.into());
+    Payment::pair(terms(), presented).unwrap()
+}
+
 pub fn key(nonce: &str) -> PaymentKey {
     PaymentKey::new(&network(), "0xasset", "0xpayer", nonce)
 }

@@ -8,7 +8,7 @@ use pay402_core::refusal::Reason;
 use pay402_core::{Digest, NetworkId, Payment, Refusal, Requirements, Scheme, WireVersion};
 
 use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stage, until};
-use crate::chain::{CANARY, key, payment, payment_on, presented, terms};
+use crate::chain::{CANARY, key, payment, payment_by, payment_on, presented, terms};
 
 #[tokio::test]
 async fn a_payment_settles_once_and_says_so_once() {
@@ -240,6 +240,51 @@ async fn too_many_unfinished_turn_new_ones_away() {
     until("both settled", || async { stage(&engine, "2").await == "settled" }).await;
     bed.chain.state().automine = true;
     done(&settle(&engine, payment("3"), LONG).await);
+}
+
+#[tokio::test]
+async fn one_payer_cannot_have_more_than_its_share_unfinished() {
+    let bed = Bed::new();
+    let limited = || pay402_facilitator::Options { unfinished_per_payer_max: 2, ..options() };
+    let engine = bed.start_with(limited()).await;
+    bed.chain.state().automine = false;
+    // All at once: every one of them verifies.
+    let many: Vec<_> = (0..20)
+        .map(|number| {
+            let engine = engine.clone();
+            let payment = payment(&number.to_string());
+            tokio::spawn(async move { engine.settle_for(None, payment, SHORT).await })
+        })
+        .collect();
+    let mut entered = Vec::new();
+    for (number, one) in many.into_iter().enumerate() {
+        match one.await.unwrap() {
+            Ok(settled) => {
+                pending(settled);
+                entered.push(number.to_string());
+            }
+            Err(error) => {
+                assert_eq!(error.problem, "too many unfinished settlements of this payer");
+                assert_eq!(stage(&engine, &number.to_string()).await, "");
+            }
+        }
+    }
+    assert_eq!(entered.len(), 2);
+    // Known ones are still answered, others are not kept out, and a restart forgets nothing.
+    pending(settle(&engine, payment(&entered[0]), SHORT).await);
+    pending(settle(&engine, payment_by("0xother", "x"), SHORT).await);
+    engine.stop(Duration::ZERO).await;
+    let engine = bed.start_with(limited()).await;
+    assert!(engine.settle_for(None, payment("new"), SHORT).await.is_err());
+    // Room comes back.
+    bed.chain.state().mine();
+    for nonce in &entered {
+        until("settled", || async { stage(&engine, nonce).await == "settled" }).await;
+    }
+    bed.chain.state().automine = true;
+    for nonce in ["a", "b", "c", "d"] {
+        done(&settle(&engine, payment(nonce), LONG).await);
+    }
 }
 
 #[tokio::test]
