@@ -20,8 +20,14 @@ pub struct KeyHash([u8; 32]);
 
 /// A text that is not a key's hash.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not the SHA-256 of a key; write 64 hexadecimal digits")]
-pub struct KeyHashError;
+pub enum KeyHashError {
+    /// It has another form.
+    #[error("not the SHA-256 of a key; write 64 hexadecimal digits")]
+    Form,
+    /// It is what a shell hashes when the variable with the key is not set.
+    #[error("the SHA-256 of nothing; was the key empty when it was hashed?")]
+    OfNothing,
+}
 
 impl KeyHash {
     /// The hash of `key`.
@@ -32,19 +38,20 @@ impl KeyHash {
     /// Reads 64 hexadecimal digits.
     ///
     /// # Errors
-    /// Everything else.
+    /// Everything else, and the hash of the empty text.
     pub fn parse(text: &str) -> Result<Self, KeyHashError> {
         let digits = text.as_bytes();
         if digits.len() != 64 {
-            return Err(KeyHashError);
+            return Err(KeyHashError::Form);
         }
         let mut hash = [0_u8; 32];
         for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
             let digit = |d: u8| char::from(d).to_digit(16).and_then(|d| u8::try_from(d).ok());
-            let (high, low) = digit(pair[0]).zip(digit(pair[1])).ok_or(KeyHashError)?;
+            let (high, low) = digit(pair[0]).zip(digit(pair[1])).ok_or(KeyHashError::Form)?;
             *byte = high << 4 | low;
         }
-        Ok(Self(hash))
+        let hash = Self(hash);
+        if hash == Self::of("") { Err(KeyHashError::OfNothing) } else { Ok(hash) }
     }
 
     /// The 32 bytes.
@@ -102,7 +109,8 @@ impl Access {
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (kind, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    kind.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    let key = key.trim();
+    (kind.eq_ignore_ascii_case("bearer") && !key.is_empty()).then_some(key)
 }
 
 #[cfg(test)]
@@ -130,8 +138,10 @@ mod tests {
         assert_eq!(KeyHash::parse(abc), Ok(KeyHash::of("abc")));
         assert_eq!(KeyHash::parse(&abc.to_uppercase()), Ok(KeyHash::of("abc")));
         for bad in ["", "abc", &abc[1..], &abc.replace('b', "g"), &format!("{abc}0")] {
-            assert_eq!(KeyHash::parse(bad), Err(KeyHashError), "{bad:?}");
+            assert_eq!(KeyHash::parse(bad), Err(KeyHashError::Form), "{bad:?}");
         }
+        let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(KeyHash::parse(nothing), Err(KeyHashError::OfNothing));
     }
 
     #[test]
@@ -148,6 +158,12 @@ mod tests {
             assert!(matches!(with(bad), Err(TurnedAway::Unauthorized)), "{bad}");
         }
         assert!(access.admit(&HeaderMap::new()).is_err());
+        // Not even where the hash of nothing came in by another way.
+        let careless = Access::Keys(vec![KeyHash::of("")]);
+        for nothing in ["Bearer ", "Bearer", "Bearer  "] {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, nothing.parse().unwrap())]);
+            assert!(careless.admit(&headers).is_err(), "{nothing:?}");
+        }
         assert_eq!(Access::Open.admit(&HeaderMap::new()).unwrap(), None);
     }
 }
