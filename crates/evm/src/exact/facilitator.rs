@@ -127,7 +127,7 @@ impl View {
             Call::code(payer),
             Call::view(read.token, balance.abi_encode()),
             Call::view(read.token, state.abi_encode()),
-            simulation(network, read, guess, "latest")?,
+            simulation(network, read, guess, "latest"),
         ];
         if guess == Account::Contract {
             calls.push(opinion(network, read));
@@ -145,7 +145,7 @@ impl View {
             (Account::Contract, Account::Contract) => says_yes(&rpc.read_call(next())?),
             // The account has code after all; its own key's signature no longer decides.
             (Account::Contract, Account::Plain) => {
-                let again = simulation(network, read, Account::Contract, "latest")?;
+                let again = simulation(network, read, Account::Contract, "latest");
                 let [again, opinion] = rpc.ask_all([again, opinion(network, read)]).await?;
                 simulated = rpc.read_call(again)?;
                 says_yes(&rpc.read_call(opinion)?)
@@ -167,7 +167,7 @@ impl View {
         let failed = matches!(self.simulation, Called::Failed(_));
         let early = U256::from(self.head.time()) <= read.payload.authorization.valid_after;
         if failed && early && self.is_stale(network) && self.signature_holds {
-            let call = simulation(network, read, self.account, "pending")?;
+            let call = simulation(network, read, self.account, "pending");
             self.simulation = network.rpc.read_call(network.rpc.ask(call).await?)?;
         }
         Ok(())
@@ -187,23 +187,15 @@ impl View {
 }
 
 /// The call that will settle, as our signer will send it, with the gas that we are ready to spend.
-fn simulation(
-    network: &EvmNetwork,
-    read: &ReadPayment,
-    account: Account,
-    block: &str,
-) -> Result<Call, Unavailable> {
+fn simulation(network: &EvmNetwork, read: &ReadPayment, account: Account, block: &str) -> Call {
     let plan = Plan {
         token: read.token,
         authorization: read.payload.authorization,
         signature: read.payload.signature.clone(),
         account,
     };
-    let data = plan
-        .calldata(account)
-        .ok_or_else(|| network.rpc.unavailable("the signature cannot be presented"))?;
     let route = (network.first_signer(), read.token);
-    Ok(Call::simulate(route, data, network.settings.gas_limit_max, block))
+    Call::simulate(route, plan.calldata(account), network.settings.gas_limit_max, block)
 }
 
 /// What the payer's account thinks of the signature (EIP-1271), within the gas cap.

@@ -64,14 +64,13 @@ impl Plan {
         })
     }
 
-    /// What the token is called with. `None` when the account is plain and the signature is not
-    /// ECDSA: then no call can succeed.
-    pub(crate) fn calldata(&self, account: Account) -> Option<Vec<u8>> {
+    /// What the token is called with. A signature that is not ECDSA goes by the `bytes` overload
+    /// even for a plain account: the token refuses it, and that is on chain then.
+    pub(crate) fn calldata(&self, account: Account) -> Vec<u8> {
         let Authorization { from, to, value, valid_after, valid_before, nonce } =
             self.authorization;
-        match account {
-            Account::Plain => {
-                let ecdsa = self.signature.ecdsa()?;
+        match (account, self.signature.ecdsa()) {
+            (Account::Plain, Some(ecdsa)) => {
                 let call = Eip3009::transferWithAuthorization_0Call {
                     from,
                     to,
@@ -83,9 +82,9 @@ impl Plan {
                     r: ecdsa.r(),
                     s: ecdsa.s(),
                 };
-                Some(call.abi_encode())
+                call.abi_encode()
             }
-            Account::Contract => {
+            (Account::Plain, None) | (Account::Contract, _) => {
                 let call = Eip3009::transferWithAuthorization_1Call {
                     from,
                     to,
@@ -95,7 +94,7 @@ impl Plan {
                     nonce,
                     signature: Bytes::copy_from_slice(self.signature.expose()),
                 };
-                Some(call.abi_encode())
+                call.abi_encode()
             }
         }
     }
@@ -141,11 +140,11 @@ mod tests {
     #[test]
     fn the_account_decides_the_overload() {
         let plan = plan();
-        let plain = plan.calldata(Account::Plain).unwrap();
+        let plain = plan.calldata(Account::Plain);
         assert_eq!(plain[..4], [0xe3, 0xee, 0x16, 0x0e]);
-        let contract = plan.calldata(Account::Contract).unwrap();
+        let contract = plan.calldata(Account::Contract);
         assert_eq!(contract[..4], [0xcf, 0x09, 0x29, 0x95]);
         let odd = Plan { signature: SignatureBytes::new(vec![7; 66]), ..plan };
-        assert_eq!(odd.calldata(Account::Plain), None);
+        assert_eq!(odd.calldata(Account::Plain), odd.calldata(Account::Contract));
     }
 }

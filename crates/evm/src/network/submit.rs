@@ -32,12 +32,10 @@ pub(super) async fn sign(
 ) -> Result<SignedTransaction, Unavailable> {
     let rpc = &network.rpc;
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
-    let hopeless = || rpc.unavailable("the payer's account changed: its signature cannot be used");
-    let calldata = |account: Account| plan.calldata(account).map(Bytes::from).ok_or_else(hopeless);
     let gas_limit_max = network.settings.gas_limit_max;
     let estimate = |data: &Bytes| estimate(signer.address(), plan.token, data, gas_limit_max);
 
-    let expected = calldata(plan.account)?;
+    let expected = Bytes::from(plan.calldata(plan.account));
     let [code, head, tip, gas] = rpc
         .ask_all([
             Call::code(plan.authorization.from),
@@ -51,7 +49,7 @@ pub(super) async fn sign(
     let (input, gas) = match account == plan.account {
         true => (expected, gas),
         false => {
-            let input = calldata(account)?;
+            let input = Bytes::from(plan.calldata(account));
             let gas = rpc.ask(estimate(&input)).await?;
             (input, gas)
         }

@@ -97,16 +97,20 @@ async fn code_is_looked_at_again_when_signing() {
     let (sent, _) = house.submit(&verified.plan).await;
     let proven = status(&house, &verified, Some(&sent)).await;
     assert!(is_proven_by(&proven, &sent.transaction), "{proven:?}");
+}
 
-    // A contract's signature is worthless once the contract is gone: nothing is signed.
+#[tokio::test]
+async fn a_contract_that_is_gone_cannot_pay_and_that_is_final() {
+    let house = House::new();
     let terms = terms(10_000);
     let wallet = house.wallet(PAYER);
-    house.chain.set_code(wallet, bytes!("631626ba7e60e01b5f5260205ff3"));
-    let lenient = crate::support::carrying(&terms, authorization(&terms, wallet), vec![1; 100]);
-    let verified = house.verify(&lenient).await.unwrap();
+    house.chain.set_code(wallet, LENIENT);
+    let accepted = crate::support::carrying(&terms, authorization(&terms, wallet), vec![1; 100]);
+    let verified = house.verify(&accepted).await.unwrap();
     house.chain.set_code(wallet, Bytes::new());
-    let signer = house.network.signers().remove(0);
-    assert!(house.network.sign(&signer, 9, &verified.plan).await.is_err());
+    let (sent, _) = house.submit(&verified.plan).await;
+    let failed = status(&house, &verified, Some(&sent)).await;
+    assert!(failed_as(&failed, Refusal::TransactionReverted), "{failed:?}");
 }
 
 /// An account that accepts every signature.
