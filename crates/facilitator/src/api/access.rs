@@ -7,12 +7,15 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use pay402_core::error::Misconfigured;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::answer::TurnedAway;
+
+/// Headers that browsers and proxies add, and programs on this machine do not.
+const NOT_FROM_HERE: [&str; 4] = ["origin", "forwarded", "x-forwarded-for", "x-real-ip"];
 
 /// The SHA-256 of an API key.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -97,14 +100,29 @@ impl Access {
     }
 
     /// The key a request came with; `None` where none is needed.
+    ///
+    /// Open access is for programs on this machine. A page in its browser can also send here, and
+    /// a proxy can bring anybody: both show in the headers.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Option<KeyHash>, TurnedAway> {
-        let Self::Keys(keys) = self else { return Ok(None) };
+        let Self::Keys(keys) = self else { return from_here(headers).map(|()| None) };
         let presented = bearer(headers).map(KeyHash::of).ok_or(TurnedAway::Unauthorized)?;
         // Every key is looked at, so that the time says nothing about which one matched.
         let known =
             keys.iter().fold(Choice::from(0), |known, key| known | key.0.ct_eq(&presented.0));
         if bool::from(known) { Ok(Some(presented)) } else { Err(TurnedAway::Unauthorized) }
     }
+}
+
+/// Refuses what a web page or a proxy sends.
+fn from_here(headers: &HeaderMap) -> Result<(), TurnedAway> {
+    if let Some(name) = NOT_FROM_HERE.into_iter().find(|name| headers.contains_key(*name)) {
+        return Err(TurnedAway::NotFromHere(name));
+    }
+    // What a page may send without asking first is never of this type.
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = media_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    let json = media_type.trim().eq_ignore_ascii_case("application/json");
+    if json { Ok(()) } else { Err(TurnedAway::NotJson) }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -164,6 +182,28 @@ mod tests {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, nothing.parse().unwrap())]);
             assert!(careless.admit(&headers).is_err(), "{nothing:?}");
         }
-        assert_eq!(Access::Open.admit(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn open_access_is_neither_for_pages_nor_behind_proxies() {
+        let with = |more: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in more {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            Access::Open.admit(&headers)
+        };
+        for json in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert_eq!(with(&[("content-type", json)]).unwrap(), None);
+        }
+        for other in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+            let told = with(&[("content-type", other)]);
+            assert!(matches!(told, Err(TurnedAway::NotJson)), "{other}");
+        }
+        assert!(matches!(with(&[]), Err(TurnedAway::NotJson)));
+        for name in ["origin", "forwarded", "x-forwarded-for", "x-real-ip"] {
+            let told = with(&[("content-type", "application/json"), (name, "null")]);
+            assert!(matches!(told, Err(TurnedAway::NotFromHere(told)) if told == name), "{name}");
+        }
     }
 }

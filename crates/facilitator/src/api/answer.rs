@@ -40,6 +40,10 @@ pub(super) enum TurnedAway {
     TooSlow,
     /// No known API key: 401.
     Unauthorized,
+    /// Open access, and this header says that it comes through a browser or a proxy: 403.
+    NotFromHere(&'static str),
+    /// Open access, and the body is not declared as JSON: 415.
+    NotJson,
 }
 
 impl From<Malformed> for TurnedAway {
@@ -64,6 +68,17 @@ impl IntoResponse for TurnedAway {
             }
             Self::TooSlow => {
                 answer(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time")
+            }
+            Self::NotFromHere(header) => {
+                let message = format!(
+                    "without API keys only programs on this machine may call, and a request with \
+                     {header} comes through a browser or a proxy; configure a [[caller]]"
+                );
+                answer(StatusCode::FORBIDDEN, "forbidden", &message)
+            }
+            Self::NotJson => {
+                let message = "send the body with content-type: application/json";
+                answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
             }
             Self::Unauthorized => {
                 let message = "send a known API key as Authorization: Bearer";

@@ -54,7 +54,8 @@ async fn ask(api: &Router, request: Request<Body>) -> Answer {
 }
 
 async fn post(api: &Router, path: &str, body: impl Into<Body>) -> Answer {
-    ask(api, Request::post(path).body(body.into()).unwrap()).await
+    let request = Request::post(path).header("content-type", "application/json");
+    ask(api, request.body(body.into()).unwrap()).await
 }
 
 async fn read(api: &Router, path: &str) -> Answer {
@@ -162,6 +163,37 @@ async fn what_is_malformed_names_its_field() {
     let long = vec![b' '; MESSAGE_BYTES_MAX + 1];
     assert_eq!(post(&api, "/verify", long).await.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(stage(&engine, "1").await, "");
+}
+
+#[tokio::test]
+async fn open_access_turns_pages_and_proxies_away() {
+    let bed = Bed::new();
+    let engine = bed.start().await;
+    let api = open(&engine);
+    for (name, value, status) in [
+        ("content-type", "text/plain", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("origin", "https://page.example", StatusCode::FORBIDDEN),
+        ("forwarded", "for=192.0.2.1", StatusCode::FORBIDDEN),
+        ("x-forwarded-for", "192.0.2.1", StatusCode::FORBIDDEN),
+    ] {
+        for path in ["/verify", "/settle"] {
+            let mut request = Request::post(path).body(Body::from(body("1").to_string())).unwrap();
+            request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+            request.headers_mut().insert(name, value.parse().unwrap());
+            let answer = ask(&api, request).await;
+            assert_eq!(answer.status, status, "{name}");
+            let told = answer.json()["message"].to_string();
+            assert!(status != StatusCode::FORBIDDEN || told.contains("[[caller]]"), "{told}");
+        }
+    }
+    assert_eq!(stage(&engine, "1").await, "");
+    // Whoever has a key may be anywhere.
+    let keyed = router(engine.clone(), Access::Keys(vec![KeyHash::of("key")]));
+    let request = Request::post("/settle")
+        .header("authorization", "Bearer key")
+        .header("x-forwarded-for", "192.0.2.1");
+    let answer = ask(&keyed, request.body(body("1").to_string().into()).unwrap()).await;
+    done(&answer.settled());
 }
 
 #[tokio::test]
@@ -305,6 +337,7 @@ async fn an_idempotency_key_alone_proves_nothing() {
     let api = open(&engine);
     let request = || {
         let request = Request::post("/settle").header("idempotency-key", "id");
+        let request = request.header("content-type", "application/json");
         request.body(Body::from(body("1").to_string())).unwrap()
     };
     done(&ask(&api, request()).await.settled());

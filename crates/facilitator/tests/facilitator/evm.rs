@@ -116,7 +116,8 @@ async fn a_payment_moves_the_money_over_http() {
     let payment = payment(1).await;
     let body = encode_facilitator_request(&payment).to_string();
     let post = async |path: &str| {
-        let request = Request::post(path).body(Body::from(body.clone())).unwrap();
+        let request = Request::post(path).header("content-type", "application/json");
+        let request = request.body(Body::from(body.clone())).unwrap();
         let answer = api.clone().oneshot(request).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         answer.into_body().collect().await.unwrap().to_bytes()
