@@ -27,6 +27,12 @@ use crate::typed_data::{Authorization, token_domain};
 /// blocks need more.
 pub const SETTLEMENT_MARGIN_S_MIN: u64 = 6;
 
+/// Longest time that an authorization may still be valid for, in seconds: a day, and ten minutes
+/// for clocks that differ. While an authorization is valid nobody can say that it will not be used,
+/// so one without an end could stay open for ever. Payers sign for the `maxTimeoutSeconds` that
+/// they are asked for, minutes as a rule.
+pub const AUTHORIZATION_LIFETIME_S_MAX: u64 = 24 * 60 * 60 + 10 * 60;
+
 /// The `assetTransferMethod` of EIP-3009; what it is when it is absent.
 const EIP3009: &str = "eip3009";
 
@@ -204,7 +210,8 @@ impl ReadPayment {
     }
 
     /// Checks that `now` lies strictly within the authorization's times, with `margin_s` seconds
-    /// left for settling. As strict at both ends as the tokens are.
+    /// left for settling and at most [`AUTHORIZATION_LIFETIME_S_MAX`]. As strict at both ends as the
+    /// tokens are.
     pub(crate) fn check_times(&self, now: UnixTime, margin_s: u64) -> Result<(), Refused> {
         let Authorization { valid_after, valid_before, .. } = self.payload.authorization;
         if U256::from(now.0) <= valid_after {
@@ -212,6 +219,13 @@ impl ReadPayment {
         }
         if U256::from(now.plus_s(margin_s).0) >= valid_before {
             return Err(Refused::from(Refusal::ValidBefore).by(self.payer()));
+        }
+        if valid_before > U256::from(now.plus_s(AUTHORIZATION_LIFETIME_S_MAX).0) {
+            let message = format!(
+                "validBefore is more than {AUTHORIZATION_LIFETIME_S_MAX} s ahead; sign an \
+                 authorization that ends maxTimeoutSeconds from now"
+            );
+            return Err(Refused::new(Refusal::ValidBefore, message).by(self.payer()));
         }
         Ok(())
     }

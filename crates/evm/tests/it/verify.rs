@@ -2,12 +2,14 @@
 
 use alloy::primitives::{Address, B256, Bytes, U256, bytes};
 use pay402_core::network::Network as _;
+use pay402_core::scheme::ServerScheme as _;
+use pay402_core::time::UnixTime;
 use pay402_core::{Amount, NetworkId, Payment, Refusal, Requirements, Scheme};
 use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer};
-use pay402_evm::exact::ExactPayload;
 use pay402_evm::exact::facilitator::HEAD_STALE_S;
+use pay402_evm::exact::{AUTHORIZATION_LIFETIME_S_MAX, ExactPayload};
 use pay402_evm::typed_data::Authorization;
-use pay402_evm::{Asset, AssetTable, Peg, Settings};
+use pay402_evm::{Asset, AssetTable, ExactServer, Peg, Settings};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -111,6 +113,29 @@ async fn times_are_judged_by_the_chain_strictly() {
 }
 
 #[tokio::test]
+async fn an_authorization_has_an_end_in_sight() {
+    let house = House::new();
+    let terms = terms(10_000);
+    let payer = dev_signer(PAYER);
+    let until = |valid_before: U256| {
+        let times = Authorization { valid_before, ..authorization(&terms, payer.address()) };
+        signed(&terms, times, &payer)
+    };
+    let server = ExactServer::new(AssetTable::empty());
+    let latest = U256::from(START + AUTHORIZATION_LIFETIME_S_MAX);
+    let long = until(latest);
+    house.verify(&long).await.unwrap();
+    server.identify(&long, UnixTime(START)).unwrap();
+    for endless in [latest + U256::from(1), U256::from(u64::MAX), U256::MAX] {
+        let endless = until(endless);
+        let refused = house.refuses(&endless, Refusal::ValidBefore).await;
+        assert!(refused.message.contains("maxTimeoutSeconds"), "{refused}");
+        let refused = server.identify(&endless, UnixTime(START)).unwrap_err();
+        assert!(refused.reason.is(Refusal::ValidBefore), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn slow_blocks_need_more_time() {
     let settings = Settings { block_time_s: 12, ..Settings::default() };
     let house = House::with(AssetTable::defaults(), settings);
@@ -132,7 +157,7 @@ async fn a_stale_head_does_not_tell_the_time() {
     let payer = dev_signer(PAYER);
     let good = authorization(&terms, payer.address());
     let later = START + HEAD_STALE_S + 1;
-    house.time.set(pay402_core::time::UnixTime(later));
+    house.time.set(UnixTime(later));
     // The newest block is old: an authorization that begins after it is good nevertheless.
     let valid_after = U256::from(START + 1);
     let fresh = Authorization { valid_after, ..good };
