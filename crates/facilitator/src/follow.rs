@@ -17,9 +17,29 @@ use tokio::time::Instant;
 use crate::failpoint::Failpoint;
 use crate::worker::{Crew, Flight, Job};
 
-/// Looks in a row that must show a transaction displaced before its payment is signed anew. Behind
-/// a load balancer one node may count our own transaction while another does not show it yet.
+/// Looks in a row that must show a transaction displaced before its payment is signed anew, the
+/// longest delay between two looks apart. Behind a load balancer one node may count our own
+/// transaction while another does not show it yet.
 const DISPLACED_LOOKS: u32 = 3;
+
+/// The looks in a row that showed a transaction displaced.
+#[derive(Debug, Default)]
+struct Displaced {
+    looks: u32,
+    last: Option<Instant>,
+}
+
+impl Displaced {
+    /// Counts one more look at `now`, unless it is too close to the last, and tells whether they
+    /// are enough.
+    fn is_certain(&mut self, now: Instant, apart: Duration) -> bool {
+        if self.last.is_none_or(|last| now.duration_since(last) >= apart) {
+            self.looks += 1;
+            self.last = Some(now);
+        }
+        self.looks >= DISPLACED_LOOKS
+    }
+}
 
 /// What a node said to a transaction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,14 +102,14 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             Handed::Taken => resend,
             Handed::Untold => poll.max(Duration::from_millis(1)) * 10,
         };
-    let mut displaced_looks = 0;
+    let mut displaced = Displaced::default();
     loop {
         tokio::time::sleep(poll).await;
         poll = (poll * 2).min(options.poll_max);
         let status = crew.desk.status(&flight.plan, Some(&flight.sent)).await;
         match look(&crew, &flight, status).await {
             Next::Close(outcome) => return close(&crew, flight.custody, outcome).await,
-            Next::SignAgain if displaced_looks + 1 < DISPLACED_LOOKS => displaced_looks += 1,
+            Next::SignAgain if !displaced.is_certain(Instant::now(), options.poll_max) => {}
             Next::SignAgain => {
                 tracing::warn!(payment = %flight.custody.key, transaction = flight.sent.transaction,
                     "displaced by another transaction; signing anew");
@@ -101,9 +121,9 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
                 _ = send(&crew, &flight).await;
                 resend = (resend * 2).min(options.resend_max);
                 resend_at = Instant::now() + resend;
-                displaced_looks = 0;
+                displaced = Displaced::default();
             }
-            Next::Resend | Next::Look => displaced_looks = 0,
+            Next::Resend | Next::Look => displaced = Displaced::default(),
         }
     }
 }
@@ -204,5 +224,21 @@ fn failed(refused: Refused, fee: Amount) -> Outcome {
         message: refused.message,
         transaction: refused.transaction,
         fee,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_close_together_are_one() {
+        let (start, apart) = (Instant::now(), Duration::from_millis(500));
+        let mut displaced = Displaced::default();
+        let mut at = |ms| displaced.is_certain(start + Duration::from_millis(ms), apart);
+        for ms in [5, 15, 35, 75, 155, 504, 505, 700, 1004] {
+            assert!(!at(ms), "certain after {ms} ms");
+        }
+        assert!(at(1005));
     }
 }
