@@ -16,7 +16,7 @@ use super::ReadPayment;
 use crate::contracts::{Eip1271, Eip3009};
 use crate::network::EvmNetwork;
 use crate::network::plan::{Account, Plan};
-use crate::network::status::{Sighting, sight};
+use crate::network::status::{Sighting, find_recent_use};
 use crate::rpc::{Block, Call, Called};
 use crate::signature::Judgement;
 
@@ -53,7 +53,8 @@ pub(crate) async fn verify(
         return Err(refuse(Refusal::InsufficientFunds).into());
     }
     if !view.used.word().ok_or_else(|| silent(network))?.is_zero() {
-        return Err(already_used(network, &read).await?.by(read.payer()).into());
+        let head = view.head.number();
+        return Err(already_used(network, &read, head).await.by(read.payer()).into());
     }
     if let Called::Failed(why) = view.simulation {
         let message = format!("the transfer fails when it is simulated: {why}");
@@ -87,16 +88,19 @@ fn silent(network: &EvmNetwork) -> Unavailable {
     network.rpc.unavailable("the token does not answer")
 }
 
-/// The nonce is used: by a cancellation, or by a transaction that can be named.
-async fn already_used(network: &EvmNetwork, read: &ReadPayment) -> Result<Refused, Unavailable> {
-    let seen = sight(&network.rpc, read.token, &read.payload.authorization).await?;
-    Ok(match seen {
-        Sighting::Cancelled { .. } => Refusal::AuthorizationCanceled.into(),
-        Sighting::Used { transaction, .. } => {
+/// The nonce is used: by a cancellation, or by a transaction. Which one is told if it is easy to
+/// find; to look further would let anybody who repeats an old payment have us ask a lot.
+async fn already_used(network: &EvmNetwork, read: &ReadPayment, head: u64) -> Refused {
+    let authorization = &read.payload.authorization;
+    match find_recent_use(&network.rpc, read.token, authorization, head).await {
+        Some(Sighting::Cancelled { .. }) => Refusal::AuthorizationCanceled.into(),
+        Some(Sighting::Used { transaction, .. }) => {
             Refused::from(Refusal::NonceAlreadyUsed).with_transaction(transaction.to_string())
         }
-        Sighting::UsedUnseen | Sighting::Unused { .. } => Refusal::NonceAlreadyUsed.into(),
-    })
+        Some(Sighting::UsedUnseen | Sighting::Unused { .. }) | None => {
+            Refusal::NonceAlreadyUsed.into()
+        }
+    }
 }
 
 /// What the chain shows of a payment.

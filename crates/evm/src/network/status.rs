@@ -17,13 +17,14 @@ use serde_json::json;
 use super::EvmNetwork;
 use super::plan::Plan;
 use crate::contracts::Eip3009;
-use crate::rpc::{Block, Call, Log, Receipt, Rpc};
+use crate::rpc::{Block, Call, Log, Receipt, Rpc, RpcError};
 use crate::typed_data::Authorization;
 
-/// Most blocks that one log query spans; many nodes refuse more.
-pub const LOG_SPAN_BLOCKS: u64 = 2_000;
-/// Most log queries for one authorization: with 2 s blocks they reach back a day.
-pub const LOG_QUERIES_MAX: u64 = 22;
+/// Blocks that one log query spans, by turns. Most uses are a few blocks old, and nodes refuse
+/// spans above a bound of their own, some above ten blocks: therefore the first is small.
+pub const LOG_SPANS_BLOCKS: [u64; 4] = [8, 100, 500, 2_000];
+/// Most log queries for one authorization: with 2 s blocks the widest reach back a day.
+pub const LOG_QUERIES_MAX: usize = 26;
 
 /// What the chain shows of an authorization.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,11 +45,22 @@ pub(crate) async fn sight(
     token: Address,
     authorization: &Authorization,
 ) -> Result<Sighting, Unavailable> {
+    sight_near(rpc, token, authorization, None).await
+}
+
+/// Looks an authorization up; if it is used, that may be in this block or shortly before.
+async fn sight_near(
+    rpc: &Rpc,
+    token: Address,
+    authorization: &Authorization,
+    near: Option<u64>,
+) -> Result<Sighting, Unavailable> {
     let [head, used] = rpc.ask_all([Call::head(), used_call(token, authorization, None)]).await?;
     let head: Block = rpc.read(head)?;
     let used = read_used(rpc, used)?;
+    let find = || find_use(rpc, token, authorization, head.number(), near);
     if used {
-        return find_use(rpc, token, authorization, head.number()).await;
+        return find().await;
     }
     if !has_ended(authorization, head.time()) {
         return Ok(Sighting::Unused { head_time: UnixTime(head.time()) });
@@ -56,7 +68,7 @@ pub(crate) async fn sight(
     // Behind a load balancer the two answers may come from different blocks. The end of an
     // authorization is believed only when both are from one.
     match used_at(rpc, token, authorization, head.number()).await? {
-        true => find_use(rpc, token, authorization, head.number()).await,
+        true => find().await,
         false => Ok(Sighting::Unused { head_time: UnixTime(head.time()) }),
     }
 }
@@ -132,11 +144,13 @@ impl Inquiry<'_> {
         displaced: bool,
     ) -> Result<ChainStatus, Unavailable> {
         let Plan { token, authorization, .. } = self.plan;
-        let mut seen = sight(self.rpc, *token, authorization).await?;
+        let near = fruitless.map(Receipt::block);
+        let mut seen = sight_near(self.rpc, *token, authorization, near).await?;
         if let (Some(receipt), Sighting::Unused { .. }) = (fruitless, seen) {
             // A node that lags behind the receipt's would call it unused: ask about that block.
             if used_at(self.rpc, *token, authorization, receipt.block()).await? {
-                seen = find_use(self.rpc, *token, authorization, receipt.block()).await?;
+                let block = receipt.block();
+                seen = find_use(self.rpc, *token, authorization, block, None).await?;
             }
         }
         let fee = fruitless.map_or(U256::ZERO, Receipt::fee);
@@ -261,44 +275,96 @@ async fn used_at(
     read_used(rpc, answer)
 }
 
-/// Finds what used an authorization, newest blocks first.
+/// Finds what used an authorization shortly before `head` or since, in one small query. `None` if
+/// it was earlier or the node does not say.
+pub(crate) async fn find_recent_use(
+    rpc: &Rpc,
+    token: Address,
+    authorization: &Authorization,
+    head: u64,
+) -> Option<Sighting> {
+    let blocks = Blocks { from: head.saturating_sub(LOG_SPANS_BLOCKS[0] - 1), to: None };
+    uses_in(rpc, token, authorization, blocks, head).await.ok()?.ok()?
+}
+
+/// Finds what used an authorization: first where it is likely (`near` and shortly before), then
+/// from the newest blocks back.
 async fn find_use(
     rpc: &Rpc,
     token: Address,
     authorization: &Authorization,
     head: u64,
+    near: Option<u64>,
 ) -> Result<Sighting, Unavailable> {
-    let used = Eip3009::AuthorizationUsed::SIGNATURE_HASH;
-    let cancelled = Eip3009::AuthorizationCanceled::SIGNATURE_HASH;
-    let mut to = head;
-    for query in 0..LOG_QUERIES_MAX {
-        let from = to.saturating_sub(LOG_SPAN_BLOCKS - 1);
-        // The newest query is open-ended: the head may have moved since it was read.
-        let end = if query == 0 { json!("latest") } else { json!(U64::from(to)) };
-        let filter = json!({
-            "address": token,
-            "fromBlock": U64::from(from),
-            "toBlock": end,
-            "topics": [[used, cancelled], authorization.from.into_word(), authorization.nonce],
-        });
-        let logs = rpc.ask(Call::new("eth_getLogs", json!([filter]))).await?;
-        let logs: Vec<Log> = rpc.read(logs)?;
-        let found = logs.iter().find_map(|log| {
-            let (block, transaction) = (log.block()?, log.transaction_hash?);
-            let head = head.max(block);
-            match log.topics.first()? {
-                topic if *topic == used => Some(Sighting::Used { transaction, block, head }),
-                topic if *topic == cancelled => Some(Sighting::Cancelled { block, head }),
-                _ => None,
-            }
-        });
-        if let Some(found) = found {
+    let mut queries = 0..LOG_QUERIES_MAX;
+    if let Some(near) = near.filter(|near| *near < head) {
+        queries.next();
+        let from = near.saturating_sub(LOG_SPANS_BLOCKS[0] - 1);
+        let likely = Blocks { from, to: Some(near) };
+        if let Ok(Some(found)) = uses_in(rpc, token, authorization, likely, head).await? {
             return Ok(found);
         }
-        if from == 0 {
-            break;
+    }
+    // The newest query is open-ended: the head may have moved since it was read.
+    let (mut to, mut open_ended) = (head, true);
+    let (mut rung, mut highest) = (0, LOG_SPANS_BLOCKS.len() - 1);
+    for _ in queries {
+        let from = to.saturating_sub(LOG_SPANS_BLOCKS[rung] - 1);
+        let blocks = Blocks { from, to: (!open_ended).then_some(to) };
+        match uses_in(rpc, token, authorization, blocks, head).await? {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) if from == 0 => break,
+            Ok(None) => {
+                (to, open_ended) = (from - 1, false);
+                rung = (rung + 1).min(highest);
+            }
+            // It may be too wide for this node: narrower, and stay there.
+            Err(_) if open_ended => open_ended = false,
+            Err(_) if rung > 0 => {
+                rung -= 1;
+                highest = rung;
+            }
+            Err(error) => return Err(rpc.unavailable(&error.public_text())),
         }
-        to = from - 1;
     }
     Ok(Sighting::UsedUnseen)
+}
+
+/// A range of blocks; without an end, up to the newest.
+#[derive(Clone, Copy)]
+struct Blocks {
+    from: u64,
+    to: Option<u64>,
+}
+
+/// One query for what used or cancelled an authorization in these blocks. The inner error is the
+/// node's own: it does not want to answer this.
+async fn uses_in(
+    rpc: &Rpc,
+    token: Address,
+    authorization: &Authorization,
+    blocks: Blocks,
+    head: u64,
+) -> Result<Result<Option<Sighting>, RpcError>, Unavailable> {
+    let used = Eip3009::AuthorizationUsed::SIGNATURE_HASH;
+    let cancelled = Eip3009::AuthorizationCanceled::SIGNATURE_HASH;
+    let filter = json!({
+        "address": token,
+        "fromBlock": U64::from(blocks.from),
+        "toBlock": blocks.to.map_or_else(|| json!("latest"), |to| json!(U64::from(to))),
+        "topics": [[used, cancelled], authorization.from.into_word(), authorization.nonce],
+    });
+    let logs: Vec<Log> = match rpc.ask(Call::new("eth_getLogs", json!([filter]))).await? {
+        Ok(logs) => rpc.read(Ok(logs))?,
+        Err(error) => return Ok(Err(error)),
+    };
+    Ok(Ok(logs.iter().find_map(|log| {
+        let (block, transaction) = (log.block()?, log.transaction_hash?);
+        let head = head.max(block);
+        match log.topics.first()? {
+            topic if *topic == used => Some(Sighting::Used { transaction, block, head }),
+            topic if *topic == cancelled => Some(Sighting::Cancelled { block, head }),
+            _ => None,
+        }
+    })))
 }

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use alloy::rpc::client::RpcClient;
-use alloy::rpc::json_rpc::{RequestPacket, Response, ResponsePacket, ResponsePayload};
+use alloy::rpc::json_rpc::{
+    ErrorPayload, RequestPacket, Response, ResponsePacket, ResponsePayload,
+};
 use alloy::sol_types::SolCall as _;
 use alloy::transports::{TransportError, TransportErrorKind, TransportFut};
 use pay402_core::Refusal;
@@ -27,6 +29,8 @@ enum Meddling {
     Lose,
     /// Something else answers.
     Answer(Value),
+    /// The node refuses.
+    Refuse(&'static str),
 }
 
 type Script = Arc<dyn Fn(&str, &Value) -> Meddling + Send + Sync>;
@@ -71,6 +75,10 @@ impl Service<RequestPacket> for Line {
                     Meddling::Answer(value) => {
                         let raw = serde_json::value::to_raw_value(&value).unwrap();
                         Response { id, payload: ResponsePayload::Success(raw) }
+                    }
+                    Meddling::Refuse(why) => {
+                        let error = ErrorPayload { code: -32600, message: why.into(), data: None };
+                        Response { id, payload: ResponsePayload::Failure(error) }
                     }
                 });
             }
@@ -170,6 +178,97 @@ async fn a_lagging_node_does_not_end_a_payment_that_was_made() {
     let lagging = over(&house, lagging);
     let status = lagging.status(&verified.plan, None).await.unwrap();
     assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+}
+
+/// How many blocks a query for logs spans, on a chain with this head.
+fn span(params: &Value, head: u64) -> u64 {
+    let number = |key: &str| {
+        let text = params[0][key].as_str().unwrap();
+        text.strip_prefix("0x").map_or(head, |digits| u64::from_str_radix(digits, 16).unwrap())
+    };
+    number("toBlock") + 1 - number("fromBlock")
+}
+
+#[tokio::test]
+async fn verifying_a_used_payment_takes_one_small_log_query_at_most() {
+    let house = House::new();
+    let good = payment();
+    let plan = house.verify(&good).await.unwrap().plan;
+    let (sent, _) = house.submit(&plan).await;
+    let refused = house.refuses(&good, Refusal::NonceAlreadyUsed).await;
+    assert_eq!(refused.transaction, Some(sent.transaction), "a recent use is named");
+    house.chain.mine(20_000);
+    let head = house.chain.block_number();
+    // Out of reach, or refused, or lost: the answer stays the same.
+    for way in 0..3 {
+        let spans = Arc::new(Mutex::new(Vec::new()));
+        let heard = spans.clone();
+        let busy = over(&house, move |method, params| match method {
+            "eth_getLogs" => {
+                heard.lock().unwrap().push(span(params, head));
+                match way {
+                    0 => Meddling::Pass,
+                    1 => Meddling::Refuse("rate limit exceeded"),
+                    _ => Meddling::Lose,
+                }
+            }
+            _ => Meddling::Pass,
+        });
+        let answer = busy.verify(&good).await;
+        let Err(Unverified::Invalid(refused)) = answer else { panic!("{answer:?}") };
+        assert!(refused.reason.is(Refusal::NonceAlreadyUsed), "{refused}");
+        let spans = spans.lock().unwrap();
+        assert!(spans.len() == 1 && spans[0] <= 10, "{spans:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_wide_log_queries_still_shows_the_use() {
+    // Used by another's transaction, a while ago; ours came too late.
+    for (limit, later) in [(10, 0), (10, 150), (120, 1_000), (2_000, 9_000)] {
+        let house = House::new();
+        let verified = verified(&house).await;
+        let (ours, raw) = sign_with(&house.network, &verified.plan).await;
+        let (theirs, rival_raw) = sign_with(&house.rival(), &verified.plan).await;
+        house.network.send(&rival_raw).await.unwrap();
+        house.network.send(&raw).await.unwrap();
+        house.chain.mine(later);
+        let head = house.chain.block_number();
+        let narrow = over(&house, move |method, params| {
+            match method == "eth_getLogs" && span(params, head) > limit {
+                true => Meddling::Refuse("block range is too large"),
+                false => Meddling::Pass,
+            }
+        });
+        for sent in [None, Some(&ours)] {
+            let status = narrow.status(&verified.plan, sent).await.unwrap();
+            let ChainStatus::Proven { transaction, .. } = &status else { panic!("{status:?}") };
+            assert_eq!(*transaction, theirs.transaction);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_late_look_begins_at_our_own_receipt() {
+    let house = House::new();
+    let verified = verified(&house).await;
+    let (ours, raw) = sign_with(&house.network, &verified.plan).await;
+    let (theirs, rival_raw) = sign_with(&house.rival(), &verified.plan).await;
+    house.network.send(&rival_raw).await.unwrap();
+    house.network.send(&raw).await.unwrap();
+    house.chain.mine(5_000);
+    let head = house.chain.block_number();
+    let narrow = over(&house, move |method, params| {
+        match method == "eth_getLogs" && span(params, head) > 10 {
+            true => Meddling::Refuse("block range is too large"),
+            false => Meddling::Pass,
+        }
+    });
+    // Too far back from the head for ten blocks at a time.
+    assert!(narrow.status(&verified.plan, None).await.is_err());
+    let status = narrow.status(&verified.plan, Some(&ours)).await.unwrap();
+    let ChainStatus::Proven { transaction, .. } = &status else { panic!("{status:?}") };
+    assert_eq!(*transaction, theirs.transaction);
 }
 
 #[tokio::test]
