@@ -238,6 +238,7 @@ async fn too_many_unfinished_turn_new_ones_away() {
     pending(settle(&engine, payment("1"), SHORT).await);
     bed.chain.state().mine();
     until("both settled", || async { stage(&engine, "2").await == "settled" }).await;
+    until("room", || async { engine.health()[0].unfinished == 0 }).await;
     bed.chain.state().automine = true;
     done(&settle(&engine, payment("3"), LONG).await);
 }
@@ -283,6 +284,7 @@ async fn one_payer_cannot_have_more_than_its_share_unfinished() {
     }
     bed.chain.state().automine = true;
     for nonce in ["a", "b", "c", "d"] {
+        until("room", || async { engine.health()[0].unfinished == 0 }).await;
         done(&settle(&engine, payment(nonce), LONG).await);
     }
 }
