@@ -19,16 +19,11 @@ use pay402_core::{NetworkId, Requirements, Scheme};
 use super::{ExactPayload, domain_of, find_payable, is_eip3009};
 use crate::address::{canonical, parse_payee};
 use crate::assets::{Asset, AssetTable};
-use crate::network::status::{Sighting, sight};
+pub use crate::network::status::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
+use crate::network::status::{Sighting, is_cancelled_for_good, is_over, sight};
 use crate::rpc::Rpc;
 use crate::signature::Ecdsa;
 use crate::typed_data::{Authorization, token_domain};
-
-/// How long after its end, by chain time, an unused authorization is called dead, in seconds: long
-/// enough that no reorganization brings back a block in which it could be used.
-pub const FINALITY_MARGIN_S: u64 = 60;
-/// How deep a cancellation must be before it is believed, in blocks.
-pub const CANCEL_DEPTH_BLOCKS: u64 = 12;
 
 /// Sets identifiers apart from everything else that the key signs. An EIP-191 message can be
 /// neither a transaction nor typed data.
@@ -180,12 +175,18 @@ impl<S: Signer + Send + Sync> ClientScheme for ExactClient<S> {
         let seen = sight(rpc, asset.token(), &authorization).await?;
         Ok(match seen {
             Sighting::Unused { head_time } => {
-                let end = reservation.plan.valid_before.plus_s(FINALITY_MARGIN_S);
-                if head_time >= end { Fate::Dead } else { Fate::Live }
+                if is_over(&authorization, head_time) {
+                    Fate::Dead
+                } else {
+                    Fate::Live
+                }
             }
             Sighting::Cancelled { block, head } => {
-                let depth = head.saturating_sub(block);
-                if depth >= CANCEL_DEPTH_BLOCKS { Fate::Dead } else { Fate::Live }
+                if is_cancelled_for_good(block, head) {
+                    Fate::Dead
+                } else {
+                    Fate::Live
+                }
             }
             Sighting::Used { transaction, .. } => {
                 Fate::Used { transaction: Some(transaction.to_string()) }

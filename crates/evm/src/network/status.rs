@@ -3,8 +3,8 @@
 //! **Invariant:** "settled" takes a receipt with status 1 in which the token logs the use of the
 //! authorization's nonce and, as its very next log, the exact `Transfer(from, to, value)`, in a
 //! canonical block at the depth asked for. That they stand next to each other shows that they
-//! belong together: one transfer settles one authorization, whatever else a transaction does. "Never" takes block time past the authorization's end
-//! and an unused nonce in that same block. All else stays open.
+//! belong together: one transfer settles one authorization, whatever else a transaction does. "Never" takes block time well past the
+//! authorization's end and an unused nonce in that same block, or a cancellation that is deep. All else stays open.
 
 use alloy::primitives::{Address, B256, U64, U256};
 use alloy::sol_types::{SolCall as _, SolEvent as _};
@@ -25,6 +25,12 @@ use crate::typed_data::Authorization;
 pub const LOG_SPANS_BLOCKS: [u64; 4] = [8, 100, 500, 2_000];
 /// Most log queries for one authorization: with 2 s blocks the widest reach back a day.
 pub const LOG_QUERIES_MAX: usize = 26;
+
+/// How long after its end, by chain time, an unused authorization is called dead, in seconds: long
+/// enough that no reorganization brings back a block in which it could be used.
+pub const FINALITY_MARGIN_S: u64 = 60;
+/// How deep a cancellation must be before it is believed, in blocks.
+pub const CANCEL_DEPTH_BLOCKS: u64 = 12;
 
 /// What the chain shows of an authorization.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -157,18 +163,19 @@ impl Inquiry<'_> {
         match seen {
             Sighting::Unused { head_time } => Ok(match fruitless {
                 None => {
-                    let expired = has_ended(authorization, head_time.0);
+                    let expired = is_over(authorization, head_time);
                     ChainStatus::Open { expired, displaced }
                 }
                 Some(receipt) => failed_of_ours(receipt),
             }),
             Sighting::Used { transaction, .. } => self.of_use(transaction, fee).await,
             Sighting::Cancelled { block, head } => {
-                if self.is_deep(head, block) {
+                if self.is_deep(head, block) && is_cancelled_for_good(block, head) {
                     let refused = Refusal::AuthorizationCanceled.into();
                     return Ok(ChainStatus::Failed { refused, fee: Amount::new(fee) });
                 }
-                Ok(ChainStatus::Open { expired: false, displaced })
+                // Displaced or not, it is of no use to send anything while the cancellation stands.
+                Ok(ChainStatus::Open { expired: false, displaced: false })
             }
             Sighting::UsedUnseen => Err(self
                 .rpc
@@ -241,6 +248,17 @@ fn proves(receipt: &Receipt, plan: &Plan) -> bool {
     let logs: Vec<&Log> = receipt.logs.iter().filter(|log| log.address == plan.token).collect();
     receipt.succeeded()
         && logs.windows(2).any(|two| says(two[0], &used, &[]) && says(two[1], &transfer, &value))
+}
+
+/// Whether an authorization that is unused in a block of this time can never be used any more.
+pub(crate) fn is_over(authorization: &Authorization, block_time: UnixTime) -> bool {
+    let end = authorization.valid_before.saturating_add(U256::from(FINALITY_MARGIN_S));
+    U256::from(block_time.0) >= end
+}
+
+/// Whether no reorganization is to be expected that undoes a cancellation in `block`.
+pub(crate) const fn is_cancelled_for_good(block: u64, head: u64) -> bool {
+    head.saturating_sub(block) >= CANCEL_DEPTH_BLOCKS
 }
 
 /// Whether no block from this time on can use the authorization: tokens want `now < validBefore`.

@@ -7,6 +7,7 @@ use pay402_core::refusal::Reason;
 use pay402_core::{Amount, Refusal};
 use pay402_devchain::ReorgTransactions;
 use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot};
+use pay402_evm::network::status::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
 use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, Settings};
 
 use crate::support::{
@@ -171,6 +172,11 @@ async fn a_cancellation_before_settling_is_final() {
     let verified = house.verify(&good).await.unwrap();
     let (sent, raw) = sign_with(&house.network, &verified.plan).await;
     house.cancel(PAYER, authorization_of(&good).nonce).await;
+    // A cancellation near the head may yet be undone: nothing is over, nothing is sent again.
+    house.chain.mine(CANCEL_DEPTH_BLOCKS - 1);
+    assert_eq!(status(&house, &verified, None).await, OPEN);
+    assert_eq!(status(&house, &verified, Some(&sent)).await, OPEN);
+    house.chain.mine(1);
     let before = status(&house, &verified, None).await;
     assert!(failed_as(&before, Refusal::AuthorizationCanceled), "{before:?}");
     house.network.send(&raw).await.unwrap();
@@ -325,7 +331,9 @@ async fn an_authorization_ends_by_block_time() {
     assert_eq!(status(&house, &verified, None).await, OPEN, "our clock proves nothing");
     let house = House::new();
     let verified = house.verify(&payment()).await.unwrap();
-    house.advance_to(START + 60);
+    house.advance_to(START + 60 + FINALITY_MARGIN_S - 1);
+    assert_eq!(status(&house, &verified, None).await, OPEN, "a reorganization may reach back");
+    house.advance_to(START + 60 + FINALITY_MARGIN_S);
     let expired = ChainStatus::Open { expired: true, displaced: false };
     assert_eq!(status(&house, &verified, None).await, expired);
 }
