@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::OriginalUri;
+use axum::middleware::{self, Next};
 use axum::response::Json;
 use axum::routing::{MethodFilter, on};
 use pay402_core::error::Misconfigured;
@@ -16,10 +19,18 @@ use pay402_server::{MemoryGrants, RemoteFacilitator, ResourceServer, Route};
 use pay402_store::SqliteGrants;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
 use url::Url;
 
 use crate::error::CliError;
 use crate::terminal;
+
+/// How long connections have to end once nothing has to be finished any more.
+pub(crate) const CONNECTION_GRACE: Duration = Duration::from_secs(2);
+/// Requests that are served at a time.
+const SALES: usize = 1024;
+/// How long sales that are under way may take to finish after a signal to stop.
+const DRAIN: Duration = Duration::from_secs(25);
 
 /// Sell an example answer over HTTP 402.
 #[derive(Debug, clap::Args)]
@@ -61,7 +72,21 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         args.routes.join(", "),
         args.price
     ));
-    serve_until_stopped(listener, app).await
+    let under_way = Arc::new(Semaphore::new(SALES));
+    let counted = Arc::clone(&under_way);
+    let app = app.layer(middleware::from_fn(move |request, next: Next| {
+        let counted = Arc::clone(&counted);
+        async move {
+            // The semaphore is never closed.
+            let _sale = counted.acquire_owned().await;
+            next.run(request).await
+        }
+    }));
+    let finish = async move {
+        let all = under_way.acquire_many(u32::try_from(SALES).unwrap_or(u32::MAX));
+        _ = tokio::time::timeout(DRAIN, all).await;
+    };
+    serve_until_stopped(listener, app, finish).await
 }
 
 async fn app(args: &Args) -> Result<Router, CliError> {
@@ -124,15 +149,42 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError>
     })
 }
 
-/// Serves until SIGINT or SIGTERM, then finishes the requests that are under way.
+/// Serves until SIGINT or SIGTERM. Then it takes nothing new, `finish` runs beside the requests
+/// that are under way, and what is still open [`CONNECTION_GRACE`] after it is cut off.
 pub(crate) async fn serve_until_stopped(
     listener: TcpListener,
     app: Router,
+    finish: impl Future<Output = ()>,
 ) -> Result<(), CliError> {
-    axum::serve(listener, app)
-        .with_graceful_shutdown(until_asked_to_stop())
-        .await
-        .map_err(|error| CliError::network(error.to_string()))
+    let (tell, told) = oneshot::channel();
+    let asked = async move {
+        until_asked_to_stop().await;
+        // Nobody listens once serving has failed.
+        let _ = tell.send(());
+    };
+    let serving = axum::serve(listener, app).with_graceful_shutdown(asked).into_future();
+    let mut serving = pin!(serving);
+    let broken = |error: std::io::Error| CliError::network(error.to_string());
+    let failed = tokio::select! {
+        biased;
+        asked = told => asked.is_err(),
+        served = &mut serving => return served.map_err(broken),
+    };
+    if failed {
+        return serving.await.map_err(broken);
+    }
+    let mut finish = pin!(finish);
+    tokio::select! {
+        served = &mut serving => {
+            finish.await;
+            served.map_err(broken)
+        }
+        // Half a request keeps its connection open for as long as its sender likes.
+        () = &mut finish => match tokio::time::timeout(CONNECTION_GRACE, serving).await {
+            Ok(served) => served.map_err(broken),
+            Err(_) => Ok(()),
+        },
+    }
 }
 
 /// Waits for SIGINT or SIGTERM.

@@ -23,6 +23,9 @@ use crate::{secret, serve, terminal};
 
 /// How long settlements that callers wait for may take to finish after a signal to stop.
 const DRAIN: Duration = Duration::from_secs(25);
+/// How long stopping may take, the leases' release included; connections have
+/// [`serve::CONNECTION_GRACE`] more.
+const STOP_MAX: Duration = Duration::from_secs(27);
 
 /// Verify and settle x402 payments.
 #[derive(Debug, clap::Args)]
@@ -63,9 +66,12 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         "facilitator listening on http://{address}, settling exact on {}",
         names.join(", ")
     ));
-    let served = serve::serve_until_stopped(listener, router(engine.clone(), access)).await;
-    engine.stop(DRAIN).await;
-    served
+    let finish = async {
+        if tokio::time::timeout(STOP_MAX, engine.stop(DRAIN)).await.is_err() {
+            terminal::note("the journal does not answer; its lease runs out by itself");
+        }
+    };
+    serve::serve_until_stopped(listener, router(engine.clone(), access), finish).await
 }
 
 fn access(config: &Config) -> Result<Access, Misconfigured> {

@@ -150,6 +150,32 @@ fn a_facilitator_signs_with_an_encrypted_key_file() {
 }
 
 #[cfg(unix)]
+#[test]
+fn a_signal_to_stop_is_obeyed_whatever_is_half_sent() {
+    use std::io::{Read as _, Write as _};
+    use std::time::Duration;
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut market = Market::open(folder.path(), "warn");
+    for server in [&mut market.facilitator, &mut market.api] {
+        let address = server.url.trim_start_matches("http://");
+        let open = |sent: &str| {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            socket.write_all(sent.as_bytes()).unwrap();
+            socket
+        };
+        // Answered, and left open with the head of the next request half-sent.
+        let mut half = open("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_ne!(half.read(&mut [0; 256]).unwrap(), 0);
+        half.write_all(b"POST /settle HTTP/1.1\r\nHo").unwrap();
+        let _never_finished = open("POST /settle HTTP/1.1\r\nHost: x\r\nContent-Le");
+        std::thread::sleep(Duration::from_millis(100));
+        let status = server.terminate(Duration::from_secs(5));
+        assert!(status.is_some_and(|status| status.success()), "{status:?} of {}", server.url);
+    }
+}
+
+#[cfg(unix)]
 fn set_mode(path: &std::path::Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();

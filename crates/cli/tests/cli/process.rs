@@ -63,6 +63,21 @@ impl Server {
         Self { child, url, output }
     }
 
+    /// Asks it to end with SIGTERM. `None` when it still runs after `patience`.
+    #[cfg(unix)]
+    pub(crate) fn terminate(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < patience {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+
     /// Ends it and returns everything it printed.
     pub(crate) fn stop(mut self) -> String {
         self.child.kill().unwrap();
