@@ -7,6 +7,8 @@ use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
 use serde::Deserialize;
 
+/// Hexadecimal digits of a private key.
+const KEY_DIGITS: usize = 64;
 /// Largest configuration file, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -144,6 +146,7 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
     }
     let mut seen = Vec::new();
     for (index, network) in config.networks.iter_mut().enumerate() {
+        check_variable(&format!("network[{index}].signer"), &network.signer)?;
         if seen.contains(&network.id) {
             let problem = format!("{} is configured twice", network.id);
             return Err(Misconfigured::new(format!("network[{index}].id"), problem));
@@ -156,6 +159,25 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
         }
     }
     Ok(config)
+}
+
+/// Refuses what is no name of a variable, without repeating it: it may well be the key itself.
+fn check_variable(setting: &str, signer: &Signer) -> Result<(), Misconfigured> {
+    let (field, name) = match signer {
+        Signer::Environment { env } => ("env", env),
+        Signer::Keystore { password_env: Some(name), .. } => ("password_env", name),
+        Signer::Keystore { password_env: None, .. } => return Ok(()),
+    };
+    let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let begins_well = !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit());
+    // A key without 0x may look like a name.
+    let is_key = name.len() == KEY_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if letters && begins_well && !is_key {
+        return Ok(());
+    }
+    let problem = "must be the name of an environment variable (letters, digits and _); the \
+                   secret itself does not belong in this file";
+    Err(Misconfigured::new(format!("{setting}.{field}"), problem))
 }
 
 /// Replaces `${VAR}` by the variable's value.
@@ -215,6 +237,29 @@ mod tests {
             "{GOOD}\n[[network]]\nid = \"eip155:84532\"\nrpc = \"x\"\nsigner = {{ env = \"X\" }}"
         );
         assert!(parse(&twice).unwrap_err().to_string().contains("configured twice"));
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_its_variable_is_never_shown() {
+        let digits = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+        for secret in [format!("0x{digits}"), digits.to_owned(), "pass word".into(), String::new()]
+        {
+            for (field, signer) in [
+                ("env", format!("{{ env = \"{secret}\" }}")),
+                (
+                    "password_env",
+                    format!("{{ keystore = \"x.json\", password_env = \"{secret}\" }}"),
+                ),
+            ] {
+                let text = GOOD.replace("{ env = \"FACILITATOR_PRIVATE_KEY\" }", &signer);
+                let error = parse(&text).unwrap_err();
+                assert_eq!(error.key, format!("network[0].signer.{field}"));
+                assert!(secret.is_empty() || !error.to_string().contains(&secret), "{error}");
+            }
+        }
+        for name in ["A", "_x9", "FACILITATOR_PRIVATE_KEY"] {
+            assert!(parse(&GOOD.replace("FACILITATOR_PRIVATE_KEY", name)).is_ok(), "{name}");
+        }
     }
 
     #[test]
