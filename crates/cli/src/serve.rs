@@ -1,11 +1,14 @@
 //! `pay402 serve`: a small resource that is for sale, to try clients and facilitators against.
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::hex;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::OriginalUri;
@@ -21,12 +24,17 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::error::CliError;
-use crate::terminal;
+use crate::{secret, terminal};
 
 /// How long connections have to end once nothing has to be finished any more.
 pub(crate) const CONNECTION_GRACE: Duration = Duration::from_secs(2);
+/// The environment variable with the API key at the facilitator, or `<name>_FILE` with a file.
+const API_KEY: &str = "FACILITATOR_API_KEY";
+/// Hexadecimal digits of the name of a store of claims: 128 random bits.
+const CLAIMS_NAME_DIGITS: usize = 32;
 /// Requests that are served at a time.
 const SALES: usize = 1024;
 /// How long sales that are under way may take to finish after a signal to stop.
@@ -35,7 +43,9 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// Sell an example answer over HTTP 402.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  pay402 serve --facilitator http://127.0.0.1:4020 \\\n    \
-    --pay-to 0xYourAddress --network eip155:84532 --price '$0.01' --route 'GET /paid'")]
+    --pay-to 0xYourAddress --network eip155:84532 --price '$0.01' --route 'GET /paid'\n\n\
+    A facilitator that asks for an API key finds it in FACILITATOR_API_KEY, or in the file that\n\
+    FACILITATOR_API_KEY_FILE names.")]
 pub(crate) struct Args {
     /// Address and port to listen on.
     #[arg(long, default_value = "127.0.0.1:4021")]
@@ -90,7 +100,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 async fn app(args: &Args) -> Result<Router, CliError> {
-    let facilitator = RemoteFacilitator::new(args.facilitator.as_str())?;
+    let facilitator = facilitator(args)?;
     let grants: Arc<dyn Grants> = match &args.database {
         Some(path) => Arc::new(SqliteGrants::open(path)?),
         None => Arc::new(MemoryGrants::default()),
@@ -118,6 +128,64 @@ async fn app(args: &Args) -> Result<Router, CliError> {
         app = app.route(path, handler);
     }
     Ok(app)
+}
+
+/// The facilitator, called with the key in `FACILITATOR_API_KEY` when there is one.
+fn facilitator(args: &Args) -> Result<RemoteFacilitator, Misconfigured> {
+    let facilitator = RemoteFacilitator::new(args.facilitator.as_str())?;
+    let Some(key) = secret::from_environment(API_KEY)? else { return Ok(facilitator) };
+    let key = key.trim();
+    if key.is_empty() {
+        return Err(Misconfigured::new(API_KEY, "is empty; set the key, or unset the variable"));
+    }
+    let bearer = Zeroizing::new(format!("Bearer {key}"));
+    let facilitator = facilitator
+        .header("authorization", &bearer)
+        .map_err(|_| Misconfigured::new(API_KEY, "has characters that no header may have"))?;
+    let name = match &args.database {
+        Some(database) => claims_name(database)?,
+        None => random_name()?,
+    };
+    Ok(facilitator.idempotent_for(name))
+}
+
+/// The name of the claims in `database`. It lies beside the file, so that the settlements whose
+/// answer was lost are asked for under the same name after a restart, and servers with other claims
+/// never share it.
+fn claims_name(database: &Path) -> Result<String, Misconfigured> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".claims");
+    let path = PathBuf::from(path);
+    let fail = |problem: &dyn Display| {
+        Misconfigured::new("--database", format!("{}: {problem}", path.display()))
+    };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(&path) {
+        Ok(mut file) => {
+            let name = random_name()?;
+            let written = file.write_all(name.as_bytes()).and_then(|()| file.sync_all());
+            written.map_err(|error| fail(&error))?;
+            Ok(name)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let name = secret::from_file("--database", &path)?;
+            let well = name.len() == CLAIMS_NAME_DIGITS
+                && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let problem = "is no name of claims; remove the file to have a new one made";
+            if well { Ok(name.to_string()) } else { Err(fail(&problem)) }
+        }
+        Err(error) => Err(fail(&error)),
+    }
+}
+
+fn random_name() -> Result<String, Misconfigured> {
+    let mut id = [0_u8; CLAIMS_NAME_DIGITS / 2];
+    getrandom::fill(&mut id)
+        .map_err(|error| Misconfigured::new(API_KEY, format!("needs randomness: {error}")))?;
+    Ok(hex::encode(id))
 }
 
 /// Reads `"GET /path"`.
@@ -214,6 +282,26 @@ pub(crate) async fn until_asked_to_stop() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_keep_their_name_and_share_it_with_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("grants.db");
+        let name = claims_name(&database).unwrap();
+        assert_eq!(claims_name(&database).unwrap(), name);
+        assert_ne!(claims_name(&folder.path().join("other.db")).unwrap(), name);
+        let file = folder.path().join("grants.db.claims");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        for bad in ["", &name[1..], &name.replace(char::is_numeric, "x")] {
+            std::fs::write(&file, bad).unwrap();
+            let error = claims_name(&database).unwrap_err().to_string();
+            assert!(error.contains("grants.db.claims"), "{bad:?}: {error}");
+        }
+    }
 
     #[test]
     fn routes_are_a_method_and_a_plain_path() {

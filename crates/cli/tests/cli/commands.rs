@@ -149,6 +149,85 @@ fn a_facilitator_signs_with_an_encrypted_key_file() {
     assert!(supported.contains(PUBLIC_KEY_ADDRESS), "{supported}");
 }
 
+/// A way to the facilitator at `target` that remembers the proof in each settlement it passes on.
+async fn recording(
+    target: String,
+    seen: std::sync::Arc<std::sync::Mutex<Vec<[Option<String>; 2]>>>,
+) -> String {
+    let pass_on = async move |request: axum::extract::Request| {
+        let (parts, body) = request.into_parts();
+        let proof = ["authorization", "idempotency-key"]
+            .map(|name| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned()));
+        if parts.uri.path() == "/settle" {
+            seen.lock().unwrap().push(proof);
+        }
+        let url = format!("{target}{}", parts.uri.path());
+        let mut call = reqwest::Client::new().request(parts.method, url).headers(parts.headers);
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        if !body.is_empty() {
+            call = call.body(body);
+        }
+        let answer = call.send().await.unwrap();
+        (answer.status(), answer.bytes().await.unwrap())
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new().fallback(pass_on);
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    url
+}
+
+#[test]
+fn a_server_proves_itself_to_a_facilitator_that_wants_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = Server::start(pay402(&["devchain", "--port", "0", "--chain-id", "84532"]));
+    let config = folder.path().join("facilitator.toml");
+    let key = "key-of-the-shop";
+    let hash = pay402_facilitator::api::KeyHash::of(key);
+    let hash: String = hash.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\ndatabase = \"x.db\"\n[[network]]\nid = \"base-sepolia\"\n\
+         rpc = \"{}\"\nsigner = {{ env = \"SIGNER_KEY\" }}\n[[caller]]\nname = \"shop\"\n\
+         key_sha256 = \"{hash}\"\n",
+        chain.url
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = pay402(&["facilitator", "--config", config.to_str().unwrap()]);
+    command.env("SIGNER_KEY", dev_key(0));
+    let facilitator = Server::start(command);
+    let seen = std::sync::Arc::default();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let way = runtime.block_on(recording(facilitator.url.clone(), std::sync::Arc::clone(&seen)));
+
+    let key_file = folder.path().join("api.key");
+    std::fs::write(&key_file, format!("{key}\n")).unwrap();
+    set_mode(&key_file, 0o600);
+    let grants = folder.path().join("grants.db");
+    let serve = || {
+        let mut command = pay402(&["serve", "--listen", "127.0.0.1:0", "--facilitator", &way]);
+        command.args(["--pay-to", &dev_address(2), "--database", grants.to_str().unwrap()]);
+        command
+    };
+    let buy = |api: &Server| {
+        let mut command = pay402(&["pay", &format!("{}/paid", api.url)]);
+        command.env("EVM_PRIVATE_KEY", dev_key(1)).env("EVM_RPC_URL", &chain.url);
+        command.env("PAY402_STATE_DIR", folder.path().join("state"));
+        run(command)
+    };
+    let mut command = serve();
+    command.env("FACILITATOR_API_KEY_FILE", &key_file);
+    let (code, _, stderr) = buy(&Server::start(command));
+    assert_eq!(code, 0, "{stderr}");
+    let settled = seen.lock().unwrap().clone();
+    let [Some(bearer), Some(id)] = settled[0].clone() else { panic!("{settled:?}") };
+    assert_eq!((bearer.as_str(), id.len()), ("Bearer key-of-the-shop", 64));
+
+    let mut command = serve();
+    command.env("FACILITATOR_API_KEY", " ");
+    let (code, _, stderr) = run(command);
+    assert!(code == 3 && stderr.contains("FACILITATOR_API_KEY"), "{code}: {stderr}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_to_stop_is_obeyed_whatever_is_half_sent() {
