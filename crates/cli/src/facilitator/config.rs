@@ -1,12 +1,23 @@
 //! The configuration file of the facilitator: typed, complete, refused at start when it is wrong.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
+use pay402_evm::Settings;
 use serde::Deserialize;
 
+/// The chain id of Ethereum, whose blocks are slower than those of the others.
+const ETHEREUM: u64 = 1;
+/// What `block_time_s` may be.
+const BLOCK_TIME_S: RangeInclusive<u64> = 1..=600;
+/// What `gas_limit_max` may be; the least that a token transfer with its checks takes is the start.
+const GAS_LIMIT_MAX: RangeInclusive<u64> = 60_000..=10_000_000;
+/// What `fee_per_gas_max_gwei` may be.
+const FEE_PER_GAS_MAX_GWEI: RangeInclusive<u64> = 1..=100_000;
+const WEI_PER_GWEI: u128 = 1_000_000_000;
 /// Hexadecimal digits of a private key.
 const KEY_DIGITS: usize = 64;
 /// Largest configuration file, in bytes.
@@ -38,8 +49,15 @@ pub(crate) struct Network {
     pub(crate) rpc: Secret,
     /// The account that sends the transactions and pays their gas.
     pub(crate) signer: Signer,
-    /// Blocks, the one with the transaction included, before a settlement counts. Default 1.
+    /// Blocks, the one with the transaction included, before a settlement counts. Default 1; on
+    /// Ethereum 2.
     pub(crate) confirmations: Option<u64>,
+    /// Seconds between blocks: payments must leave time for two. Default 2; on Ethereum 12.
+    pub(crate) block_time_s: Option<u64>,
+    /// Most gas that one settlement may use. Default 400,000.
+    pub(crate) gas_limit_max: Option<u64>,
+    /// Highest fee per gas that is paid, in gwei. Default 200.
+    pub(crate) fee_per_gas_max_gwei: Option<u64>,
     /// Assets beside the default ones of the network.
     #[serde(default, rename = "asset")]
     pub(crate) assets: Vec<Asset>,
@@ -51,22 +69,88 @@ pub(crate) struct Network {
 pub(crate) struct Asset {
     /// The token's address.
     pub(crate) address: String,
-    /// Everything that the default table does not know about it.
-    #[serde(flatten)]
-    pub(crate) details: Option<AssetDetails>,
+    /// Short name for people. This and the rest is needed, all of it, unless the default table
+    /// knows the asset.
+    symbol: Option<String>,
+    /// Decimal places.
+    decimals: Option<u8>,
+    /// `name` of the token's EIP-712 domain.
+    name: Option<String>,
+    /// `version` of the token's EIP-712 domain.
+    version: Option<String>,
 }
 
 /// What is needed of an asset that is not in the default table.
-#[derive(Debug, Deserialize)]
-pub(crate) struct AssetDetails {
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct AssetDetails<'a> {
     /// Short name for people.
-    pub(crate) symbol: String,
+    pub(crate) symbol: &'a str,
     /// Decimal places.
     pub(crate) decimals: u8,
-    /// `name` of the token's EIP-712 domain.
-    pub(crate) name: String,
-    /// `version` of the token's EIP-712 domain.
-    pub(crate) version: String,
+    /// Name and version of the token's EIP-712 domain.
+    pub(crate) domain: (&'a str, &'a str),
+}
+
+impl Asset {
+    /// What is said about the asset beside its address; `None` when nothing is.
+    pub(crate) fn details(&self, setting: &str) -> Result<Option<AssetDetails<'_>>, Misconfigured> {
+        let Self { symbol, decimals, name, version, .. } = self;
+        match (symbol, decimals, name, version) {
+            (Some(symbol), Some(decimals), Some(name), Some(version)) => {
+                Ok(Some(AssetDetails { symbol, decimals: *decimals, domain: (name, version) }))
+            }
+            (None, None, None, None) => Ok(None),
+            _ => {
+                let given = [
+                    ("symbol", symbol.is_some()),
+                    ("decimals", decimals.is_some()),
+                    ("name", name.is_some()),
+                    ("version", version.is_some()),
+                ];
+                let missing = given.iter().filter(|(_, given)| !given).map(|(field, _)| *field);
+                let missing = missing.collect::<Vec<_>>().join(", ");
+                let problem = format!("lacks {missing}; give all of the details, or none");
+                Err(Misconfigured::new(setting, problem))
+            }
+        }
+    }
+}
+
+impl Network {
+    /// How the network is served: what is set here, else what suits the chain.
+    pub(crate) fn settings(&self, setting: &str) -> Settings {
+        let default = Settings::default();
+        let (confirmations, block_time_s) = match self.id.evm_chain_id() {
+            Some(ETHEREUM) => (2, 12),
+            _ => (default.confirmations, default.block_time_s),
+        };
+        let fee_per_gas_max = self.fee_per_gas_max_gwei.map(|gwei| u128::from(gwei) * WEI_PER_GWEI);
+        Settings {
+            setting: setting.to_owned(),
+            confirmations: self.confirmations.unwrap_or(confirmations),
+            block_time_s: self.block_time_s.unwrap_or(block_time_s),
+            gas_limit_max: self.gas_limit_max.unwrap_or(default.gas_limit_max),
+            fee_per_gas_max: fee_per_gas_max.unwrap_or(default.fee_per_gas_max),
+        }
+    }
+
+    fn check(&self, setting: &str) -> Result<(), Misconfigured> {
+        if self.confirmations == Some(0) {
+            let problem = "must be 1 or more: a block is the least a settlement needs";
+            return Err(Misconfigured::new(format!("{setting}.confirmations"), problem));
+        }
+        for (field, value, allowed) in [
+            ("block_time_s", self.block_time_s, BLOCK_TIME_S),
+            ("gas_limit_max", self.gas_limit_max, GAS_LIMIT_MAX),
+            ("fee_per_gas_max_gwei", self.fee_per_gas_max_gwei, FEE_PER_GAS_MAX_GWEI),
+        ] {
+            if value.is_some_and(|value| !allowed.contains(&value)) {
+                let problem = format!("must be from {} to {}", allowed.start(), allowed.end());
+                return Err(Misconfigured::new(format!("{setting}.{field}"), problem));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where a signer's key comes from.
@@ -153,10 +237,7 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
         }
         seen.push(network.id.clone());
         network.rpc.0 = expand(&format!("network[{index}].rpc"), &network.rpc.0)?;
-        if network.confirmations == Some(0) {
-            let problem = "must be 1 or more: a block is the least a settlement needs";
-            return Err(Misconfigured::new(format!("network[{index}].confirmations"), problem));
-        }
+        network.check(&format!("network[{index}]"))?;
     }
     Ok(config)
 }
@@ -218,7 +299,41 @@ mod tests {
     fn a_small_file_is_enough() {
         let config = parse(GOOD).unwrap();
         assert_eq!(config.networks[0].id.as_str(), "eip155:84532");
-        assert!(config.networks[0].assets[0].details.is_none());
+        assert_eq!(config.networks[0].assets[0].details("asset"), Ok(None));
+        let settings = config.networks[0].settings("network[0]");
+        assert_eq!((settings.confirmations, settings.block_time_s), (1, 2));
+    }
+
+    #[test]
+    fn a_network_is_served_as_its_chain_and_its_owner_want() {
+        let ethereum = GOOD.replace("base-sepolia", "eip155:1");
+        let settings = |text: &str| parse(text).unwrap().networks[0].settings("network[0]");
+        let slow = settings(&ethereum);
+        assert_eq!((slow.confirmations, slow.block_time_s), (2, 12));
+        let set = "confirmations = 5\nblock_time_s = 7\ngas_limit_max = 90000\n\
+                   fee_per_gas_max_gwei = 3\nrpc =";
+        let set = settings(&ethereum.replace("rpc =", set));
+        assert_eq!((set.confirmations, set.block_time_s), (5, 7));
+        assert_eq!((set.gas_limit_max, set.fee_per_gas_max), (90_000, 3_000_000_000));
+    }
+
+    #[test]
+    fn an_asset_has_all_of_its_details_or_none() {
+        let all =
+            ["symbol = \"X\"\n", "decimals = 6\n", "name = \"X Coin\"\n", "version = \"2\"\n"];
+        let with = |lines: &[&str]| parse(&format!("{GOOD}\n{}", lines.concat()));
+        let config = with(&all).unwrap();
+        let details = config.networks[0].assets[0].details("asset").unwrap().unwrap();
+        assert_eq!(details, AssetDetails { symbol: "X", decimals: 6, domain: ("X Coin", "2") });
+        for left_out in 0..all.len() {
+            let mut some = all.to_vec();
+            let field = some.remove(left_out).split(' ').next().unwrap();
+            let config = with(&some).unwrap();
+            let error = config.networks[0].assets[0].details("asset").unwrap_err().to_string();
+            assert!(error.contains(&format!("lacks {field};")), "{error}");
+        }
+        assert!(with(&["decimal = 6\n"]).unwrap_err().to_string().contains("decimal"));
+        assert!(with(&[all[0], "decimals = \"6\"\n", all[2], all[3]]).is_err());
     }
 
     #[test]
@@ -229,6 +344,11 @@ mod tests {
             ("http://127.0.0.1:8545", "http://node/${PAY402_NO_SUCH_VARIABLE}", "network[0].rpc"),
             ("signer = { env = \"FACILITATOR_PRIVATE_KEY\" }", "", "missing field `signer`"),
             ("rpc =", "confirmations = 0\nrpc =", "network[0].confirmations"),
+            ("rpc =", "block_time_s = 0\nrpc =", "network[0].block_time_s"),
+            ("rpc =", "block_time_s = 601\nrpc =", "network[0].block_time_s"),
+            ("rpc =", "gas_limit_max = 21000\nrpc =", "network[0].gas_limit_max"),
+            ("rpc =", "fee_per_gas_max_gwei = 0\nrpc =", "network[0].fee_per_gas_max_gwei"),
+            ("rpc =", "fee_per_gas_max_gwei = -1\nrpc =", "line 6"),
         ] {
             let error = parse(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(expected), "{to}: {error}");

@@ -11,7 +11,7 @@ use pay402_core::asset::AssetId;
 use pay402_core::error::Misconfigured;
 use pay402_core::network::Network;
 use pay402_core::time::SystemClock;
-use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Settings};
+use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg};
 use pay402_facilitator::api::{Access, KeyHash, router};
 use pay402_facilitator::failpoint::Failpoints;
 use pay402_facilitator::{Engine, Options};
@@ -40,7 +40,25 @@ const STOP_MAX: Duration = Duration::from_secs(27);
   signer = { env = "FACILITATOR_PRIVATE_KEY" }
 
 The signer pays the gas of settlements and needs nothing else. A key file instead:
-  signer = { keystore = "signer.json", password_env = "SIGNER_PASSWORD" }"#)]
+  signer = { keystore = "signer.json", password_env = "SIGNER_PASSWORD" }
+
+A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
+  confirmations = 1           # blocks, its own included, before a settlement counts
+  block_time_s = 2            # payments must leave time for two blocks
+  gas_limit_max = 400000      # most gas of one settlement
+  fee_per_gas_max_gwei = 200  # highest price of gas
+and a token that is not in the default table is added below it:
+  [[network.asset]]
+  address = "0x..."
+  symbol = "XUSD"
+  decimals = 6
+  name = "X Dollar"           # name and version of its EIP-712 domain
+  version = "1"
+
+Callers from other machines, or through a proxy, need an API key each:
+  [[caller]]
+  name = "shop"
+  key_sha256 = "..."          # printf %s "$KEY" | sha256sum"#)]
 pub(crate) struct Args {
     /// The configuration file.
     #[arg(long, env = "CONFIG", value_name = "FILE", default_value = "facilitator.toml")]
@@ -96,11 +114,7 @@ fn network_of(index: usize, network: &config::Network) -> Result<EvmNetwork, Mis
     for (position, asset) in network.assets.iter().enumerate() {
         assets = with_asset(assets, &format!("{setting}.asset[{position}]"), &network.id, asset)?;
     }
-    let settings = Settings {
-        setting: setting.clone(),
-        confirmations: network.confirmations.unwrap_or(1),
-        ..Settings::default()
-    };
+    let settings = network.settings(&setting);
     let signer = signer(&format!("{setting}.signer"), &network.signer)?;
     let clock = Arc::new(SystemClock);
     EvmNetwork::connect(network.id.clone(), &network.rpc.0, vec![signer], assets, clock, settings)
@@ -112,13 +126,12 @@ fn with_asset(
     network: &pay402_core::NetworkId,
     asset: &config::Asset,
 ) -> Result<AssetTable, Misconfigured> {
-    let Some(details) = &asset.details else {
+    let Some(details) = asset.details(setting)? else {
         let known = assets.find(&AssetId::new(network.clone(), &asset.address)).is_some();
         let problem = "is not in the default table; add symbol, decimals, name and version";
         return if known { Ok(assets) } else { Err(Misconfigured::new(setting, problem)) };
     };
-    let domain = (details.name.as_str(), details.version.as_str());
-    let (symbol, decimals) = (&details.symbol, details.decimals);
+    let config::AssetDetails { symbol, decimals, domain } = details;
     let asset = Asset::eip3009(network, &asset.address, symbol, decimals, domain, Peg::Other)
         .map_err(|error| Misconfigured::new(format!("{setting}.address"), error.to_string()))?;
     Ok(assets.with(asset))
