@@ -13,6 +13,7 @@ impl Style {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 
+    #[cfg(feature = "devchain")]
     pub(crate) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
