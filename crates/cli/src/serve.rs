@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "127.0.0.1:4021")]
     listen: SocketAddr,
     /// URL of the facilitator that verifies and settles.
-    #[arg(long, env = "FACILITATOR_URL")]
+    #[arg(long, env = "FACILITATOR_URL", hide_env_values = true)]
     facilitator: Url,
     /// Address that is paid.
     #[arg(long, env = "EVM_PAYEE_ADDRESS")]
@@ -74,7 +74,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
-    let app = app(&args).await?;
+    let (app, server) = app(&args).await?;
     let listener = listen(args.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
     terminal::say(&format!(
@@ -94,12 +94,14 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     }));
     let finish = async move {
         let all = under_way.acquire_many(u32::try_from(SALES).unwrap_or(u32::MAX));
-        _ = tokio::time::timeout(DRAIN, all).await;
+        // Settlements of clients that hung up go on without a request.
+        let settled = async { (all.await.is_ok(), server.drain(DRAIN).await) };
+        _ = tokio::time::timeout(DRAIN, settled).await;
     };
     serve_until_stopped(listener, app, finish).await
 }
 
-async fn app(args: &Args) -> Result<Router, CliError> {
+async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
     let facilitator = facilitator(args)?;
     let grants: Arc<dyn Grants> = match &args.database {
         Some(path) => Arc::new(SqliteGrants::open(path)?),
@@ -127,7 +129,7 @@ async fn app(args: &Args) -> Result<Router, CliError> {
         let handler = on(method, answer).layer(server.layer(route)?);
         app = app.route(path, handler);
     }
-    Ok(app)
+    Ok((app, server))
 }
 
 /// The facilitator, called with the key in `FACILITATOR_API_KEY` when there is one.
