@@ -22,7 +22,6 @@ use pay402_core::spend::{Intent, Policy, clear};
 use pay402_core::time::{Clock as _, SystemClock};
 use pay402_core::transport::http::read_payment_required;
 use pay402_core::{Presented, WireVersion, wire};
-use pay402_devchain::Devchain;
 use pay402_server::{Gate, Route};
 use pay402_store::SqliteLedger;
 use reqwest::header::HeaderMap;
@@ -59,17 +58,6 @@ impl Market {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let stack = stack::Stack::start(folder.path()).await.expect("the stack starts");
-        Self::over(stack, folder).await
-    }
-
-    /// As [`Market::start`], on a given chain.
-    pub async fn start_on(chain: Devchain) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let stack = stack::Stack::start_on(folder.path(), chain).await.expect("the stack starts");
-        Self::over(stack, folder).await
-    }
-
-    async fn over(stack: stack::Stack, folder: TempDir) -> Self {
         let remote = stack.remote().expect("a client of the facilitator");
         let runs = Arc::new(AtomicUsize::new(0));
         let api = api(&stack, Arc::new(remote), &runs).await;

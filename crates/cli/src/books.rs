@@ -90,8 +90,7 @@ pub async fn compare(
     accounts: &Accounts,
     books: &Books<'_>,
 ) -> Result<Coherent, Incoherent> {
-    let used =
-        logs(chain, accounts, AuthorizationUsed::SIGNATURE_HASH, Some(accounts.payer)).await?;
+    let used = used(chain, accounts).await?;
     let (mut paid, mut gas) = (U256::ZERO, U256::ZERO);
     for (nonce, transaction) in &used {
         let key = payment_key(accounts, *nonce);
@@ -161,16 +160,13 @@ async fn settled_in_journal(
     Ok(fee.to_u256())
 }
 
-async fn logs(
-    chain: &DynProvider,
-    accounts: &Accounts,
-    event: B256,
-    first: Option<Address>,
-) -> Result<Vec<(B256, B256)>, Incoherent> {
-    let mut filter = Filter::new().address(accounts.token).event_signature(event).from_block(0);
-    if let Some(first) = first {
-        filter = filter.topic1(first);
-    }
+/// Nonce and transaction of every authorization of the payer that the token saw used.
+async fn used(chain: &DynProvider, accounts: &Accounts) -> Result<Vec<(B256, B256)>, Incoherent> {
+    let filter = Filter::new()
+        .address(accounts.token)
+        .event_signature(AuthorizationUsed::SIGNATURE_HASH)
+        .topic1(accounts.payer)
+        .from_block(0);
     let logs = chain.get_logs(&filter).await.map_err(unreadable)?;
     logs.iter()
         .map(|log| {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use alloy::hex;
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::error::Misconfigured;
-use zeroize::{Zeroize as _, Zeroizing};
+use pay402_evm::keystore::read_private;
+use zeroize::Zeroizing;
 
 /// Largest secret file, in bytes.
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
@@ -23,28 +24,11 @@ pub(crate) fn from_environment(name: &str) -> Result<Option<Zeroizing<String>>, 
 
 /// The first line of a secret file that only its owner can read.
 pub(crate) fn from_file(setting: &str, path: &Path) -> Result<Zeroizing<String>, Misconfigured> {
-    let shown = path.display();
-    let fail = |problem: String| Misconfigured::new(setting, format!("{shown}: {problem}"));
-    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
-    if metadata.len() > SECRET_FILE_BYTES_MAX {
-        return Err(fail(format!(
-            "larger than {SECRET_FILE_BYTES_MAX} bytes; is it the right file?"
-        )));
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(fail(format!(
-                "mode {mode:03o} lets others read it; run chmod 600 {shown}"
-            )));
-        }
-    }
-    let mut text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-    let line = Zeroizing::new(text.lines().next().unwrap_or_default().to_owned());
-    text.zeroize();
-    Ok(line)
+    let content = read_private(path, SECRET_FILE_BYTES_MAX)
+        .map_err(|error| Misconfigured::new(setting, error.to_string()))?;
+    let text = std::str::from_utf8(&content)
+        .map_err(|_| Misconfigured::new(setting, format!("{}: is not text", path.display())))?;
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 /// Reads a private key: 32 bytes of hexadecimal, with or without `0x`.

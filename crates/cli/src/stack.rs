@@ -87,15 +87,7 @@ impl Stack {
     /// # Errors
     /// What cannot work, named by its setting.
     pub async fn start(folder: &Path) -> Result<Self, Misconfigured> {
-        Self::start_on(folder, Devchain::start(Config { chain_id: CHAIN_ID, ..Config::default() }))
-            .await
-    }
-
-    /// As [`Stack::start`], on a chain that runs already.
-    ///
-    /// # Errors
-    /// As [`Stack::start`].
-    pub async fn start_on(folder: &Path, chain: Devchain) -> Result<Self, Misconfigured> {
+        let chain = Devchain::start(Config { chain_id: CHAIN_ID, ..Config::default() });
         let journal = Arc::new(SqliteJournal::open(folder.join("facilitator.db"))?);
         let engine = engine(&chain, journal.clone(), Options::default()).await?;
         let facilitator = serve(router(engine.clone(), Access::Open), 0)

@@ -45,17 +45,25 @@ pub fn open_file(
     path: &Path,
     password: &str,
 ) -> Result<Zeroizing<[u8; 32]>, Misconfigured> {
-    let open = || -> Result<_, KeystoreError> {
-        let shown = path.display();
-        let unreadable = |error: std::io::Error| KeystoreError::File(format!("{shown}: {error}"));
-        let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        refuse_loose_mode(path, &metadata)?;
-        if metadata.len() > FILE_BYTES_MAX {
-            return Err(KeystoreError::Format(format!("larger than {FILE_BYTES_MAX} bytes")));
-        }
-        open_json(&std::fs::read(path).map_err(unreadable)?, password)
-    };
-    open().map_err(|error| Misconfigured::new(setting, error.to_string()))
+    read_private(path, FILE_BYTES_MAX)
+        .and_then(|json| open_json(&json, password))
+        .map_err(|error| Misconfigured::new(setting, error.to_string()))
+}
+
+/// Reads a file of at most `bytes_max` bytes that holds a secret.
+///
+/// # Errors
+/// [`KeystoreError::File`]: it cannot be read, is larger, or others than its owner can read it.
+pub fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+    let shown = path.display();
+    let unreadable = |error: std::io::Error| KeystoreError::File(format!("{shown}: {error}"));
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    refuse_loose_mode(path, &metadata)?;
+    if metadata.len() > bytes_max {
+        let problem = format!("{shown}: larger than {bytes_max} bytes; is it the right file?");
+        return Err(KeystoreError::File(problem));
+    }
+    std::fs::read(path).map(Zeroizing::new).map_err(unreadable)
 }
 
 #[cfg(unix)]
@@ -67,7 +75,7 @@ fn refuse_loose_mode(path: &Path, metadata: &std::fs::Metadata) -> Result<(), Ke
     }
     let shown = path.display();
     Err(KeystoreError::File(format!(
-        "{shown} has mode {mode:03o}: others can read the key; run chmod 600 {shown}"
+        "{shown}: mode {mode:03o} lets others read it; run chmod 600 {shown}"
     )))
 }
 
