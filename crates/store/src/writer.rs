@@ -93,15 +93,33 @@ impl Writer {
         E: From<Unavailable> + Send + 'static,
         C: FnOnce(&Connection) -> Result<T, Stop<E>> + Send + 'static,
     {
-        let stopped = || E::from(Unavailable::new(self.kind.name, "its thread has stopped"));
-        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| stopped())?;
+        let answer = self.enqueue(access, command).await?;
+        answer.await.unwrap_or_else(|_| Err(self.stopped().into()))
+    }
+
+    /// Puts `command` into the queue and returns where its answer will arrive.
+    async fn enqueue<T, E, C>(
+        &self,
+        access: Access,
+        command: C,
+    ) -> Result<oneshot::Receiver<Result<T, E>>, Unavailable>
+    where
+        T: Send + 'static,
+        E: From<Unavailable> + Send + 'static,
+        C: FnOnce(&Connection) -> Result<T, Stop<E>> + Send + 'static,
+    {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| self.stopped())?;
         let (reply, answer) = oneshot::channel();
         let job = Command { command: Some(command), result: None, reply };
         let message = Message { access, job: Box::new(job), _slot: slot };
         // There are as many slots as places in the queue: it is full only when the thread is gone.
-        let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        queue.try_send(message).map_err(|_| stopped())?;
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        let queue = self.queue.as_ref().ok_or_else(|| self.stopped())?;
+        queue.try_send(message).map_err(|_| self.stopped())?;
+        Ok(answer)
+    }
+
+    fn stopped(&self) -> Unavailable {
+        Unavailable::new(self.kind.name, "its thread has stopped")
     }
 
     /// Commits so far that wrote something, each for the whole batch it carried.
@@ -326,16 +344,17 @@ mod tests {
     }
 
     async fn put(writer: &Writer, number: i64) -> Answer<()> {
-        put_linked(writer, number, None).await
+        writer.run(Access::Write, insert(number, None)).await
     }
 
-    async fn put_linked(writer: &Writer, number: i64, next: Option<i64>) -> Answer<()> {
-        writer
-            .run(Access::Write, move |connection| {
-                connection.execute("INSERT INTO number VALUES (?1, ?2)", (number, next))?;
-                Ok(())
-            })
-            .await
+    fn insert(
+        number: i64,
+        next: Option<i64>,
+    ) -> impl FnOnce(&Connection) -> Result<(), Stop<Unavailable>> + Send + 'static {
+        move |connection| {
+            connection.execute("INSERT INTO number VALUES (?1, ?2)", (number, next))?;
+            Ok(())
+        }
     }
 
     async fn count(writer: &Writer) -> Answer<i64> {
@@ -373,12 +392,7 @@ mod tests {
         let (barrier, held) = hold(writer);
         let mut waiting = Vec::new();
         for (number, next) in commands {
-            let own = Arc::clone(writer);
-            let free = writer.slots.available_permits();
-            waiting.push(tokio::spawn(async move { put_linked(&own, number, next).await }));
-            while writer.slots.available_permits() == free {
-                tokio::task::yield_now().await;
-            }
+            waiting.push(writer.enqueue(Access::Write, insert(number, next)).await.unwrap());
         }
         tokio::task::block_in_place(|| barrier.wait());
         held.await.unwrap().unwrap();
