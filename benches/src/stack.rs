@@ -12,7 +12,7 @@ use pay402_client::{OwnerPolicy, PayingClient, ReceiptStatus, Wallet};
 use pay402_core::scheme::{ClientScheme as _, ServerScheme as _, Tariff};
 use pay402_core::spend::{Intent, clear};
 use pay402_core::time::{Clock as _, SystemClock};
-use pay402_core::wire::encode_facilitator_request;
+use pay402_core::wire::{Endpoint, encode_facilitator_request};
 use pay402_core::{Amount, Digest, Payment, Presented, Price, Scheme, WireVersion};
 use pay402_devchain::Devchain;
 use pay402_evm::{AssetTable, ExactServer};
@@ -109,7 +109,7 @@ impl Stack {
                 other: Map::new(),
             };
             let payment = Payment::pair(offer.clone(), presented)?;
-            bodies.push(encode_facilitator_request(&payment).to_string());
+            bodies.push(encode_facilitator_request(&payment, Endpoint::Settle).to_string());
         }
         Ok(bodies)
     }

@@ -306,7 +306,7 @@ impl Wallet {
         let mut receipt = ready.receipt(ReceiptStatus::Unknown);
         receipt.note = note;
         let booked = match self.fate(&ready.scheme, &ready.clearance).await {
-            Ok(Fate::Used { transaction }) => {
+            Ok(Fate::Used { transaction, .. }) => {
                 receipt.status = ReceiptStatus::Settled;
                 receipt.transaction = transaction.or(claimed);
                 let hash = receipt.transaction.clone().unwrap_or_default();
@@ -344,7 +344,7 @@ impl Wallet {
         let terms = Box::new(ready.terms());
         let mut status = PaymentStatus::Sent;
         let booked = match self.fate(&ready.scheme, &ready.clearance).await {
-            Ok(Fate::Used { transaction }) => {
+            Ok(Fate::Used { transaction, .. }) => {
                 let transaction = transaction.or(refused.transaction.take());
                 let posted = self.post(&ready.clearance, transaction.as_deref().unwrap_or(""));
                 if let Err(error) = posted.await {

@@ -54,13 +54,14 @@ pub enum Verdict {
 /// Money that moved, proven.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settlement {
-    /// The transaction that moved it; empty where a scheme charges off chain.
+    /// The transaction that moved it; empty where a scheme charges off chain, and where nothing was
+    /// charged.
     pub transaction: String,
     /// The network it moved on.
     pub network: NetworkId,
     /// Who paid, when the facilitator says.
     pub payer: Option<String>,
-    /// How much was charged, in atomic units; `None` means the whole amount of the terms.
+    /// How much was charged, in atomic units; `None` means what was asked for.
     pub charged: Option<crate::Amount>,
 }
 
@@ -94,7 +95,9 @@ pub trait Facilitator: Send + Sync {
     /// When it could not be told. Grants nothing.
     async fn verify(&self, payment: &Payment) -> Result<Verdict, Unavailable>;
 
-    /// Settles `payment`, at most once however often it is asked.
+    /// Settles `payment`, at most once however often it is asked: [`Payment::charge`] is collected.
+    /// A charge of zero sends nothing and is final all the same: the authorization cannot be
+    /// settled for more later.
     ///
     /// # Errors
     /// Only when nothing can have been sent. Whenever something may have been sent, the answer is

@@ -2,7 +2,9 @@
 //!
 //! **Invariant:** a [`Payment`] pairs what a client presented with *our own* terms. It is built in
 //! one place, [`Payment::pair`]; the client's claim of what it accepted is compared there and used
-//! nowhere else.
+//! nowhere else, but for a ceiling that [`Payment::pair_to_settle`] takes from it.
+//!
+//! **Invariant:** what is charged never exceeds the terms' amount ([`Payment::charging`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -35,15 +37,27 @@ pub struct Scheme(Cow<'static, str>);
 impl Scheme {
     /// A fixed amount, transferred as signed.
     pub const EXACT: Self = Self(Cow::Borrowed("exact"));
+    /// A metered amount: the payer signs a ceiling, and at most that is charged.
+    pub const UPTO: Self = Self(Cow::Borrowed("upto"));
 
     /// The scheme called `name`.
     pub fn new(name: &str) -> Self {
-        if name == "exact" { Self::EXACT } else { Self(Cow::Owned(name.to_owned())) }
+        match name {
+            "exact" => Self::EXACT,
+            "upto" => Self::UPTO,
+            _ => Self(Cow::Owned(name.to_owned())),
+        }
     }
 
     /// The name on the wire.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the terms' amount is a ceiling: the charge may be lower (`scheme_upto.md`, and spec
+    /// v2 §6 for the settle-time amount).
+    pub fn has_ceiling(&self) -> bool {
+        matches!(&*self.0, "upto" | "batch-settlement")
     }
 
     /// Whether a charge of this scheme may have no transaction of its own.
@@ -65,7 +79,7 @@ pub struct Requirements {
     pub scheme: Scheme,
     /// Where it moves.
     pub network: NetworkId,
-    /// How much, in atomic units of `asset`.
+    /// How much, in atomic units of `asset`; the ceiling, where the scheme has one.
     pub amount: Amount,
     /// The asset's address, spelled as offered.
     pub asset: String,
@@ -169,10 +183,13 @@ impl fmt::Debug for Presented {
 pub struct Payment {
     terms: Requirements,
     presented: Presented,
+    /// What is to be collected, where that is not simply the terms' amount.
+    charge: Option<Amount>,
 }
 
 impl Payment {
-    /// Pairs a presented payment with our own terms.
+    /// Pairs a presented payment with our own terms. The whole amount is to be collected, until
+    /// [`Payment::charging`] says less.
     ///
     /// # Errors
     /// [`Refusal::InvalidScheme`], [`Refusal::InvalidNetwork`] or
@@ -188,11 +205,52 @@ impl Payment {
             Some(claim) if !terms.is_met_by(claim) => {
                 Err(Refusal::InvalidPaymentRequirements.into())
             }
-            _ => Ok(Self { terms, presented }),
+            _ => Ok(Self { terms, presented, charge: None }),
         }
     }
 
-    /// Our own terms. The truth about amount, asset and payee.
+    /// Pairs a presented payment with the requirements of a request to settle it. Where the scheme
+    /// has a ceiling, their amount is the charge, and the ceiling is what the client says that it
+    /// accepted: the scheme has yet to find it under the signature.
+    ///
+    /// # Errors
+    /// As [`Payment::pair`] and [`Payment::charging`].
+    pub fn pair_to_settle(
+        requirements: Requirements,
+        presented: Presented,
+    ) -> Result<Self, Refused> {
+        match presented.accepted.as_ref().map(|accepted| accepted.amount) {
+            Some(ceiling) if requirements.scheme.has_ceiling() => {
+                let charge = requirements.amount;
+                let terms = Requirements { amount: ceiling, ..requirements };
+                Self::pair(terms, presented)?.charging(charge)
+            }
+            _ => Self::pair(requirements, presented),
+        }
+    }
+
+    /// The same payment, of which `amount` is to be collected: at most the ceiling, and nothing but
+    /// the amount itself where the scheme has none.
+    ///
+    /// # Errors
+    /// [`Refusal::SettlementExceedsAmount`] above the ceiling,
+    /// [`Refusal::InvalidPaymentRequirements`] for a scheme without one.
+    pub fn charging(mut self, amount: Amount) -> Result<Self, Refused> {
+        if !self.terms.scheme.has_ceiling() {
+            if amount == self.terms.amount {
+                return Ok(self);
+            }
+            let message = format!("{} charges its amount and nothing else", self.terms.scheme);
+            return Err(Refused::new(Refusal::InvalidPaymentRequirements, message));
+        }
+        if amount > self.terms.amount {
+            return Err(Refusal::SettlementExceedsAmount.into());
+        }
+        self.charge = Some(amount);
+        Ok(self)
+    }
+
+    /// Our own terms. The truth about asset and payee, and about the amount or its ceiling.
     pub const fn terms(&self) -> &Requirements {
         &self.terms
     }
@@ -200,6 +258,11 @@ impl Payment {
     /// What the client presented.
     pub const fn presented(&self) -> &Presented {
         &self.presented
+    }
+
+    /// How much is to be collected, in atomic units: the terms' amount unless less was said.
+    pub fn charge(&self) -> Amount {
+        self.charge.unwrap_or(self.terms.amount)
     }
 }
 
@@ -253,5 +316,81 @@ impl Digest {
             hasher.update(part);
         }
         Self(hasher.finalize().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(scheme: Scheme, amount: u64) -> Requirements {
+        Requirements {
+            scheme,
+            network: NetworkId::eip155(84_532),
+            amount: amount.into(),
+            asset: "0xA".into(),
+            pay_to: "0xB".into(),
+            max_timeout_seconds: 60,
+            extra: Map::new(),
+            other: Map::new(),
+        }
+    }
+
+    fn presented(accepted: Requirements) -> Presented {
+        Presented {
+            version: WireVersion::V2,
+            scheme: accepted.scheme.clone(),
+            network: accepted.network.clone(),
+            accepted: Some(accepted),
+            payload: Map::new(),
+            resource: None,
+            extensions: Map::new(),
+            other: Map::new(),
+        }
+    }
+
+    #[test]
+    fn a_request_to_settle_says_the_charge_and_keeps_the_ceiling() {
+        let settle = |asked: Requirements| {
+            Payment::pair_to_settle(asked, presented(terms(Scheme::UPTO, 100)))
+        };
+        for amount in [0, 1, 99, 100] {
+            let payment = settle(terms(Scheme::UPTO, amount)).unwrap();
+            assert_eq!(payment.charge(), Amount::from(amount));
+            assert_eq!(payment.terms().amount, Amount::from(100));
+        }
+        let refused = settle(terms(Scheme::UPTO, 101)).unwrap_err();
+        assert!(refused.reason.is(Refusal::SettlementExceedsAmount), "{refused}");
+        let other = Requirements { pay_to: "0xC".into(), ..terms(Scheme::UPTO, 50) };
+        let refused = settle(other).unwrap_err();
+        assert!(refused.reason.is(Refusal::InvalidPaymentRequirements), "{refused}");
+        // To verify, the ceiling itself is asked for.
+        let lower = Payment::pair(terms(Scheme::UPTO, 50), presented(terms(Scheme::UPTO, 100)));
+        assert!(lower.unwrap_err().reason.is(Refusal::InvalidPaymentRequirements));
+    }
+
+    #[test]
+    fn a_scheme_without_a_ceiling_charges_its_amount() {
+        let exact = presented(terms(Scheme::EXACT, 100));
+        for amount in [0, 99, 101] {
+            let asked = terms(Scheme::EXACT, amount);
+            let refused = Payment::pair_to_settle(asked, exact.clone()).unwrap_err();
+            assert!(refused.reason.is(Refusal::InvalidPaymentRequirements), "{refused}");
+            let payment = Payment::pair(terms(Scheme::EXACT, 100), exact.clone()).unwrap();
+            assert!(payment.charging(amount.into()).is_err(), "{amount} was charged");
+        }
+        let payment = Payment::pair(terms(Scheme::EXACT, 100), exact).unwrap();
+        assert_eq!(payment.charging(100.into()).unwrap().charge(), Amount::from(100));
+    }
+
+    #[test]
+    fn a_charge_is_at_most_the_ceiling() {
+        let pair = || Payment::pair(terms(Scheme::UPTO, 100), presented(terms(Scheme::UPTO, 100)));
+        assert_eq!(pair().unwrap().charge(), Amount::from(100));
+        let charging = |amount: u64| pair().unwrap().charging(amount.into());
+        assert_eq!(charging(0).unwrap().charge(), Amount::ZERO);
+        assert_eq!(charging(100).unwrap().charge(), Amount::from(100));
+        let refused = charging(101).unwrap_err();
+        assert!(refused.reason.is(Refusal::SettlementExceedsAmount), "{refused}");
     }
 }

@@ -124,6 +124,10 @@ refusals! {
     UnexpectedVerifyError = "unexpected_verify_error", 503, Same, Untouched;
     /// Nobody here serves this scheme on this network.
     UnsupportedScheme = "unsupported_scheme", 402, Never, Untouched;
+    /// The resource server asks for more than the ceiling that the payer signed.
+    SettlementExceedsAmount = "invalid_upto_evm_payload_settlement_exceeds_amount", 500, Never, Untouched;
+    /// The payer has not allowed Permit2 to move the asset; approve the Permit2 contract for it once, then present the same payment again.
+    Permit2AllowanceRequired = "permit2_allowance_required", 412, Same, Untouched;
 }
 
 impl fmt::Display for Refusal {

@@ -24,6 +24,16 @@ pub struct Decline(pub String);
 pub struct Authorized {
     /// Goes into `payload` of the payment message.
     pub payload: Map<String, Value>,
+    /// What is added to extensions, by their name: an object whose entries go into the extension's
+    /// `info`. Only what the server advertised is sent, and nothing that it said is changed.
+    pub extensions: Map<String, Value>,
+}
+
+impl Authorized {
+    /// A payload that needs no extension.
+    pub fn new(payload: Map<String, Value>) -> Self {
+        Self { payload, extensions: Map::new() }
+    }
 }
 
 impl std::fmt::Debug for Authorized {
@@ -39,6 +49,9 @@ pub enum Fate {
     Used {
         /// The transaction.
         transaction: Option<String>,
+        /// How much was taken, in atomic units, when that can be told. Without a ceiling it is the
+        /// whole amount.
+        charged: Option<Amount>,
     },
     /// It can still be used.
     Live,
@@ -133,6 +146,12 @@ pub trait ServerScheme: Send + Sync {
     /// The field that is wrong.
     fn terms_form(&self, terms: &Requirements) -> Result<(), Malformed>;
 
+    /// The extensions to advertise beside `terms`, by name, each with `info` and `schema`.
+    /// `supported` is what the facilitator names: nothing that it cannot carry out is advertised.
+    fn extensions(&self, _terms: &Requirements, _supported: &[String]) -> Map<String, Value> {
+        Map::new()
+    }
+
     /// Reads and cheaply checks a payment: form, recipient, value, times at `now`, and the
     /// signature where that needs no chain. No I/O; runs before anything is claimed.
     ///
@@ -162,7 +181,7 @@ pub trait ServerScheme: Send + Sync {
         facilitator.verify(payment).await
     }
 
-    /// Collects the money after the handler succeeded.
+    /// Collects the money after the handler succeeded: [`Payment::charge`].
     ///
     /// # Errors
     /// Only when nothing can have been sent.

@@ -10,7 +10,8 @@ use pay402_core::payment::PaymentRequired;
 use pay402_core::transport::http::{
     Asking, read_outcome, read_payment, read_payment_required, write_outcome, write_payment,
 };
-use pay402_core::{NetworkId, Payment, Refusal, Requirements, WireVersion, wire};
+use pay402_core::wire::Endpoint;
+use pay402_core::{Amount, NetworkId, Payment, Refusal, Requirements, WireVersion, wire};
 use serde_json::Value;
 
 fn captures() -> Vec<(String, Value)> {
@@ -134,13 +135,49 @@ fn every_facilitator_request_survives_the_round_trip() {
                 request["body"]["paymentPayload"],
                 "{name}"
             );
-            if let Ok(payment) = Payment::pair(read.terms, read.presented) {
-                assert_eq!(wire::encode_facilitator_request(&payment), request["body"], "{name}");
+            let (pair, endpoint): (fn(_, _) -> _, _) =
+                match request["line"].as_str().unwrap().starts_with("POST /settle") {
+                    true => (Payment::pair_to_settle, Endpoint::Settle),
+                    false => (Payment::pair, Endpoint::Verify),
+                };
+            if let Ok(payment) = pair(read.terms, read.presented) {
+                let encoded = wire::encode_facilitator_request(&payment, endpoint);
+                assert_eq!(encoded, request["body"], "{name}");
                 seen += 1;
             }
         }
     }
     assert!(seen >= 30, "{seen} requests");
+}
+
+/// Spec `scheme_upto.md`: to verify, the amount is the ceiling; to settle, it is the charge.
+#[test]
+fn a_metered_payment_is_verified_for_its_ceiling_and_settled_for_its_charge() {
+    for (wanted, charge) in [("v2-upto", 2_500), ("v2-upto-zero", 0)] {
+        let captures = captures();
+        let (_, capture) = captures.iter().find(|(name, _)| name == wanted).unwrap();
+        let bodies: Vec<_> = exchanges(capture, "serverToFacilitator")
+            .map(|exchange| exchange["request"]["rawBody"].as_str().unwrap())
+            .collect();
+        let [verify, settle] = bodies[..] else { panic!("{wanted}: {} requests", bodies.len()) };
+
+        let read = wire::decode_facilitator_request(verify.as_bytes()).unwrap();
+        let payment = Payment::pair(read.terms, read.presented).unwrap();
+        assert_eq!(payment.charge(), Amount::from(10_000), "{wanted}");
+        let encode =
+            |payment: &Payment, to| wire::encode_facilitator_request(payment, to).to_string();
+        assert_eq!(encode(&payment, Endpoint::Verify), verify, "{wanted}");
+        let payment = payment.charging(charge.into()).unwrap();
+        assert_eq!(encode(&payment, Endpoint::Verify), verify, "{wanted}");
+        assert_eq!(encode(&payment, Endpoint::Settle), settle, "{wanted}");
+
+        let read = wire::decode_facilitator_request(settle.as_bytes()).unwrap();
+        assert!(Payment::pair(read.terms.clone(), read.presented.clone()).is_err(), "{wanted}");
+        let read = Payment::pair_to_settle(read.terms, read.presented).unwrap();
+        assert_eq!(read.charge(), Amount::from(charge), "{wanted}");
+        assert_eq!(read.terms(), payment.terms(), "{wanted}");
+        assert_eq!(encode(&read, Endpoint::Settle), settle, "{wanted}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Settlement, Supported, Verdict};
 use pay402_core::wire::{
-    decode_settled, decode_supported, decode_verdict, encode_facilitator_request,
+    Endpoint, decode_settled, decode_supported, decode_verdict, encode_facilitator_request,
 };
 use pay402_core::{Digest, Payment, Refused};
 use url::{Host, Url};
@@ -264,7 +264,7 @@ impl Facilitator for RemoteFacilitator {
     }
 
     async fn verify(&self, payment: &Payment) -> Result<Verdict, Unavailable> {
-        let body = encode_facilitator_request(payment).to_string();
+        let body = encode_facilitator_request(payment, Endpoint::Verify).to_string();
         let reply = self.ask(Method::POST, "verify", Some(body), VERIFY_WAIT_S).await?;
         match (reply.status, decode_verdict(&reply.body).map(fit_verdict)) {
             (StatusCode::OK, Ok(verdict)) => Ok(verdict),
@@ -280,7 +280,7 @@ impl Facilitator for RemoteFacilitator {
     }
 
     async fn settle(&self, payment: &Payment) -> Result<Settled, Unavailable> {
-        let body = encode_facilitator_request(payment).to_string();
+        let body = encode_facilitator_request(payment, Endpoint::Settle).to_string();
         let key = self.idempotency_key(payment);
         let sent = self.send(Method::POST, "settle", Some(body), SETTLE_WAIT_S, key).await;
         let reply = match sent {

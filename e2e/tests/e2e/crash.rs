@@ -95,7 +95,7 @@ async fn a_crash_at_any_edge_settles_exactly_once() {
         let setting = format!("{} {}", node.http_url(), journal.display());
         let presented = market.signed("/paid", WireVersion::V2).await;
         let payment = Payment::pair(presented.accepted.clone().unwrap(), presented).unwrap();
-        let body = wire::encode_facilitator_request(&payment).to_string();
+        let body = wire::encode_facilitator_request(&payment, wire::Endpoint::Settle).to_string();
         let before = market.tokens().await;
 
         let (mut child, url) = start(&setting, Some(failpoint)).await;

@@ -53,7 +53,7 @@ async fn the_facilitator_tells_one_caller_of_the_success() {
     let presented = market.signed("/paid", WireVersion::V2).await;
     let terms: Requirements = presented.accepted.clone().unwrap();
     let payment = Payment::pair(terms, presented).unwrap();
-    let body = wire::encode_facilitator_request(&payment).to_string();
+    let body = wire::encode_facilitator_request(&payment, wire::Endpoint::Settle).to_string();
     let http = reqwest::Client::new();
     let mut copies = JoinSet::new();
     for _ in 0..COPIES {

@@ -87,7 +87,7 @@ impl Wallet {
                 };
                 let clearance = Clearance::resume(reservation);
                 match self.fate(&scheme, &clearance).await {
-                    Ok(Fate::Used { transaction }) => {
+                    Ok(Fate::Used { transaction, .. }) => {
                         self.post(&clearance, transaction.as_deref().unwrap_or("")).await?;
                         done.posted += 1;
                     }

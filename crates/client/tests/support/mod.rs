@@ -125,7 +125,7 @@ impl ClientScheme for FakeScheme {
             },
         });
         let Value::Object(payload) = payload else { unreachable!("an object was written") };
-        Ok(Authorized { payload })
+        Ok(Authorized::new(payload))
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {
@@ -140,7 +140,10 @@ impl ClientScheme for FakeScheme {
         let plan = &clearance.reservation().plan;
         let used = self.chain.used.lock().expect("no panic while held").get(&plan.nonce).cloned();
         Ok(match used {
-            Some(transaction) => Fate::Used { transaction: Some(transaction) },
+            Some(transaction) => {
+                let charged = Some(clearance.reservation().quote.amount);
+                Fate::Used { transaction: Some(transaction), charged }
+            }
             None if self.chain.clock.now() >= plan.valid_before => Fate::Dead,
             None => Fate::Live,
         })

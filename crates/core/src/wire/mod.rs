@@ -38,6 +38,14 @@ impl WireVersion {
         }
     }
 
+    /// Whether this version has words for `scheme`.
+    pub fn has_scheme(self, scheme: &Scheme) -> bool {
+        match self {
+            Self::V1 => *scheme == Scheme::EXACT,
+            Self::V2 => true,
+        }
+    }
+
     /// How this version writes a network.
     pub fn network_name(self, network: &NetworkId) -> String {
         match self {
@@ -118,7 +126,8 @@ pub struct FacilitatorRequest {
     pub version: WireVersion,
     /// What the client presented.
     pub presented: Presented,
-    /// The server's own terms.
+    /// The server's own terms. To settle, their amount is the charge: see
+    /// [`Payment::pair_to_settle`].
     pub terms: Requirements,
 }
 
@@ -147,13 +156,27 @@ pub fn decode_facilitator_request(bytes: &[u8]) -> Result<FacilitatorRequest, Ma
     Ok(FacilitatorRequest { version, presented, terms })
 }
 
-/// Encodes a body for `POST /verify` or `/settle`.
-pub fn encode_facilitator_request(payment: &Payment) -> Value {
+/// What a facilitator is asked to do with a payment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Endpoint {
+    /// `POST /verify`: the requirements say the ceiling.
+    Verify,
+    /// `POST /settle`: the requirements say the charge.
+    Settle,
+}
+
+/// Encodes a body for an endpoint of a facilitator.
+pub fn encode_facilitator_request(payment: &Payment, endpoint: Endpoint) -> Value {
     let version = payment.presented().version;
+    let amount = match endpoint {
+        Endpoint::Verify => payment.terms().amount,
+        Endpoint::Settle => payment.charge(),
+    };
+    let requirements = Requirements { amount, ..payment.terms().clone() };
     let mut body = Map::new();
     body.insert("x402Version".into(), version.number().into());
     body.insert("paymentPayload".into(), encode_presented(payment.presented()));
-    body.insert("paymentRequirements".into(), write_requirements(version, payment.terms()));
+    body.insert("paymentRequirements".into(), write_requirements(version, &requirements));
     Value::Object(body)
 }
 

@@ -42,7 +42,8 @@ pub(super) fn write_payment_required(required: &PaymentRequired) -> Value {
         write_requirements(&about(requirements.clone(), &required.resource))
     };
     let known = |network: &NetworkId| V1_NAMES.iter().any(|(_, id)| *id == network.as_str());
-    let payable = |entry: &&Requirements| entry.scheme == Scheme::EXACT && known(&entry.network);
+    let payable =
+        |entry: &&Requirements| WireVersion::V1.has_scheme(&entry.scheme) && known(&entry.network);
     let mut map = Map::new();
     map.insert("x402Version".into(), 1.into());
     if let Some(error) = &required.error {

@@ -149,7 +149,7 @@ impl<S: Signer + Send + Sync> ClientScheme for ExactClient<S> {
         let digest = authorization.digest(&token_domain(&asset.info, chain_id, asset.token()));
         let signature = self.signer.sign_hash(&digest).await.map_err(|_| refused_to_sign())?;
         let signature = Ecdsa::from(signature.normalized_s()).to_bytes();
-        Ok(Authorized { payload: ExactPayload { authorization, signature }.to_json() })
+        Ok(Authorized::new(ExactPayload { authorization, signature }.to_json()))
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {
@@ -173,6 +173,7 @@ impl<S: Signer + Send + Sync> ClientScheme for ExactClient<S> {
         })?;
         let (authorization, asset) = self.authorization(reservation)?;
         let seen = sight(rpc, asset.token(), &authorization).await?;
+        let charged = Some(reservation.quote.amount);
         Ok(match seen {
             Sighting::Unused { head_time } => {
                 if is_over(&authorization, head_time) {
@@ -189,9 +190,9 @@ impl<S: Signer + Send + Sync> ClientScheme for ExactClient<S> {
                 }
             }
             Sighting::Used { transaction, .. } => {
-                Fate::Used { transaction: Some(transaction.to_string()) }
+                Fate::Used { transaction: Some(transaction.to_string()), charged }
             }
-            Sighting::UsedUnseen => Fate::Used { transaction: None },
+            Sighting::UsedUnseen => Fate::Used { transaction: None, charged },
         })
     }
 }

@@ -177,7 +177,10 @@ async fn a_used_authorization_names_its_transaction() {
     let payload = client.authorize(&clearance).await.unwrap().payload;
     let verified = house.verify(&pair(&offer, payload)).await.unwrap();
     let (sent, _) = house.submit(&verified.plan).await;
-    let used = Fate::Used { transaction: Some(sent.transaction) };
+    let used = Fate::Used {
+        transaction: Some(sent.transaction),
+        charged: Some(clearance.reservation().quote.amount),
+    };
     assert_eq!(client.fate(&clearance).await, Ok(used.clone()));
     house.advance_to(START + 10_000);
     assert_eq!(client.fate(&clearance).await, Ok(used));

@@ -10,7 +10,8 @@ use axum::http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use pay402_core::facilitator::{Settled, Verdict};
 use pay402_core::wire::{
-    MESSAGE_BYTES_MAX, decode_settled, decode_supported, decode_verdict, encode_facilitator_request,
+    Endpoint, MESSAGE_BYTES_MAX, decode_settled, decode_supported, decode_verdict,
+    encode_facilitator_request,
 };
 use pay402_core::{NetworkId, Payment, Refusal, Requirements, Scheme, WireVersion};
 use pay402_facilitator::api::{Access, KeyHash, router};
@@ -62,8 +63,13 @@ async fn read(api: &Router, path: &str) -> Answer {
     ask(api, Request::get(path).body(Body::empty()).unwrap()).await
 }
 
+/// The same at both endpoints, as long as no less than the terms is charged.
+fn request(payment: &Payment) -> Value {
+    encode_facilitator_request(payment, Endpoint::Settle)
+}
+
 fn body(nonce: &str) -> Value {
-    encode_facilitator_request(&payment(nonce))
+    request(&payment(nonce))
 }
 
 fn v1(nonce: &str) -> Payment {
@@ -80,7 +86,7 @@ async fn both_versions_verify_and_settle() {
     let engine = bed.start().await;
     let api = open(&engine);
     for (payment, name) in [(payment("1"), "eip155:84532"), (v1("2"), "base-sepolia")] {
-        let body = encode_facilitator_request(&payment).to_string();
+        let body = request(&payment).to_string();
         let verified = post(&api, "/verify", body.clone()).await;
         assert_eq!(verified.status, StatusCode::OK);
         assert_eq!(verified.json(), json!({"isValid": true, "payer": "0xpayer"}));
@@ -208,8 +214,8 @@ async fn what_is_invalid_is_an_answer() {
     let mut other_scheme = body("4");
     other_scheme["paymentPayload"]["accepted"]["scheme"] = json!("upto");
     let cases = [
-        (encode_facilitator_request(&payment_on(elsewhere, "1")), Refusal::InvalidNetwork),
-        (encode_facilitator_request(&payment_on(upto, "2")), Refusal::UnsupportedScheme),
+        (request(&payment_on(elsewhere, "1")), Refusal::InvalidNetwork),
+        (request(&payment_on(upto, "2")), Refusal::UnsupportedScheme),
         (claims_less, Refusal::InvalidPaymentRequirements),
         (other_scheme, Refusal::InvalidScheme),
     ];

@@ -14,7 +14,7 @@ use pay402_core::network::Network;
 use pay402_core::scheme::{ClientScheme as _, ServerScheme as _, Tariff};
 use pay402_core::spend::{Clearance, Intent, Plan, Reservation};
 use pay402_core::time::{Clock as _, SystemClock, UnixTime};
-use pay402_core::wire::{decode_settled, decode_verdict, encode_facilitator_request};
+use pay402_core::wire::{Endpoint, decode_settled, decode_verdict, encode_facilitator_request};
 use pay402_core::{Digest, NetworkId, Payment, Presented, Refusal, Requirements, WireVersion};
 use pay402_devchain::genesis::{DEV_ACCOUNTS, NO_USDC_INDEX, USDC_ADDRESS, dev_signer};
 use pay402_devchain::{Config, Devchain};
@@ -114,7 +114,7 @@ async fn a_payment_moves_the_money_over_http() {
     let engine = start(&chain, &folder.path().join("journal.db"), Options::default()).await;
     let api = router(engine.clone(), Access::Open);
     let payment = payment(1).await;
-    let body = encode_facilitator_request(&payment).to_string();
+    let body = encode_facilitator_request(&payment, Endpoint::Settle).to_string();
     let post = async |path: &str| {
         let request = Request::post(path).header("content-type", "application/json");
         let request = request.body(Body::from(body.clone())).unwrap();
