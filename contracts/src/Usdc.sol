@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-/// The call a contract account answers to accept a signature (EIP-1271).
-interface IERC1271 {
-    function isValidSignature(bytes32 digest, bytes calldata signature) external view returns (bytes4);
-}
+import {IERC1271} from "./IERC1271.sol";
 
 /// @title A dollar token for development chains
 /// @notice Behaves like USDC v2.2 where payments can tell the difference: EIP-3009, EIP-2612, EIP-1271 for

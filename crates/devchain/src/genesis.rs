@@ -14,6 +14,12 @@ use crate::state::State;
 pub const USDC_ADDRESS: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
 /// Where the Multicall3-compatible contract lives: its canonical address.
 pub const MULTICALL3: Address = address!("0xcA11bde05977b3631167028862bE2a173976CA11");
+/// Where the Permit2-compatible contract lives: its canonical address.
+pub const PERMIT2: Address = address!("0x000000000022D473030F116dDEE9F6B43aC78BA3");
+/// Where the x402 proxy of scheme `exact` lives: its canonical address.
+pub const EXACT_PERMIT2_PROXY: Address = address!("0x402085c248EeA27D92E8b30b2C58ed07f9E20001");
+/// Where the x402 proxy of scheme `upto` lives: its canonical address.
+pub const UPTO_PERMIT2_PROXY: Address = address!("0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002");
 /// The deterministic CREATE2 deployer: call data is a 32-byte salt followed by creation code.
 pub const CREATE2_DEPLOYER: Address = address!("0x4e59b44847b379578588920cA78FbF26c0B4956C");
 /// EIP-712 domain name of the token.
@@ -97,6 +103,17 @@ pub static USDC: LazyLock<Artifact> =
 /// The Multicall3-compatible contract.
 pub static MULTICALL: LazyLock<Artifact> =
     LazyLock::new(|| artifact(include_str!("../../../contracts/artifacts/Multicall3.json")));
+/// The contract at [`PERMIT2`].
+pub static PERMIT2_CONTRACT: LazyLock<Artifact> =
+    LazyLock::new(|| artifact(include_str!("../../../contracts/artifacts/Permit2.json")));
+/// The contract at [`EXACT_PERMIT2_PROXY`].
+pub static EXACT_PROXY_CONTRACT: LazyLock<Artifact> = LazyLock::new(|| {
+    artifact(include_str!("../../../contracts/artifacts/X402ExactPermit2Proxy.json"))
+});
+/// The contract at [`UPTO_PERMIT2_PROXY`].
+pub static UPTO_PROXY_CONTRACT: LazyLock<Artifact> = LazyLock::new(|| {
+    artifact(include_str!("../../../contracts/artifacts/X402UptoPermit2Proxy.json"))
+});
 /// A minimal EIP-1271 wallet: owner in slot 0; its creation code takes the owner as ABI-encoded argument. Where slot 0
 /// is empty the account owns itself, which suits an EIP-7702 delegation.
 pub static WALLET_1271: LazyLock<Artifact> =
@@ -140,10 +157,15 @@ pub fn usdc_balance_slot(holder: Address) -> U256 {
 /// The state of block 0.
 pub(crate) fn state(funding: &[Funding]) -> State {
     let mut state = State::default();
-    state.set_code(USDC_ADDRESS, USDC.runtime_code.clone());
-    state.set_code(MULTICALL3, MULTICALL.runtime_code.clone());
-    state.set_code(CREATE2_DEPLOYER, CREATE2_DEPLOYER_CODE);
-    for address in [USDC_ADDRESS, MULTICALL3, CREATE2_DEPLOYER] {
+    for (address, code) in [
+        (USDC_ADDRESS, USDC.runtime_code.clone()),
+        (MULTICALL3, MULTICALL.runtime_code.clone()),
+        (PERMIT2, PERMIT2_CONTRACT.runtime_code.clone()),
+        (EXACT_PERMIT2_PROXY, EXACT_PROXY_CONTRACT.runtime_code.clone()),
+        (UPTO_PERMIT2_PROXY, UPTO_PROXY_CONTRACT.runtime_code.clone()),
+        (CREATE2_DEPLOYER, CREATE2_DEPLOYER_CODE),
+    ] {
+        state.set_code(address, code);
         state.set_nonce(address, 1);
     }
     let owner = U256::from_be_slice(DEV_ACCOUNTS[USDC_OWNER_INDEX].as_slice());

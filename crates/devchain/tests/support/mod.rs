@@ -3,6 +3,8 @@
 #![allow(missing_docs, reason = "`sol!` writes no docs")]
 #![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
+pub mod permit2;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
@@ -30,6 +32,7 @@ alloy::sol! {
         function totalSupply() view returns (uint256);
         function balanceOf(address account) view returns (uint256);
         function allowance(address holder, address spender) view returns (uint256);
+        function approve(address spender, uint256 value) returns (bool);
         function transfer(address to, uint256 value) returns (bool);
         function transferFrom(address from, address to, uint256 value) returns (bool);
         function mint(address to, uint256 amount) returns (bool);
@@ -160,6 +163,25 @@ impl Harness {
             assert_eq!(data[..4], [0x08, 0xc3, 0x79, 0xa0]);
             assert_eq!(String::abi_decode(&data[4..]).unwrap(), message);
         }
+    }
+
+    /// Asserts that a call reverts with exactly the bytes `data`.
+    pub async fn reverts_with<C: SolCall>(
+        &self,
+        from: usize,
+        to: Address,
+        call: &C,
+        data: Vec<u8>,
+    ) {
+        let request = TransactionRequest::default()
+            .from(dev_signer(from).address())
+            .to(to)
+            .input(call.abi_encode().into_bytes());
+        let error = self.provider.call(request).await.expect_err("the call has to revert");
+        let payload = error.as_error_resp().unwrap();
+        assert_eq!(payload.code, 3, "{}", payload.message);
+        let found: Bytes = serde_json::from_str(payload.data.as_ref().unwrap().get()).unwrap();
+        assert_eq!(found, Bytes::from(data));
     }
 
     pub async fn read<C: SolCall>(&self, call: &C) -> C::Return {
