@@ -171,6 +171,11 @@ pub trait Network: Send + Sync {
     /// What can be settled here, in every version.
     fn kinds(&self) -> Vec<Kind>;
 
+    /// Extensions of the protocol that are served here, by name.
+    fn extensions(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The accounts that send transactions, as spelled on the wire. Each is one lane.
     fn signers(&self) -> Vec<String>;
 
@@ -211,6 +216,12 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// See [`Unverified`].
     async fn verify(&self, payment: &Payment) -> Result<Verified, Unverified>;
+
+    /// The signer that alone may send what carries out `plan`, as spelled on the wire; `None` when
+    /// any may.
+    fn sender(&self, _plan: &SecretBytes) -> Option<String> {
+        None
+    }
 
     /// The next nonce of `signer` that the chain has not consumed.
     ///

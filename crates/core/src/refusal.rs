@@ -83,7 +83,7 @@ refusals! {
     /// This payment was already presented and its outcome was given to another request.
     DuplicateSettlement = "duplicate_settlement", 409, NewPayment, Moved;
     /// The payer's balance is below the amount.
-    InsufficientFunds = "insufficient_funds" | "invalid_exact_evm_insufficient_balance", 402, Same, Untouched;
+    InsufficientFunds = "insufficient_funds" | "invalid_exact_evm_insufficient_balance" | "permit2_insufficient_balance", 402, Same, Untouched;
     /// The requirements lack the name or version of the token's EIP-712 domain in extra.
     MissingEip712Domain = "invalid_exact_evm_missing_eip712_domain" | "missing_eip712_domain", 402, Never, Untouched;
     /// The name or version in extra is not that of the token's EIP-712 domain.
@@ -97,7 +97,7 @@ refusals! {
     /// The transfer fails when it is simulated on the chain.
     SimulationFailed = "invalid_exact_evm_transaction_simulation_failed", 402, NewPayment, Untouched;
     /// The settlement transaction was mined and reverted, and is not sent again; the authorization itself can still be used by anyone until it expires, so sign a new one only then.
-    TransactionReverted = "invalid_transaction_state" | "invalid_exact_evm_transaction_failed", 402, NewPayment, MaybeMoved;
+    TransactionReverted = "invalid_transaction_state" | "invalid_exact_evm_transaction_failed" | "invalid_upto_evm_transaction_failed", 402, NewPayment, MaybeMoved;
     /// The transaction succeeded without the transfer it had to make.
     TransferEventMismatch = "invalid_exact_evm_transfer_event_mismatch", 402, Never, MaybeMoved;
     /// The authorization is not valid yet.
@@ -106,14 +106,58 @@ refusals! {
     ValidBefore = "invalid_exact_evm_payload_authorization_valid_before", 402, NewPayment, Untouched;
     /// The authorization's value is not exactly the amount asked for.
     ValueMismatch = "invalid_exact_evm_payload_authorization_value_mismatch" | "invalid_exact_evm_authorization_value", 402, NewPayment, Untouched;
+    /// The asset does not take EIP-3009 authorizations; the requirements must name another transfer method.
+    Eip3009NotSupported = "invalid_exact_evm_eip3009_not_supported", 402, Never, Untouched;
+    /// The contract that would deploy the payer's wallet is not one this facilitator calls.
+    FactoryNotAllowed = "eip6492_factory_not_allowed", 402, Never, Untouched;
+    /// The payer's wallet is not deployed, and the deployment that came with the signature does not work.
+    DeploymentFailed = "smart_wallet_deployment_failed", 402, NewPayment, Untouched;
+    /// The permit's amount is not exactly the amount asked for.
+    PermitAmountMismatch = "permit2_amount_mismatch" | "permit2_invalid_amount", 402, NewPayment, Untouched;
+    /// The permit has expired, or expires too soon to be settled safely.
+    PermitExpired = "permit2_deadline_expired", 402, NewPayment, Untouched;
+    /// Permit2 no longer accepts this permit: its nonce is used.
+    PermitNonceUsed = "permit2_invalid_nonce", 402, NewPayment, MaybeMoved;
+    /// The permit is not valid yet.
+    PermitNotYetValid = "permit2_not_yet_valid" | "permit2_payment_too_early", 402, Same, Untouched;
+    /// There is no proxy for Permit2 payments on this network.
+    ProxyNotDeployed = "permit2_proxy_not_deployed", 402, Never, Untouched;
+    /// The permit pays another recipient than the requirements ask for.
+    PermitRecipientMismatch = "invalid_permit2_recipient_mismatch" | "permit2_invalid_destination", 402, NewPayment, Untouched;
+    /// The signature does not belong to the payer and this permit.
+    PermitInvalidSignature = "invalid_permit2_signature" | "permit2_invalid_owner", 402, NewPayment, Untouched;
+    /// The transfer by Permit2 fails when it is simulated on the chain.
+    PermitSimulationFailed = "permit2_simulation_failed", 402, NewPayment, Untouched;
+    /// The permit names another spender than the scheme's proxy.
+    PermitSpenderMismatch = "invalid_permit2_spender", 402, NewPayment, Untouched;
+    /// The permit is for another token than the requirements ask for.
+    PermitTokenMismatch = "permit2_token_mismatch", 402, NewPayment, Untouched;
+    /// The permit names a facilitator that is not this one.
+    FacilitatorMismatch = "upto_facilitator_mismatch" | "upto_unauthorized_facilitator", 402, NewPayment, Untouched;
+    /// The gas sponsoring extension with an EIP-2612 permit does not have its form.
+    TokenPermitForm = "invalid_eip2612_extension_format", 402, NewPayment, Untouched;
+    /// The EIP-2612 permit is for another amount than the payment.
+    TokenPermitAmountMismatch = "permit2_2612_amount_mismatch", 402, NewPayment, Untouched;
+    /// The EIP-2612 permit is for another token than the payment.
+    TokenPermitAssetMismatch = "eip2612_asset_mismatch", 402, NewPayment, Untouched;
+    /// The EIP-2612 permit has expired, or expires too soon to be settled safely.
+    TokenPermitExpired = "eip2612_deadline_expired", 402, NewPayment, Untouched;
+    /// The EIP-2612 permit is not the payer's.
+    TokenPermitFromMismatch = "eip2612_from_mismatch", 402, NewPayment, Untouched;
+    /// The EIP-2612 permit lets another contract than Permit2 spend.
+    TokenPermitSpenderMismatch = "eip2612_spender_not_permit2", 402, NewPayment, Untouched;
+    /// The delegation manager is not one this facilitator calls, and not the payer's own adopted account.
+    ManagerNotAllowed = "erc7710_delegation_manager_not_allowed", 402, Never, Untouched;
+    /// The delegation does not let this payment through when it is simulated on the chain.
+    DelegationSimulationFailed = "invalid_exact_evm_erc7710_simulation_failed", 402, NewPayment, Untouched;
     /// The payment is for another network than the requirements, or one nobody here serves.
-    InvalidNetwork = "invalid_network" | "invalid_exact_evm_network_mismatch", 402, NewPayment, Untouched;
+    InvalidNetwork = "invalid_network" | "invalid_exact_evm_network_mismatch" | "invalid_upto_evm_network_mismatch", 402, NewPayment, Untouched;
     /// The payment does not have the form its scheme asks for.
-    InvalidPayload = "invalid_payload", 402, NewPayment, Untouched;
+    InvalidPayload = "invalid_payload" | "unsupported_payload_type", 402, NewPayment, Untouched;
     /// The payment answers other requirements than the ones that were offered.
     InvalidPaymentRequirements = "invalid_payment_requirements", 402, NewPayment, Untouched;
     /// The payment is of another scheme than the requirements.
-    InvalidScheme = "invalid_scheme" | "invalid_exact_evm_scheme", 402, NewPayment, Untouched;
+    InvalidScheme = "invalid_scheme" | "invalid_exact_evm_scheme" | "invalid_upto_evm_scheme", 402, NewPayment, Untouched;
     /// The protocol version is neither 1 nor 2.
     InvalidVersion = "invalid_x402_version", 402, Never, Untouched;
     /// The settlement was sent, or may have been, and its outcome is not known yet.

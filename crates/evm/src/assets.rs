@@ -13,10 +13,28 @@ use crate::address::{AddressError, canonical, parse_address};
 /// How a token takes a signed payment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TransferMethod {
-    /// `transferWithAuthorization` of EIP-3009. The only one that can be paid with today.
+    /// `transferWithAuthorization` of EIP-3009.
     Eip3009,
-    /// Through the Permit2 contract.
+    /// Through the Permit2 contract: any ERC-20 token, given an allowance.
     Permit2,
+    /// By a delegation of the payer's account (ERC-7710): any ERC-20 token.
+    Erc7710,
+}
+
+impl TransferMethod {
+    /// The name on the wire, in `extra.assetTransferMethod`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Eip3009 => "eip3009",
+            Self::Permit2 => "permit2",
+            Self::Erc7710 => "erc7710",
+        }
+    }
+
+    /// The method with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Eip3009, Self::Permit2, Self::Erc7710].into_iter().find(|m| m.name() == name)
+    }
 }
 
 /// What one unit of a token stands for.
@@ -62,6 +80,32 @@ impl Asset {
             domain_version: version.to_owned(),
         };
         Ok(Self { info, method: Eip3009, peg })
+    }
+
+    /// A token of which only its ERC-20 side is known: paid through Permit2.
+    ///
+    /// # Errors
+    /// When `address` is no address.
+    pub fn erc20(
+        network: &NetworkId,
+        address: &str,
+        symbol: &str,
+        decimals: u8,
+        peg: Peg,
+    ) -> Result<Self, AddressError> {
+        let asset = Self::eip3009(network, address, symbol, decimals, ("", ""), peg)?;
+        Ok(Self { method: Permit2, ..asset })
+    }
+
+    /// The same token, paid by `method` unless requirements name another.
+    #[must_use]
+    pub fn by(self, method: TransferMethod) -> Self {
+        Self { method, ..self }
+    }
+
+    /// Whether the token's EIP-712 domain is known.
+    pub fn has_domain(&self) -> bool {
+        !self.info.domain_name.is_empty() && !self.info.domain_version.is_empty()
     }
 
     /// Whether one unit is one dollar.
@@ -121,16 +165,9 @@ impl AssetTable {
         self.0.iter().find(|asset| asset.info.id == *id)
     }
 
-    /// The tokens of a network that take EIP-3009 payments.
-    pub fn payable_on(&self, network: &NetworkId) -> impl Iterator<Item = &Asset> {
-        self.0
-            .iter()
-            .filter(move |asset| asset.info.id.network == *network && asset.method == Eip3009)
-    }
-
     /// The token that dollar prices are paid in on a network.
     pub fn default_dollar(&self, network: &NetworkId) -> Option<&Asset> {
-        self.payable_on(network).find(|asset| asset.is_dollar())
+        self.0.iter().find(|asset| asset.info.id.network == *network && asset.is_dollar())
     }
 
     /// Every token, in order.
@@ -256,8 +293,8 @@ mod tests {
         assert_eq!((usdc.info.symbol.as_str(), usdc.info.decimals), ("USDC", 6));
         assert_eq!(table.find(&usdc.info.id), Some(&usdc));
 
-        let mega = NetworkId::eip155(4326);
-        assert!(table.default_dollar(&mega).is_none(), "Permit2 is not payable yet");
+        let mega = table.default_dollar(&NetworkId::eip155(4326)).unwrap();
+        assert_eq!((mega.method, mega.info.decimals), (Permit2, 18));
 
         let other = Asset::eip3009(
             &base_sepolia,

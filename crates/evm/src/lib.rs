@@ -1,7 +1,7 @@
-//! EVM networks: scheme `exact` with EIP-3009, for all three roles.
+//! EVM networks: schemes `exact` (by EIP-3009, Permit2 and ERC-7710) and `upto`, for all three roles.
 //!
-//! Cut by scheme, then by role: [`exact::client`] signs, [`exact::server`] sells,
-//! [`exact::facilitator`] verifies, and [`network::EvmNetwork`] settles. Around them: the
+//! Cut by scheme, then by role: [`exact::client`] and [`upto::client`] sign, [`exact::server`] and
+//! [`upto::server`] sell, and [`network::EvmNetwork`] verifies and settles. Around them: the
 //! [asset table](assets), [typed data](typed_data), [signatures](signature) and the road to a node
 //! ([`rpc`]).
 //!
@@ -32,15 +32,25 @@ pub mod address;
 pub mod assets;
 pub mod contracts;
 pub mod exact;
+mod fields;
 #[cfg(feature = "keystore")]
 pub mod keystore;
+mod mandate;
 pub mod network;
+mod offering;
+mod payer;
+mod permit2;
+mod read;
 pub mod rpc;
 pub mod signature;
+mod sponsor;
 pub mod typed_data;
+pub mod upto;
 
 pub use assets::{Asset, AssetTable, Peg, TransferMethod};
 pub use exact::client::ExactClient;
 pub use exact::server::ExactServer;
 pub use network::{EvmNetwork, Settings};
 pub use rpc::Rpc;
+pub use upto::client::UptoClient;
+pub use upto::server::UptoServer;

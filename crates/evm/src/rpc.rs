@@ -277,6 +277,11 @@ impl Call {
         Self::new("eth_getTransactionReceipt", json!([transaction]))
     }
 
+    /// A transaction, or null.
+    pub(crate) fn transaction(hash: B256) -> Self {
+        Self::new("eth_getTransactionByHash", json!([hash]))
+    }
+
     /// A read-only call at the newest block.
     pub(crate) fn view(to: Address, data: Vec<u8>) -> Self {
         let call = json!({ "to": to, "data": Bytes::from(data) });

@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use alloy::primitives::{Address, B256, Signature, U256, uint};
+use alloy::primitives::{Address, B256, Bytes, Signature, U256, b256, uint};
+use alloy::sol_types::SolValue as _;
 use zeroize::Zeroizing;
 
 /// Longest signature that is read, in bytes. Passkey wallets need about 1,000.
@@ -16,6 +17,19 @@ pub const SIGNATURE_BYTES_MAX: usize = 4096;
 /// Half of the order of secp256k1; an `s` above it is the malleable twin of a signature.
 const HALF_ORDER: U256 =
     uint!(0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0_U256);
+
+/// What marks a signature that brings a deployment along (ERC-6492).
+const ERC6492_MAGIC: B256 =
+    b256!("0x6492649264926492649264926492649264926492649264926492649264926492");
+
+/// How an account without code comes to be (ERC-6492).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Deployment {
+    /// The contract that makes it.
+    pub(crate) factory: Address,
+    /// What the factory is called with.
+    pub(crate) calldata: Bytes,
+}
 
 /// A signature as it was presented. A bearer capability: hidden from `Debug`, wiped on drop.
 #[derive(Clone, Eq, PartialEq)]
@@ -45,6 +59,21 @@ impl SignatureBytes {
     /// The bytes themselves.
     pub fn expose(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The bytes as they go on the wire.
+    pub(crate) fn to_hex(&self) -> String {
+        alloy::hex::encode_prefixed(self.expose())
+    }
+
+    /// The deployment that a signature of an account without code brings along (ERC-6492), and the
+    /// signature proper. `None` when there is none, or it is not one.
+    pub(crate) fn unwrap_deployment(&self) -> Option<(Deployment, Self)> {
+        let wrapped = self.0.strip_suffix(ERC6492_MAGIC.as_slice())?;
+        let (factory, calldata, signature) =
+            <(Address, Bytes, Bytes)>::abi_decode_params_validate(wrapped).ok()?;
+        let deployment = Deployment { factory, calldata };
+        Some((deployment, Self::new(signature.to_vec())))
     }
 
     /// The one ECDSA form, if these bytes are one of its encodings: 65 bytes with `v` of 0, 1, 27
@@ -158,7 +187,6 @@ pub enum SignatureError {
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::b256;
     use alloy::signers::SignerSync as _;
     use alloy::signers::local::PrivateKeySigner;
 

@@ -1,8 +1,9 @@
-//! The EIP-712 messages of EIP-3009: what exactly a payer signs.
+//! The EIP-712 messages of EIP-3009, Permit2 and EIP-2612: what exactly a payer signs.
 //!
-//! **Invariant:** the domain comes from our own asset table; a payment never brings its own.
+//! **Invariant:** domains come from our own asset table or from the canonical contracts; a payment
+//! never brings its own.
 
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{Address, B256, U256, address};
 use alloy::sol_types::{Eip712Domain, SolStruct, eip712_domain};
 use pay402_core::asset::AssetInfo;
 
@@ -16,6 +17,62 @@ mod signed {
             uint256 validAfter;
             uint256 validBefore;
             bytes32 nonce;
+        }
+
+        struct Permit {
+            address owner;
+            address spender;
+            uint256 value;
+            uint256 nonce;
+            uint256 deadline;
+        }
+    }
+
+    // The witness types differ, and with them the type of the whole message.
+    pub(super) mod exact {
+        #![allow(missing_docs)] // the macro's output carries no docs
+        alloy::sol! {
+            struct TokenPermissions {
+                address token;
+                uint256 amount;
+            }
+
+            struct Witness {
+                address to;
+                uint256 validAfter;
+            }
+
+            struct PermitWitnessTransferFrom {
+                TokenPermissions permitted;
+                address spender;
+                uint256 nonce;
+                uint256 deadline;
+                Witness witness;
+            }
+        }
+    }
+
+    pub(super) mod upto {
+        #![allow(missing_docs)] // the macro's output carries no docs
+        alloy::sol! {
+            struct TokenPermissions {
+                address token;
+                uint256 amount;
+            }
+
+            struct Witness {
+                address to;
+                address facilitator;
+                uint256 validAfter;
+            }
+
+            struct PermitWitnessTransferFrom {
+                TokenPermissions permitted;
+                address spender;
+                uint256 nonce;
+                uint256 deadline;
+                Witness witness;
+            }
         }
     }
 }
@@ -68,5 +125,114 @@ pub fn token_domain(asset: &AssetInfo, chain_id: u64, token: Address) -> Eip712D
         version: asset.domain_version.clone(),
         chain_id: chain_id,
         verifying_contract: token,
+    }
+}
+
+/// Where Permit2 is on every network.
+pub const PERMIT2: Address = address!("0x000000000022D473030F116dDEE9F6B43aC78BA3");
+/// The spender of `exact` permits: it pays the whole permitted amount to the witness's payee.
+pub const EXACT_PROXY: Address = address!("0x402085c248EeA27D92E8b30b2C58ed07f9E20001");
+/// The spender of `upto` permits: it pays up to the permitted amount, for the witness's facilitator.
+pub const UPTO_PROXY: Address = address!("0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002");
+
+/// A Permit2 transfer with witness, as both proxies take it. Without a signature it is worth
+/// nothing, so it may be printed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PermitTransfer {
+    /// Who pays.
+    pub from: Address,
+    /// The token.
+    pub token: Address,
+    /// The most that may move, in atomic units; for `exact`, what moves.
+    pub permitted: U256,
+    /// Makes it unique for its payer, for every token.
+    pub nonce: U256,
+    /// Valid up to and including this, in seconds since the Unix epoch.
+    pub deadline: U256,
+    /// Who is paid.
+    pub to: Address,
+    /// Valid from this on, in seconds since the Unix epoch.
+    pub valid_after: U256,
+    /// Who alone may settle; set for `upto`, absent for `exact`, which anybody may settle.
+    pub facilitator: Option<Address>,
+}
+
+impl PermitTransfer {
+    /// The proxy that has to be named as spender.
+    pub const fn spender(&self) -> Address {
+        match self.facilitator {
+            None => EXACT_PROXY,
+            Some(_) => UPTO_PROXY,
+        }
+    }
+
+    /// What has to be signed on the chain with `chain_id`.
+    pub fn digest(&self, chain_id: u64) -> B256 {
+        let domain = eip712_domain! {
+            name: "Permit2",
+            chain_id: chain_id,
+            verifying_contract: PERMIT2,
+        };
+        match self.facilitator {
+            None => self.exact().eip712_signing_hash(&domain),
+            Some(facilitator) => self.upto(facilitator).eip712_signing_hash(&domain),
+        }
+    }
+
+    /// The hash of the message alone, without the domain.
+    pub fn struct_hash(&self) -> B256 {
+        match self.facilitator {
+            None => self.exact().eip712_hash_struct(),
+            Some(facilitator) => self.upto(facilitator).eip712_hash_struct(),
+        }
+    }
+
+    const fn exact(&self) -> signed::exact::PermitWitnessTransferFrom {
+        signed::exact::PermitWitnessTransferFrom {
+            permitted: signed::exact::TokenPermissions {
+                token: self.token,
+                amount: self.permitted,
+            },
+            spender: EXACT_PROXY,
+            nonce: self.nonce,
+            deadline: self.deadline,
+            witness: signed::exact::Witness { to: self.to, validAfter: self.valid_after },
+        }
+    }
+
+    const fn upto(&self, facilitator: Address) -> signed::upto::PermitWitnessTransferFrom {
+        signed::upto::PermitWitnessTransferFrom {
+            permitted: signed::upto::TokenPermissions { token: self.token, amount: self.permitted },
+            spender: UPTO_PROXY,
+            nonce: self.nonce,
+            deadline: self.deadline,
+            witness: signed::upto::Witness {
+                to: self.to,
+                facilitator,
+                validAfter: self.valid_after,
+            },
+        }
+    }
+}
+
+/// An EIP-2612 permit that lets Permit2 move `value` of the owner's tokens.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TokenPermit {
+    /// Whose tokens.
+    pub owner: Address,
+    /// How much Permit2 may move, in atomic units.
+    pub value: U256,
+    /// The owner's next permit nonce at the token.
+    pub nonce: U256,
+    /// Valid up to and including this, in seconds since the Unix epoch.
+    pub deadline: U256,
+}
+
+impl TokenPermit {
+    /// What has to be signed, for the token with this domain.
+    pub fn digest(&self, domain: &Eip712Domain) -> B256 {
+        let Self { owner, value, nonce, deadline } = *self;
+        signed::Permit { owner, spender: PERMIT2, value, nonce, deadline }
+            .eip712_signing_hash(domain)
     }
 }

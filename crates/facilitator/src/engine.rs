@@ -121,10 +121,14 @@ impl Engine {
     ) -> Result<Self, Misconfigured> {
         check_options(&options)?;
         let options = Arc::new(options);
-        let supported = supported_by(&networks);
         // Built first, so that a failure below stops what was started already.
-        let mut inner =
-            Inner { crews: HashMap::new(), journal, supported, options: Arc::clone(&options) };
+        let mut inner = Inner {
+            crews: HashMap::new(),
+            journal,
+            supported: Supported::default(),
+            options: Arc::clone(&options),
+        };
+        let served = networks.clone();
         for (index, network) in networks.into_iter().enumerate() {
             let id = network.id().clone();
             if inner.crews.contains_key(&id) {
@@ -145,6 +149,8 @@ impl Engine {
             let crew = open(Arc::new(desk)).await?;
             inner.crews.insert(id, crew);
         }
+        // What a network serves depends on what its check found on the chain.
+        inner.supported = supported_by(&served);
         Ok(Self(Arc::new(inner)))
     }
 
@@ -366,7 +372,13 @@ fn supported_by(networks: &[Arc<dyn Network>]) -> Supported {
         }
     }
     let kinds = networks.iter().flat_map(|network| network.kinds()).collect();
-    Supported { kinds, extensions: Vec::new(), signers }
+    let mut extensions: Vec<String> = Vec::new();
+    for extension in networks.iter().flat_map(|network| network.extensions()) {
+        if !extensions.contains(&extension) {
+            extensions.push(extension);
+        }
+    }
+    Supported { kinds, extensions, signers }
 }
 
 /// Whether `refused` only says that the payment was settled here, and this caller may be told.
@@ -377,11 +389,16 @@ async fn collectable(
     refused: &Refused,
 ) -> Result<Option<Verdict>, Unavailable> {
     // What the chain says once the money moved or the authorization ran out.
-    const SETTLED_LOOKS_LIKE: [Refusal; 4] = [
+    const SETTLED_LOOKS_LIKE: [Refusal; 9] = [
         Refusal::NonceAlreadyUsed,
+        Refusal::PermitNonceUsed,
         Refusal::ValidBefore,
+        Refusal::PermitExpired,
         Refusal::InsufficientFunds,
+        Refusal::Permit2AllowanceRequired,
         Refusal::SimulationFailed,
+        Refusal::PermitSimulationFailed,
+        Refusal::DelegationSimulationFailed,
     ];
     if !SETTLED_LOOKS_LIKE.iter().any(|refusal| refused.reason.is(*refusal)) {
         return Ok(None);

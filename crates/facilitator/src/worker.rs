@@ -205,7 +205,9 @@ impl Worker {
                 desk.spawn(follow::recheck(self.crew.clone(), job, Duration::ZERO));
                 continue;
             }
-            match self.fit_lane().await {
+            // Some payments name the only one who may send them.
+            let sender = desk.network.sender(&job.plan);
+            match self.fit_lane(sender.as_deref()).await {
                 Ok(lane) => match self.lanes[lane].hand_out() {
                     Some(nonce) => planned.push(Planned { job, lane, nonce }),
                     None => desk.spawn(follow::recheck(self.crew.clone(), job, SIGN_RETRY)),
@@ -247,13 +249,17 @@ impl Worker {
         behind
     }
 
-    /// The next lane in turn that does not rest and whose nonce is known.
-    async fn fit_lane(&mut self) -> Result<usize, Unavailable> {
+    /// The next lane in turn that does not rest and whose nonce is known; only that of `sender`
+    /// when there is one.
+    async fn fit_lane(&mut self, sender: Option<&str>) -> Result<usize, Unavailable> {
         let mut problem = Unavailable::new("signer", "every signer's transactions are refused");
         for _ in 0..self.lanes.len() {
             let index = self.turn % self.lanes.len();
             self.turn = self.turn.wrapping_add(1);
-            if self.lanes[index].rests(&self.crew.desk) {
+            let signer = &self.crew.desk.lanes[index].signer;
+            if sender.is_some_and(|sender| sender != signer)
+                || self.lanes[index].rests(&self.crew.desk)
+            {
                 continue;
             }
             if self.lanes[index].next.is_some() {

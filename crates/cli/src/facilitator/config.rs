@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use alloy::primitives::Address;
 use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
 use pay402_evm::Settings;
+use pay402_evm::address::parse_address;
 use serde::Deserialize;
 
 /// The chain id of Ethereum, whose blocks are slower than those of the others.
@@ -58,6 +60,12 @@ pub(crate) struct Network {
     pub(crate) gas_limit_max: Option<u64>,
     /// Highest fee per gas that is paid, in gwei. Default 200.
     pub(crate) fee_per_gas_max_gwei: Option<u64>,
+    /// Contracts that may be called to deploy a payer's wallet (ERC-6492). Default none.
+    #[serde(default)]
+    pub(crate) factories: Vec<String>,
+    /// Contracts that may be called to carry out delegations (ERC-7710). Default none.
+    #[serde(default)]
+    pub(crate) delegation_managers: Vec<String>,
     /// Assets beside the default ones of the network.
     #[serde(default, rename = "asset")]
     pub(crate) assets: Vec<Asset>,
@@ -69,12 +77,13 @@ pub(crate) struct Network {
 pub(crate) struct Asset {
     /// The token's address.
     pub(crate) address: String,
-    /// Short name for people. This and the rest is needed, all of it, unless the default table
-    /// knows the asset.
+    /// Short name for people. This and the decimals are needed unless the default table knows the
+    /// asset.
     symbol: Option<String>,
     /// Decimal places.
     decimals: Option<u8>,
-    /// `name` of the token's EIP-712 domain.
+    /// `name` of the token's EIP-712 domain. It and the version may be left out of a token without
+    /// EIP-3009: it is settled through Permit2 then.
     name: Option<String>,
     /// `version` of the token's EIP-712 domain.
     version: Option<String>,
@@ -87,28 +96,33 @@ pub(crate) struct AssetDetails<'a> {
     pub(crate) symbol: &'a str,
     /// Decimal places.
     pub(crate) decimals: u8,
-    /// Name and version of the token's EIP-712 domain.
-    pub(crate) domain: (&'a str, &'a str),
+    /// Name and version of the token's EIP-712 domain; `None` for a token without EIP-3009.
+    pub(crate) domain: Option<(&'a str, &'a str)>,
 }
 
 impl Asset {
     /// What is said about the asset beside its address; `None` when nothing is.
     pub(crate) fn details(&self, setting: &str) -> Result<Option<AssetDetails<'_>>, Misconfigured> {
         let Self { symbol, decimals, name, version, .. } = self;
-        match (symbol, decimals, name, version) {
-            (Some(symbol), Some(decimals), Some(name), Some(version)) => {
-                Ok(Some(AssetDetails { symbol, decimals: *decimals, domain: (name, version) }))
+        let domain = match (name, version) {
+            (Some(name), Some(version)) => Some((name.as_str(), version.as_str())),
+            _ => None,
+        };
+        let given = [
+            ("symbol", symbol.is_some()),
+            ("decimals", decimals.is_some()),
+            ("name", name.is_some() || version.is_none()),
+            ("version", version.is_some() || name.is_none()),
+        ];
+        let missing: Vec<_> =
+            given.iter().filter(|(_, given)| !given).map(|(field, _)| *field).collect();
+        match (symbol, decimals) {
+            (Some(symbol), Some(decimals)) if missing.is_empty() => {
+                Ok(Some(AssetDetails { symbol, decimals: *decimals, domain }))
             }
-            (None, None, None, None) => Ok(None),
+            (None, None) if domain.is_none() && missing.len() == 2 => Ok(None),
             _ => {
-                let given = [
-                    ("symbol", symbol.is_some()),
-                    ("decimals", decimals.is_some()),
-                    ("name", name.is_some()),
-                    ("version", version.is_some()),
-                ];
-                let missing = given.iter().filter(|(_, given)| !given).map(|(field, _)| *field);
-                let missing = missing.collect::<Vec<_>>().join(", ");
+                let missing = missing.join(", ");
                 let problem = format!("lacks {missing}; give all of the details, or none");
                 Err(Misconfigured::new(setting, problem))
             }
@@ -118,20 +132,26 @@ impl Asset {
 
 impl Network {
     /// How the network is served: what is set here, else what suits the chain.
-    pub(crate) fn settings(&self, setting: &str) -> Settings {
+    pub(crate) fn settings(&self, setting: &str) -> Result<Settings, Misconfigured> {
         let default = Settings::default();
         let (confirmations, block_time_s) = match self.id.evm_chain_id() {
             Some(ETHEREUM) => (2, 12),
             _ => (default.confirmations, default.block_time_s),
         };
         let fee_per_gas_max = self.fee_per_gas_max_gwei.map(|gwei| u128::from(gwei) * WEI_PER_GWEI);
-        Settings {
+        Ok(Settings {
             setting: setting.to_owned(),
             confirmations: self.confirmations.unwrap_or(confirmations),
             block_time_s: self.block_time_s.unwrap_or(block_time_s),
             gas_limit_max: self.gas_limit_max.unwrap_or(default.gas_limit_max),
             fee_per_gas_max: fee_per_gas_max.unwrap_or(default.fee_per_gas_max),
-        }
+            factories: contracts(&format!("{setting}.factories"), &self.factories)?,
+            delegation_managers: contracts(
+                &format!("{setting}.delegation_managers"),
+                &self.delegation_managers,
+            )?,
+            ..default
+        })
     }
 
     fn check(&self, setting: &str) -> Result<(), Misconfigured> {
@@ -151,6 +171,14 @@ impl Network {
         }
         Ok(())
     }
+}
+
+fn contracts(setting: &str, addresses: &[String]) -> Result<Vec<Address>, Misconfigured> {
+    let read = |(index, text): (usize, &String)| {
+        parse_address(text)
+            .map_err(|error| Misconfigured::new(format!("{setting}[{index}]"), error.to_string()))
+    };
+    addresses.iter().enumerate().map(read).collect()
 }
 
 /// Where a signer's key comes from.
@@ -300,14 +328,15 @@ mod tests {
         let config = parse(GOOD).unwrap();
         assert_eq!(config.networks[0].id.as_str(), "eip155:84532");
         assert_eq!(config.networks[0].assets[0].details("asset"), Ok(None));
-        let settings = config.networks[0].settings("network[0]");
+        let settings = config.networks[0].settings("network[0]").unwrap();
         assert_eq!((settings.confirmations, settings.block_time_s), (1, 2));
     }
 
     #[test]
     fn a_network_is_served_as_its_chain_and_its_owner_want() {
         let ethereum = GOOD.replace("base-sepolia", "eip155:1");
-        let settings = |text: &str| parse(text).unwrap().networks[0].settings("network[0]");
+        let settings =
+            |text: &str| parse(text).unwrap().networks[0].settings("network[0]").unwrap();
         let slow = settings(&ethereum);
         assert_eq!((slow.confirmations, slow.block_time_s), (2, 12));
         let set = "confirmations = 5\nblock_time_s = 7\ngas_limit_max = 90000\n\
@@ -324,7 +353,10 @@ mod tests {
         let with = |lines: &[&str]| parse(&format!("{GOOD}\n{}", lines.concat()));
         let config = with(&all).unwrap();
         let details = config.networks[0].assets[0].details("asset").unwrap().unwrap();
-        assert_eq!(details, AssetDetails { symbol: "X", decimals: 6, domain: ("X Coin", "2") });
+        assert_eq!(
+            details,
+            AssetDetails { symbol: "X", decimals: 6, domain: Some(("X Coin", "2")) }
+        );
         for left_out in 0..all.len() {
             let mut some = all.to_vec();
             let field = some.remove(left_out).split(' ').next().unwrap();
@@ -332,8 +364,24 @@ mod tests {
             let error = config.networks[0].assets[0].details("asset").unwrap_err().to_string();
             assert!(error.contains(&format!("lacks {field};")), "{error}");
         }
+        let plain = with(&all[..2]).unwrap();
+        let plain = plain.networks[0].assets[0].details("asset").unwrap().unwrap();
+        assert_eq!(plain, AssetDetails { symbol: "X", decimals: 6, domain: None });
         assert!(with(&["decimal = 6\n"]).unwrap_err().to_string().contains("decimal"));
         assert!(with(&[all[0], "decimals = \"6\"\n", all[2], all[3]]).is_err());
+    }
+
+    #[test]
+    fn contracts_that_are_called_are_addresses() {
+        let with = |line: &str| parse(&GOOD.replace("rpc =", &format!("{line}\nrpc =")));
+        let address = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+        let config = with(&format!("factories = [\"{address}\"]")).unwrap();
+        let settings = config.networks[0].settings("network[0]").unwrap();
+        assert_eq!(settings.factories, [address.parse::<Address>().unwrap()]);
+        assert!(settings.delegation_managers.is_empty());
+        let config = with(&format!("delegation_managers = [\"{address}\", \"0x1\"]")).unwrap();
+        let error = config.networks[0].settings("network[0]").unwrap_err();
+        assert_eq!(error.key, "network[0].delegation_managers[1]");
     }
 
     #[test]

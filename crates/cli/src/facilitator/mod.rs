@@ -52,8 +52,12 @@ and a token that is not in the default table is added below it:
   address = "0x..."
   symbol = "XUSD"
   decimals = 6
-  name = "X Dollar"           # name and version of its EIP-712 domain
-  version = "1"
+  name = "X Dollar"           # name and version of its EIP-712 domain; without them it is
+  version = "1"               # settled through Permit2
+
+Calls into contracts that payers choose are made only where they are allowed:
+  factories = ["0x..."]             # may deploy wallets (ERC-6492)
+  delegation_managers = ["0x..."]   # may carry out delegations (ERC-7710)
 
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]
@@ -78,10 +82,11 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
     let engine = Engine::start(networks, journal, Arc::new(SystemClock), options).await?;
     let kinds = engine.kinds().kinds.iter();
-    let names: Vec<_> =
-        kinds.map(|kind| format!("{} v{}", kind.network, kind.version.number())).collect();
+    let names: Vec<_> = kinds
+        .map(|kind| format!("{} on {} v{}", kind.scheme, kind.network, kind.version.number()))
+        .collect();
     terminal::say(&format!(
-        "facilitator listening on http://{address}, settling exact on {}",
+        "facilitator listening on http://{address}, settling {}",
         names.join(", ")
     ));
     let finish = async {
@@ -114,7 +119,7 @@ fn network_of(index: usize, network: &config::Network) -> Result<EvmNetwork, Mis
     for (position, asset) in network.assets.iter().enumerate() {
         assets = with_asset(assets, &format!("{setting}.asset[{position}]"), &network.id, asset)?;
     }
-    let settings = network.settings(&setting);
+    let settings = network.settings(&setting)?;
     let signer = signer(&format!("{setting}.signer"), &network.signer)?;
     let clock = Arc::new(SystemClock);
     EvmNetwork::connect(network.id.clone(), &network.rpc.0, vec![signer], assets, clock, settings)
@@ -128,11 +133,17 @@ fn with_asset(
 ) -> Result<AssetTable, Misconfigured> {
     let Some(details) = asset.details(setting)? else {
         let known = assets.find(&AssetId::new(network.clone(), &asset.address)).is_some();
-        let problem = "is not in the default table; add symbol, decimals, name and version";
+        let problem = "is not in the default table; add symbol and decimals, and for EIP-3009 name \
+                       and version";
         return if known { Ok(assets) } else { Err(Misconfigured::new(setting, problem)) };
     };
     let config::AssetDetails { symbol, decimals, domain } = details;
-    let asset = Asset::eip3009(network, &asset.address, symbol, decimals, domain, Peg::Other)
+    let (address, peg) = (&asset.address, Peg::Other);
+    let asset = match domain {
+        Some(domain) => Asset::eip3009(network, address, symbol, decimals, domain, peg),
+        None => Asset::erc20(network, address, symbol, decimals, peg),
+    };
+    let asset = asset
         .map_err(|error| Misconfigured::new(format!("{setting}.address"), error.to_string()))?;
     Ok(assets.with(asset))
 }

@@ -2,81 +2,43 @@
 //! need no chain.
 
 use async_trait::async_trait;
-use pay402_core::asset::AssetInfo;
 use pay402_core::error::{Malformed, Misconfigured};
 use pay402_core::scheme::{ServerScheme, Tariff};
 use pay402_core::time::UnixTime;
-use pay402_core::{
-    Amount, NetworkId, Payment, PaymentKey, Presented, Refused, Requirements, Scheme,
-};
-use serde_json::Map;
+use pay402_core::{NetworkId, Payment, PaymentKey, Presented, Refused, Requirements, Scheme};
+use serde_json::{Map, Value};
 
-use super::{ReadPayment, SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
-use crate::address::{canonical, parse_address, parse_payee};
-use crate::assets::{Asset, AssetTable, Peg};
+use crate::assets::{AssetTable, TransferMethod};
+use crate::offering::Offering;
+use crate::read::{check_form, check_terms_form};
 
-/// Sells by `exact` on every EVM network of its asset table.
+/// Sells by `exact` on every EVM network of its asset table, in each token by its usual transfer
+/// method.
 #[derive(Clone, Debug)]
-pub struct ExactServer {
-    assets: AssetTable,
-    margin_s: u64,
-}
+pub struct ExactServer(Offering);
 
 impl ExactServer {
     /// A server side that is paid in the tokens of `assets`.
     pub const fn new(assets: AssetTable) -> Self {
-        Self { assets, margin_s: SETTLEMENT_MARGIN_S_MIN }
+        Self(Offering::new(Scheme::EXACT, assets))
     }
 
     /// Asks for `seconds` (at least [`SETTLEMENT_MARGIN_S_MIN`]) to remain before an authorization
     /// expires. Handlers that take long need more.
+    ///
+    /// [`SETTLEMENT_MARGIN_S_MIN`]: crate::exact::SETTLEMENT_MARGIN_S_MIN
     #[must_use]
     pub fn with_margin_s(mut self, seconds: u64) -> Self {
-        self.margin_s = seconds.max(SETTLEMENT_MARGIN_S_MIN);
+        self.0.set_margin_s(seconds);
         self
     }
 
-    fn price(
-        &self,
-        network: &NetworkId,
-        tariff: &Tariff,
-    ) -> Result<(AssetInfo, Amount), Misconfigured> {
-        let bad = |problem: String| Misconfigured::new("price", problem);
-        let (info, amount) = match tariff {
-            Tariff::Usd(price) => {
-                let asset = self.assets.default_dollar(network).ok_or_else(|| {
-                    Misconfigured::new(
-                        "network",
-                        format!("{network} has no default dollar token; name an asset and amount"),
-                    )
-                })?;
-                let amount = price.to_amount(asset.info.decimals);
-                (asset.info.clone(), amount.map_err(|error| bad(error.to_string()))?)
-            }
-            Tariff::Atomic { amount, asset } => (checked_asset(network, asset)?, *amount),
-        };
-        if amount.is_zero() {
-            return Err(bad("must not be zero; leave a free route without a price".into()));
-        }
-        Ok((info, amount))
+    /// Offers `method` for every token, whatever is usual for it.
+    #[must_use]
+    pub fn transferring_by(mut self, method: TransferMethod) -> Self {
+        self.0.set_method(method);
+        self
     }
-}
-
-/// The operator's own asset, in our spelling. It need not be in the table: it is the operator who
-/// is paid in it.
-fn checked_asset(network: &NetworkId, asset: &AssetInfo) -> Result<AssetInfo, Misconfigured> {
-    let bad = |problem: String| Misconfigured::new("asset", problem);
-    if asset.id.network != *network {
-        return Err(bad(format!("is on {}, not on {network}", asset.id.network)));
-    }
-    if asset.domain_name.is_empty() || asset.domain_version.is_empty() {
-        return Err(bad("needs the name and version of the token's EIP-712 domain".into()));
-    }
-    let address = parse_address(&asset.address).map_err(|error| bad(error.to_string()))?;
-    if asset.id.address != canonical(&address) {
-        return Err(bad("has two different addresses".into()));
-    }
-    Ok(AssetInfo { address: address.to_checksum(None), ..asset.clone() })
 }
 
 #[async_trait]
@@ -96,29 +58,11 @@ impl ServerScheme for ExactServer {
         pay_to: &str,
         max_timeout_seconds: u64,
     ) -> Result<Requirements, Misconfigured> {
-        if network.evm_chain_id().is_none() {
-            return Err(Misconfigured::new("network", format!("{network} is not an EVM network")));
-        }
-        let pay_to =
-            parse_payee(pay_to).map_err(|error| Misconfigured::new("pay_to", error.to_string()))?;
-        if max_timeout_seconds <= self.margin_s {
-            let problem = format!("must be more than the {} s that settling needs", self.margin_s);
-            return Err(Misconfigured::new("max_timeout_seconds", problem));
-        }
-        let (info, amount) = self.price(network, tariff)?;
-        Ok(Requirements {
-            scheme: Scheme::EXACT,
-            network: network.clone(),
-            amount,
-            asset: info.address,
-            pay_to: pay_to.to_checksum(None),
-            max_timeout_seconds,
-            extra: Map::from_iter([
-                ("name".to_owned(), info.domain_name.into()),
-                ("version".to_owned(), info.domain_version.into()),
-            ]),
-            other: Map::new(),
-        })
+        self.0.requirements(network, tariff, pay_to, max_timeout_seconds)
+    }
+
+    fn extensions(&self, terms: &Requirements, supported: &[String]) -> Map<String, Value> {
+        self.0.extensions(terms, supported)
     }
 
     fn form(&self, presented: &Presented) -> Result<(), Malformed> {
@@ -130,28 +74,10 @@ impl ServerScheme for ExactServer {
     }
 
     fn identify(&self, payment: &Payment, now: UnixTime) -> Result<PaymentKey, Refused> {
-        let read = ReadPayment::read(payment, &own_terms(payment.terms()))?;
-        read.check_times(now, self.margin_s)?;
-        // A signature that is not the payer's own may still be good: a contract decides, and only
-        // the facilitator can ask it.
-        read.refuse_malleated()?;
-        Ok(read.key)
+        self.0.identify(payment, now)
     }
 
     fn recall(&self, payment: &Payment) -> Result<PaymentKey, Refused> {
-        let read = ReadPayment::read(payment, &own_terms(payment.terms()))?;
-        read.refuse_malleated()?;
-        Ok(read.key)
+        Offering::recall(payment)
     }
-}
-
-/// Our own terms say what asset we are paid in; they are the table here, so that tokens that only
-/// a route names are known too.
-fn own_terms(terms: &Requirements) -> AssetTable {
-    let domain = (
-        terms.extra_str("name").unwrap_or_default(),
-        terms.extra_str("version").unwrap_or_default(),
-    );
-    let asset = Asset::eip3009(&terms.network, &terms.asset, "", 0, domain, Peg::Other);
-    asset.map_or_else(|_| AssetTable::empty(), |asset| AssetTable::empty().with(asset))
 }

@@ -1,15 +1,17 @@
 //! One EVM network, to the facilitator: configuration, checks at start, signing and sending.
 //!
-//! The verification of a payment is in [`crate::exact::facilitator`], its proof in [`status`], and
-//! what nodes' error texts mean in `errors`.
+//! The verification of a payment is in [`verify`], what the chain shows of it in [`sight`], its proof
+//! in [`status`], and what nodes' error texts mean in `errors`.
 
 pub(crate) mod errors;
 pub(crate) mod plan;
+pub mod sight;
 pub mod status;
 mod submit;
+pub mod verify;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use alloy::primitives::{Address, U64, U256};
 use alloy::signers::local::PrivateKeySigner;
@@ -30,11 +32,12 @@ use zeroize::Zeroizing;
 
 use crate::address::canonical;
 use crate::assets::{Asset, AssetTable};
-use crate::contracts::Eip3009;
-use crate::exact::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form, facilitator};
+use crate::contracts::{Eip3009, Erc20};
+use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
-use crate::typed_data::token_domain;
-use plan::Plan;
+use crate::sponsor::EIP2612_GAS_SPONSORING;
+use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_domain};
+use plan::{MULTICALL3, Plan};
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
@@ -43,6 +46,9 @@ pub const GAS_LIMIT_MAX_DEFAULT: u64 = 400_000;
 pub const FEE_PER_GAS_MAX_DEFAULT: u128 = 200_000_000_000;
 /// Time between blocks unless configured otherwise, in seconds.
 pub const BLOCK_TIME_S_DEFAULT: u64 = 2;
+
+/// The key of `extra` by which `upto` payers learn who must settle.
+pub(crate) const FACILITATOR_ADDRESS: &str = "facilitatorAddress";
 
 /// Separates the journal's sealing key from every other use of the signer's secret.
 const SEALING_LABEL: &[u8] = b"pay402 journal sealing key v1";
@@ -61,6 +67,15 @@ pub struct Settings {
     pub gas_limit_max: u64,
     /// Highest fee per gas that is paid, in wei.
     pub fee_per_gas_max: u128,
+    /// Contracts that may be called to deploy a payer's wallet (ERC-6492). None unless set: a call
+    /// into one is at our cost.
+    pub factories: Vec<Address>,
+    /// Contracts that may be called to carry out what payers delegated (ERC-7710). None unless set:
+    /// a call into one is at our cost.
+    pub delegation_managers: Vec<Address>,
+    /// Contracts that payers may have delegated their account to (EIP-7702) and pay by their own
+    /// `redeemDelegations`.
+    pub delegates: Vec<Address>,
 }
 
 impl Default for Settings {
@@ -71,8 +86,18 @@ impl Default for Settings {
             block_time_s: BLOCK_TIME_S_DEFAULT,
             gas_limit_max: GAS_LIMIT_MAX_DEFAULT,
             fee_per_gas_max: FEE_PER_GAS_MAX_DEFAULT,
+            factories: Vec::new(),
+            delegation_managers: Vec::new(),
+            delegates: Vec::new(),
         }
     }
+}
+
+/// What is there on the chain, as found at start.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    exact_proxy: bool,
+    upto_proxy: bool,
 }
 
 impl Settings {
@@ -82,7 +107,7 @@ impl Settings {
     }
 }
 
-/// An EVM network on which a facilitator settles `exact` payments.
+/// An EVM network on which a facilitator settles payments by `exact` and `upto`.
 pub struct EvmNetwork {
     pub(crate) id: NetworkId,
     pub(crate) chain_id: u64,
@@ -91,11 +116,12 @@ pub struct EvmNetwork {
     pub(crate) assets: AssetTable,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
+    found: OnceLock<Found>,
 }
 
 impl EvmNetwork {
     /// The network `id`, reached through `rpc`; transactions are sent from `signers`, and only the
-    /// EIP-3009 tokens that `assets` has for this network are settled.
+    /// tokens that `assets` has for this network are settled.
     ///
     /// # Errors
     /// When `id` is not an EVM network, or signers or assets are missing.
@@ -124,14 +150,12 @@ impl EvmNetwork {
         if settings.confirmations == 0 {
             return bad("confirmations", "must be at least 1".into());
         }
-        let here = |asset: &Asset| {
-            asset.info.id.network == id && asset.method == crate::assets::TransferMethod::Eip3009
-        };
-        let assets = assets.only(here);
+        let assets = assets.only(|asset: &Asset| asset.info.id.network == id);
         if assets.iter().next().is_none() {
-            return bad("assets", format!("no EIP-3009 token is known on {id}; add one"));
+            return bad("assets", format!("no token is known on {id}; add one"));
         }
-        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings })
+        let found = OnceLock::new();
+        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings, found })
     }
 
     /// As [`EvmNetwork::new`], with a node at an HTTP URL.
@@ -165,16 +189,35 @@ impl EvmNetwork {
         self.signers.iter().any(|signer| signer.address() == *account)
     }
 
+    /// Whether the proxy that a permit names is on this network.
+    pub(crate) fn has_proxy(&self, permit: &PermitTransfer) -> bool {
+        let found = self.found.get().copied().unwrap_or_default();
+        match permit.facilitator {
+            None => found.exact_proxy,
+            Some(_) => found.upto_proxy,
+        }
+    }
+
     fn misconfigured(&self, key: &str, problem: impl Into<String>) -> Misconfigured {
         Misconfigured::new(format!("{}.{key}", self.settings.setting), problem)
     }
 
-    /// The token is there, and its domain is the one in our table.
+    /// The questions whose answers [`EvmNetwork::check_asset`] reads.
+    fn asset_calls(asset: &Asset) -> [Call; 3] {
+        let domain = Eip3009::DOMAIN_SEPARATORCall {}.abi_encode();
+        [
+            Call::code(asset.token()),
+            Call::view(asset.token(), Erc20::decimalsCall {}.abi_encode()),
+            Call::view(asset.token(), domain),
+        ]
+    }
+
+    /// The token is there, with the decimals and the domain of our table. Tokens without EIP-3009
+    /// need no domain here: nobody signs for them.
     fn check_asset(
         &self,
         asset: &Asset,
-        code: Answer,
-        domain: Answer,
+        [code, decimals, domain]: [Answer; 3],
     ) -> Result<(), Misconfigured> {
         let down = |error: Unavailable| self.misconfigured("rpc", error.problem);
         let name = format!("{} at {}", asset.info.symbol, asset.info.address);
@@ -183,15 +226,46 @@ impl EvmNetwork {
             let problem = format!("{name} has no contract on {}", self.id);
             return Err(self.misconfigured("assets", problem));
         }
-        let expected = token_domain(&asset.info, self.chain_id, asset.token()).separator();
+        let decimals = self.rpc.read_call(decimals).map_err(down)?.word();
+        if decimals.is_some_and(|decimals| decimals != U256::from(asset.info.decimals)) {
+            let problem =
+                format!("{name} does not have {} decimals; correct them", asset.info.decimals);
+            return Err(self.misconfigured("assets", problem));
+        }
         let separator = self.rpc.read_call(domain).map_err(down)?.word();
-        if separator != Some(expected.into()) {
+        let expected = token_domain(&asset.info, self.chain_id, asset.token()).separator();
+        let needs_domain = asset.method == crate::assets::TransferMethod::Eip3009;
+        if needs_domain && separator != Some(expected.into()) {
             let problem = format!(
                 "{name} does not have the EIP-712 domain {:?}, version {:?}; correct them",
                 asset.info.domain_name, asset.info.domain_version
             );
             return Err(self.misconfigured("assets", problem));
         }
+        Ok(())
+    }
+
+    /// Which of the contracts that payments go through are on the chain.
+    fn check_contracts(&self, codes: [Answer; 4]) -> Result<(), Misconfigured> {
+        let mut is_there = [false; 4];
+        for (there, code) in is_there.iter_mut().zip(codes) {
+            let code = self.rpc.read_bytes(code);
+            let code = code.map_err(|error| self.misconfigured("rpc", error.problem))?;
+            *there = !code.is_empty();
+        }
+        let [permit2, exact_proxy, upto_proxy, multicall] = is_there;
+        if !self.settings.factories.is_empty() && !multicall {
+            let problem = format!(
+                "wallets are deployed through Multicall3, and {} has none at {MULTICALL3}; remove \
+                 the factories",
+                self.id
+            );
+            return Err(self.misconfigured("factories", problem));
+        }
+        let found =
+            Found { exact_proxy: permit2 && exact_proxy, upto_proxy: permit2 && upto_proxy };
+        // A second check of the same network finds the same.
+        _ = self.found.set(found);
         Ok(())
     }
 }
@@ -213,15 +287,24 @@ impl Network for EvmNetwork {
     }
 
     fn kinds(&self) -> Vec<Kind> {
-        let versions = [(WireVersion::V2, true), (WireVersion::V1, self.id.v1_name().is_some())];
-        let served = versions.into_iter().filter(|(_, has_name)| *has_name);
-        let kind = |version| Kind {
-            version,
-            scheme: Scheme::EXACT,
-            network: self.id.clone(),
-            extra: Map::new(),
-        };
-        served.map(|(version, _)| kind(version)).collect()
+        let kind =
+            |version, scheme, extra| Kind { version, scheme, network: self.id.clone(), extra };
+        let mut kinds = vec![kind(WireVersion::V2, Scheme::EXACT, Map::new())];
+        if self.found.get().is_some_and(|found| found.upto_proxy) {
+            // One for all: whoever settles must be the one that the payer named.
+            let facilitator = self.first_signer().to_checksum(None);
+            let extra = Map::from_iter([(FACILITATOR_ADDRESS.to_owned(), facilitator.into())]);
+            kinds.push(kind(WireVersion::V2, Scheme::UPTO, extra));
+        }
+        if self.id.v1_name().is_some() {
+            kinds.push(kind(WireVersion::V1, Scheme::EXACT, Map::new()));
+        }
+        kinds
+    }
+
+    fn extensions(&self) -> Vec<String> {
+        let proxies = self.found.get().is_some_and(|found| found.exact_proxy || found.upto_proxy);
+        if proxies { vec![EIP2612_GAS_SPONSORING.to_owned()] } else { Vec::new() }
     }
 
     fn signers(&self) -> Vec<String> {
@@ -238,10 +321,9 @@ impl Network for EvmNetwork {
         let down = |error: Unavailable| self.misconfigured("rpc", error.problem);
         let mut calls = vec![Call::chain_id()];
         for asset in self.assets.iter() {
-            calls.push(Call::code(asset.token()));
-            let domain = Eip3009::DOMAIN_SEPARATORCall {}.abi_encode();
-            calls.push(Call::view(asset.token(), domain));
+            calls.extend(Self::asset_calls(asset));
         }
+        calls.extend([PERMIT2, EXACT_PROXY, UPTO_PROXY, MULTICALL3].map(Call::code));
         for signer in &self.signers {
             calls.push(Call::new("eth_getBalance", json!([signer.address(), "latest"])));
         }
@@ -254,9 +336,9 @@ impl Network for EvmNetwork {
             return Err(self.misconfigured("rpc", problem));
         }
         for asset in self.assets.iter() {
-            let code = next();
-            self.check_asset(asset, code, next())?;
+            self.check_asset(asset, [next(), next(), next()])?;
         }
+        self.check_contracts([next(), next(), next(), next()])?;
         for signer in &self.signers {
             let wei: U256 = self.rpc.read(next()).map_err(down)?;
             if wei.is_zero() {
@@ -277,11 +359,15 @@ impl Network for EvmNetwork {
     }
 
     fn identify(&self, payment: &Payment) -> Result<Identified, Refused> {
-        facilitator::identify(self, payment)
+        verify::identify(self, payment)
     }
 
     async fn verify(&self, payment: &Payment) -> Result<Verified, Unverified> {
-        facilitator::verify(self, payment).await
+        verify::verify(self, payment).await
+    }
+
+    fn sender(&self, plan: &SecretBytes) -> Option<String> {
+        Some(Plan::decode(plan)?.sender()?.to_checksum(None))
     }
 
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {

@@ -33,25 +33,33 @@ pub(super) async fn sign(
     let rpc = &network.rpc;
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
     let gas_limit_max = network.settings.gas_limit_max;
-    let estimate = |data: &Bytes| estimate(signer.address(), plan.token, data, gas_limit_max);
+    if plan.sender().is_some_and(|sender| sender != signer.address()) {
+        return Err(rpc.unavailable("the payment names another sender than this signer"));
+    }
+    let estimate =
+        |call: &(Address, Bytes)| estimate(signer.address(), call.0, &call.1, gas_limit_max);
+    let call = |account: Account| {
+        let (target, calldata) = plan.call(account);
+        (target, Bytes::from(calldata))
+    };
 
-    let expected = Bytes::from(plan.calldata(plan.account));
+    let expected = call(plan.account);
     let [code, head, tip, gas] = rpc
         .ask_all([
-            Call::code(plan.authorization.from),
+            Call::code(plan.mandate.payer()),
             Call::head(),
             Call::new("eth_maxPriorityFeePerGas", json!([])),
             estimate(&expected),
         ])
         .await?;
     let code = rpc.read_bytes(code)?;
-    let account = if code.is_empty() { Account::Plain } else { Account::Contract };
-    let (input, gas) = match account == plan.account {
+    let account = plan.account_with(&code);
+    let ((target, input), gas) = match account == plan.account {
         true => (expected, gas),
         false => {
-            let input = Bytes::from(plan.calldata(account));
-            let gas = rpc.ask(estimate(&input)).await?;
-            (input, gas)
+            let changed = call(account);
+            let gas = rpc.ask(estimate(&changed)).await?;
+            (changed, gas)
         }
     };
     let gas_limit = gas_limit(gas, gas_limit_max);
@@ -70,7 +78,7 @@ pub(super) async fn sign(
         gas_limit,
         max_fee_per_gas: fees.cap,
         max_priority_fee_per_gas: fees.tip,
-        to: TxKind::Call(plan.token),
+        to: TxKind::Call(target),
         value: U256::ZERO,
         access_list: AccessList::default(),
         input,

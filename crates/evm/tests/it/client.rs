@@ -7,7 +7,7 @@ use pay402_core::spend::{Clearance, Intent, Plan, Reservation};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, NetworkId, Requirements, Scheme};
 use pay402_devchain::genesis::dev_signer;
-use pay402_evm::exact::ExactPayload;
+use pay402_evm::exact::Eip3009Payload;
 use pay402_evm::exact::client::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
 use pay402_evm::{AssetTable, ExactClient, Rpc};
 use serde_json::{Value, json};
@@ -74,8 +74,9 @@ fn offers_that_cannot_be_paid_safely_are_declined() {
         (Requirements { asset: usdc_of_base, ..good.clone() }, "asset table"),
         (Requirements { asset: "USDC".into(), ..good.clone() }, "asset table"),
         (Requirements { network: NetworkId::eip155(1), ..good.clone() }, "asset table"),
-        (with_extra("assetTransferMethod", json!("permit2")), "eip3009"),
-        (with_extra("assetTransferMethod", json!(7)), "eip3009"),
+        (with_extra("assetTransferMethod", json!("erc7710")), "session key"),
+        (with_extra("assetTransferMethod", json!("userOp")), "not known"),
+        (with_extra("assetTransferMethod", json!(7)), "not known"),
         (with_extra("name", json!("USD Coin")), "EIP-712"),
         (with_extra("version", json!("1")), "EIP-712"),
         (without("name"), "EIP-712"),
@@ -97,7 +98,7 @@ async fn signing_is_deterministic_and_exactly_what_was_cleared() {
     let first = client.authorize(&clearance).await.unwrap().payload;
     let again = client.authorize(&clearance).await.unwrap().payload;
     assert_eq!(first, again);
-    let authorization = ExactPayload::parse(&first).unwrap().authorization;
+    let authorization = Eip3009Payload::parse(&first).unwrap().authorization;
     assert_eq!(authorization.from, dev_signer(PAYER).address());
     assert_eq!(authorization.to.to_checksum(None), terms(10_000).pay_to);
     assert_eq!(authorization.value, U256::from(10_000));

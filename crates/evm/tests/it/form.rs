@@ -100,7 +100,7 @@ fn malformed_terms_are_refused_by_field() {
 
     // Other schemes are not ours to read.
     let mut other = presented(&good, Map::new());
-    other.scheme = Scheme::new("upto");
+    other.scheme = Scheme::new("auth-capture");
     server.form(&other).unwrap();
 }
 

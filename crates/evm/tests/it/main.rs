@@ -4,6 +4,7 @@
 mod client;
 mod faults;
 mod form;
+mod permit;
 mod server;
 mod settle;
 mod start;

@@ -84,7 +84,7 @@ fn a_payment_is_known_by_what_the_chain_refuses_twice() {
         )
     );
     // The key does not depend on how the signature is encoded, nor on how addresses are spelled.
-    let payload = pay402_evm::exact::ExactPayload::parse(&good.presented().payload).unwrap();
+    let payload = pay402_evm::exact::Eip3009Payload::parse(&good.presented().payload).unwrap();
     let compact = payload.signature.ecdsa().unwrap();
     let v = compact.v() - 27;
     let short = [compact.r().as_slice(), compact.s().as_slice(), &[v]].concat();

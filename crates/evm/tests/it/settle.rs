@@ -7,7 +7,7 @@ use pay402_core::refusal::Reason;
 use pay402_core::{Amount, Refusal};
 use pay402_devchain::ReorgTransactions;
 use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot};
-use pay402_evm::network::status::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
+use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
 use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, Settings};
 
 use crate::support::{

@@ -6,8 +6,10 @@ use alloy::primitives::{Address, Bytes, U256};
 use pay402_core::error::Misconfigured;
 use pay402_core::network::{ChainStatus, Network as _, Unverified};
 use pay402_core::time::{ManualClock, UnixTime};
-use pay402_core::{NetworkId, WireVersion};
-use pay402_devchain::genesis::{DEV_ACCOUNTS, USDC_ADDRESS, dev_signer};
+use pay402_core::{NetworkId, Scheme, WireVersion};
+use pay402_devchain::genesis::{
+    DEV_ACCOUNTS, MULTICALL3, PERMIT2, UPTO_PERMIT2_PROXY, USDC_ADDRESS, dev_signer,
+};
 use pay402_devchain::{Config, Devchain};
 use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, Settings};
 
@@ -28,8 +30,13 @@ async fn a_good_configuration_starts() {
     let house = House::new();
     house.network.check().await.unwrap();
     let kinds = house.network.kinds();
-    let versions: Vec<_> = kinds.iter().map(|kind| kind.version).collect();
-    assert_eq!(versions, [WireVersion::V2, WireVersion::V1]);
+    let kinds: Vec<_> = kinds.iter().map(|kind| (kind.version, kind.scheme.as_str())).collect();
+    let (v1, v2) = (WireVersion::V1, WireVersion::V2);
+    assert_eq!(kinds, [(v2, "exact"), (v2, "upto"), (v1, "exact")]);
+    assert_eq!(house.network.extensions(), ["eip2612GasSponsoring"]);
+    let upto = house.network.kinds().remove(1);
+    let facilitator = DEV_ACCOUNTS[FACILITATOR].to_checksum(None);
+    assert_eq!(upto.extra["facilitatorAddress"], facilitator.as_str());
     assert_eq!(house.network.signers(), [DEV_ACCOUNTS[FACILITATOR].to_checksum(None)]);
     let printed = format!("{:?}", house.network);
     assert!(!printed.contains("ac0974bec39a"), "the key is printed: {printed}");
@@ -57,6 +64,18 @@ async fn what_is_wrong_is_named() {
     let house = House::with(AssetTable::empty().with(wrong_domain), Settings::default());
     assert_eq!(check_key(&house).await, "network.assets");
 
+    let wrong_decimals =
+        Asset::eip3009(&network_id(), &usdc().info.address, "USDC", 18, ("USDC", "2"), Peg::Dollar)
+            .unwrap();
+    let house = House::with(AssetTable::empty().with(wrong_decimals), Settings::default());
+    assert_eq!(check_key(&house).await, "network.assets");
+
+    let factories = vec![Address::repeat_byte(7)];
+    let house = House::with(AssetTable::defaults(), Settings { factories, ..Settings::default() });
+    house.network.check().await.unwrap();
+    house.chain.set_code(MULTICALL3, Bytes::new());
+    assert_eq!(check_key(&house).await, "network.factories");
+
     // A node of another chain.
     let chain = Devchain::start(Config { chain_id: 8_453, ..Config::default() });
     let defaults = AssetTable::defaults();
@@ -64,6 +83,18 @@ async fn what_is_wrong_is_named() {
     let error = network.check().await.unwrap_err();
     assert_eq!(error.key, "network.rpc");
     assert!(error.problem.contains("8453"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_not_on_the_chain_is_not_offered() {
+    for missing in [PERMIT2, UPTO_PERMIT2_PROXY] {
+        let house = House::new();
+        house.chain.set_code(missing, Bytes::new());
+        house.network.check().await.unwrap();
+        let kinds = house.network.kinds();
+        assert!(kinds.iter().all(|kind| kind.scheme == Scheme::EXACT), "{missing}");
+        assert_eq!(house.network.extensions().is_empty(), missing == PERMIT2);
+    }
 }
 
 #[test]
@@ -87,7 +118,7 @@ fn what_cannot_work_is_not_made() {
     assert_eq!(make(here.clone(), twice, assets(), 1), "network[3].signers");
     assert_eq!(make(here.clone(), signer(), assets(), 0), "network[3].confirmations");
     assert_eq!(make(here, signer(), AssetTable::empty(), 1), "network[3].assets");
-    assert_eq!(make(NetworkId::eip155(4326), signer(), assets(), 1), "network[3].assets");
+    assert_eq!(make(NetworkId::eip155(31_337), signer(), assets(), 1), "network[3].assets");
 
     for bad in ["", "node", "ftp://node", "ws://127.0.0.1"] {
         let error = Rpc::http("network[3].rpc", &network_id(), bad).unwrap_err();

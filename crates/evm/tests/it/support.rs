@@ -19,7 +19,7 @@ use pay402_devchain::genesis::{
 };
 use pay402_devchain::{Config, Devchain};
 use pay402_evm::contracts::Eip3009;
-use pay402_evm::exact::ExactPayload;
+use pay402_evm::exact::Eip3009Payload;
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::typed_data::{Authorization, token_domain};
 use pay402_evm::{Asset, AssetTable, EvmNetwork, ExactServer, Rpc, Settings};
@@ -156,7 +156,7 @@ impl House {
     /// A stranger uses the authorizations of `payments` in one transaction, in order.
     pub(crate) async fn use_together(&self, payments: &[&Payment]) {
         let call = |payment: &&Payment| {
-            let payload = ExactPayload::parse(&payment.presented().payload).unwrap();
+            let payload = Eip3009Payload::parse(&payment.presented().payload).unwrap();
             let Authorization { from, to, value, valid_after, valid_before, nonce } =
                 payload.authorization;
             let call = Eip3009::transferWithAuthorization_1Call {
@@ -265,7 +265,7 @@ pub(crate) fn carrying(
     authorization: Authorization,
     signature: Vec<u8>,
 ) -> Payment {
-    let payload = ExactPayload { authorization, signature: SignatureBytes::new(signature) };
+    let payload = Eip3009Payload { authorization, signature: SignatureBytes::new(signature) };
     pair(terms, payload.to_json())
 }
 
@@ -299,5 +299,5 @@ pub(crate) fn payment() -> Payment {
 }
 
 pub(crate) fn authorization_of(payment: &Payment) -> Authorization {
-    ExactPayload::parse(&payment.presented().payload).unwrap().authorization
+    Eip3009Payload::parse(&payment.presented().payload).unwrap().authorization
 }

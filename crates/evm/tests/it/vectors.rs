@@ -2,7 +2,7 @@
 
 use alloy::primitives::{Address, B256, U256};
 use pay402_core::NetworkId;
-use pay402_evm::exact::ExactPayload;
+use pay402_evm::exact::Eip3009Payload;
 use pay402_evm::signature::{Judgement, SignatureBytes};
 use pay402_evm::typed_data::{Authorization, token_domain};
 use pay402_evm::{Asset, Peg};
@@ -101,7 +101,7 @@ fn every_captured_payload_is_read_and_written_back() {
             if payload["authorization"].get("validAfter").is_none() {
                 continue;
             }
-            let read = ExactPayload::parse(map).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let read = Eip3009Payload::parse(map).unwrap_or_else(|error| panic!("{file}: {error}"));
             let lower = |value: &Value| value.to_string().to_lowercase();
             let written = Value::Object(read.to_json());
             assert_eq!(lower(&written["authorization"]), lower(&payload["authorization"]));

@@ -6,8 +6,8 @@ use pay402_core::scheme::ServerScheme as _;
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, NetworkId, Payment, Refusal, Requirements, Scheme};
 use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer};
-use pay402_evm::exact::facilitator::HEAD_STALE_S;
-use pay402_evm::exact::{AUTHORIZATION_LIFETIME_S_MAX, ExactPayload};
+use pay402_evm::exact::{AUTHORIZATION_LIFETIME_S_MAX, Eip3009Payload};
+use pay402_evm::network::verify::HEAD_STALE_S;
 use pay402_evm::typed_data::Authorization;
 use pay402_evm::{Asset, AssetTable, ExactServer, Peg, Settings};
 use serde_json::{Value, json};
@@ -60,15 +60,18 @@ async fn terms_are_held_against_our_table() {
     house.refuses(&on_terms(&renamed), Refusal::Eip712DomainMismatch).await;
     let renumbered = with_extra("version", Some(json!("1")));
     house.refuses(&on_terms(&renumbered), Refusal::Eip712DomainMismatch).await;
+    let unheard_of = with_extra("assetTransferMethod", Some(json!("userOp")));
+    house.refuses(&on_terms(&unheard_of), Refusal::UnsupportedScheme).await;
     let permit2 = with_extra("assetTransferMethod", Some(json!("permit2")));
-    house.refuses(&on_terms(&permit2), Refusal::UnsupportedScheme).await;
+    house.refuses(&on_terms(&permit2), Refusal::InvalidPayload).await;
     let free = Requirements { amount: Amount::ZERO, ..good.clone() };
     house.refuses(&on_terms(&free), Refusal::InvalidPaymentRequirements).await;
 
-    let upto = Requirements { scheme: Scheme::new("upto"), ..good };
-    let mut claim = presented(&upto, payment().presented().payload.clone());
-    claim.scheme = Scheme::new("upto");
-    let payment = Payment::pair(upto, claim).unwrap();
+    let scheme = Scheme::new("auth-capture");
+    let other = Requirements { scheme: scheme.clone(), ..good };
+    let mut claim = presented(&other, payment().presented().payload.clone());
+    claim.scheme = scheme;
+    let payment = Payment::pair(other, claim).unwrap();
     house.refuses(&payment, Refusal::UnsupportedScheme).await;
 }
 
@@ -177,7 +180,7 @@ async fn an_account_without_code_signs_by_itself() {
     let by_stranger = signed(&terms, good, &dev_signer(STRANGER));
     house.refuses(&by_stranger, Refusal::InvalidSignature).await;
     let other_nonce = Authorization { nonce: B256::repeat_byte(0xaa), ..good };
-    let bytes = ExactPayload::parse(&signed(&terms, good, &payer).presented().payload).unwrap();
+    let bytes = Eip3009Payload::parse(&signed(&terms, good, &payer).presented().payload).unwrap();
     let moved = carrying(&terms, other_nonce, bytes.signature.expose().to_vec());
     house.refuses(&moved, Refusal::InvalidSignature).await;
     for length in [1, 64, 65, 66, 200] {
@@ -192,7 +195,7 @@ async fn every_low_encoding_is_one_payment_and_the_high_one_is_none() {
     let terms = terms(10_000);
     let payer = dev_signer(PAYER);
     let good = authorization(&terms, payer.address());
-    let payload = ExactPayload::parse(&signed(&terms, good, &payer).presented().payload).unwrap();
+    let payload = Eip3009Payload::parse(&signed(&terms, good, &payer).presented().payload).unwrap();
     let ecdsa = payload.signature.ecdsa().unwrap();
     let (r, s) = (ecdsa.r(), ecdsa.s());
     let encode = |s: B256, v: u8| [r.as_slice(), s.as_slice(), &[v]].concat();

@@ -1,0 +1,420 @@
+//! Verification: every check of the protocol, in its order.
+//!
+//! What needs no chain comes first. Then everything that the chain has to say is asked in one
+//! round trip: the head, the payer's code, its balance, the nonce, and a simulation of the very
+//! call that will settle, sent as we will send it. A second round trip is made only for an account
+//! that is not what its signature looks like.
+
+use alloy::primitives::{Address, Bytes, U256};
+use alloy::sol_types::SolCall as _;
+use pay402_core::error::Unavailable;
+use pay402_core::network::{Identified, Unverified, Verified};
+use pay402_core::time::UnixTime;
+use pay402_core::{Amount, Payment, Refusal, Refused};
+
+use super::EvmNetwork;
+use super::plan::{Account, Plan};
+use super::sight::{Sighting, Subject, find_recent_use};
+use crate::contracts::{Eip1271, Eip3009, Erc20, Permit2};
+use crate::mandate::{Delegation, Mandate};
+use crate::permit2::nonce_position;
+use crate::read::ReadPayment;
+use crate::rpc::{Answer, Block, Call, Called};
+use crate::signature::Judgement;
+use crate::typed_data::PERMIT2;
+
+/// Age of the newest block from which on it no longer tells the time, in seconds. An idle chain
+/// makes no blocks; the next one will have the time of our clock.
+pub const HEAD_STALE_S: u64 = 30;
+
+/// What `isValidSignature` answers for yes.
+const EIP1271_YES: [u8; 4] = Eip1271::isValidSignatureCall::SELECTOR;
+/// What the code of an account begins with that delegated itself (EIP-7702); the delegate follows.
+const EIP7702_PREFIX: [u8; 3] = [0xef, 0x01, 0x00];
+
+pub(crate) fn identify(network: &EvmNetwork, payment: &Payment) -> Result<Identified, Refused> {
+    let read = read(network, payment)?;
+    let fingerprint = read.fingerprint(payment.terms());
+    Ok(Identified { payer: read.payer(), key: read.key, fingerprint })
+}
+
+pub(crate) async fn verify(
+    network: &EvmNetwork,
+    payment: &Payment,
+) -> Result<Verified, Unverified> {
+    let read = read(network, payment)?;
+    let view = View::look(network, &read).await?;
+    let time = view.chain_time(network);
+    read.check_times(time, network.settings.margin_s())?;
+    view.judge(network, &read).await?;
+
+    let (fingerprint, payer) = (read.fingerprint(payment.terms()), read.payer());
+    let mandate = match read.mandate {
+        Mandate::Delegation(delegation) => {
+            let until = U256::from(time.plus_s(payment.terms().max_timeout_seconds).0);
+            Mandate::Delegation(Delegation { until, ..delegation })
+        }
+        other => other,
+    };
+    let plan = Plan {
+        token: read.token,
+        mandate,
+        charge: read.charge,
+        signature: read.signature,
+        account: view.account,
+        deployment: read.deployment,
+        token_permit: read.token_permit,
+    };
+    let expires = UnixTime(mandate.ends().saturating_to());
+    let amount = Amount::new(read.charge);
+    Ok(Verified::attest(read.key, fingerprint, payer, amount, expires, plan.encode()))
+}
+
+/// All that needs no chain.
+fn read(network: &EvmNetwork, payment: &Payment) -> Result<ReadPayment, Refused> {
+    if payment.terms().network != network.id {
+        return Err(Refusal::InvalidNetwork.into());
+    }
+    let read = ReadPayment::read(payment, &network.assets)?;
+    read.refuse_malleated()?;
+    let refuse = |refusal: Refusal| Err(Refused::from(refusal).by(read.payer()));
+    if let Mandate::Permit(permit) = &read.mandate {
+        match permit.facilitator {
+            Some(facilitator) if !network.sends_from(&facilitator) => {
+                return refuse(Refusal::FacilitatorMismatch);
+            }
+            _ if !network.has_proxy(permit) => return refuse(Refusal::ProxyNotDeployed),
+            _ => {}
+        }
+    }
+    match &read.deployment {
+        Some(deployment) if !network.settings.factories.contains(&deployment.factory) => {
+            refuse(Refusal::FactoryNotAllowed)
+        }
+        // The proxy would be called by Multicall3, which is nobody's facilitator.
+        Some(_) if matches!(&read.mandate, Mandate::Permit(p) if p.facilitator.is_some()) => {
+            let message = "a wallet must be deployed before it can pay by upto";
+            Err(Refused::new(Refusal::DeploymentFailed, message).by(read.payer()))
+        }
+        _ => Ok(read),
+    }
+}
+
+/// What the chain shows of a payment.
+struct View {
+    head: Block,
+    account: Account,
+    /// What the payer delegated itself to (EIP-7702).
+    delegate: Option<Address>,
+    signature_holds: bool,
+    balance: Called,
+    /// Whether the chain took the mandate before; `None` when the contract does not say.
+    used: Option<bool>,
+    /// What Permit2 may move; `None` where it is not asked.
+    allowance: Option<U256>,
+    simulation: Called,
+}
+
+impl View {
+    async fn look(network: &EvmNetwork, read: &ReadPayment) -> Result<Self, Unavailable> {
+        let rpc = &network.rpc;
+        let payer = read.mandate.payer();
+        // A signature of the payer's own key is a plain account's, most likely.
+        let guess = match (&read.judgement, &read.deployment) {
+            (Judgement::Payer(_), _) => Account::Plain,
+            (_, Some(_)) => Account::Undeployed,
+            (_, None) => Account::Contract,
+        };
+        let balance = Eip3009::balanceOfCall { account: payer };
+        let mut calls = vec![
+            Call::head(),
+            Call::code(payer),
+            Call::view(read.token, balance.abi_encode()),
+            simulation(network, read, guess, "latest"),
+        ];
+        calls.extend(opinion(network, read).filter(|_| guess == Account::Contract));
+        let state = state_calls(read);
+        let states = state.len();
+        calls.extend(state);
+        let mut answers = rpc.ask_many(calls).await?;
+        let states = answers.split_off(answers.len() - states);
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().expect("one answer per call");
+
+        let head: Block = rpc.read(next())?;
+        let code = rpc.read_bytes(next())?;
+        let balance = rpc.read_call(next())?;
+        let mut simulated = rpc.read_call(next())?;
+        let mut thought = answers.next();
+        let account = match (code.is_empty(), &read.deployment) {
+            (false, _) => Account::Contract,
+            (true, Some(_)) => Account::Undeployed,
+            (true, None) => Account::Plain,
+        };
+        // The account is another than its signature looks like: what was asked does not count.
+        if account != guess && (account, guess) != (Account::Plain, Account::Contract) {
+            let mut calls = vec![simulation(network, read, account, "latest")];
+            calls.extend(opinion(network, read).filter(|_| account == Account::Contract));
+            let mut answers = rpc.ask_many(calls).await?.into_iter();
+            simulated = rpc.read_call(answers.next().expect("one answer per call"))?;
+            thought = answers.next();
+        }
+        let signature_holds = match (account, thought) {
+            (Account::Plain, _) => matches!(read.judgement, Judgement::Payer(_)),
+            // Its account decides when it is there, or its manager: the simulation tells.
+            (Account::Undeployed, _) | (Account::Contract, None) => true,
+            (Account::Contract, Some(opinion)) => says_yes(&rpc.read_call(opinion)?),
+        };
+        let (used, allowance) = read_states(network, read, states)?;
+        let delegate = code.strip_prefix(&EIP7702_PREFIX).and_then(|rest| rest.try_into().ok());
+        let simulation = simulated;
+        let mut view =
+            Self { head, account, delegate, signature_holds, balance, used, allowance, simulation };
+        view.allow_for_idle_chain(network, read).await?;
+        Ok(view)
+    }
+
+    /// A node simulates with the newest block's time. On an idle chain that may lie before the
+    /// authorization's start although the next block's will not: ask about the next block.
+    async fn allow_for_idle_chain(
+        &mut self,
+        network: &EvmNetwork,
+        read: &ReadPayment,
+    ) -> Result<(), Unavailable> {
+        let failed = matches!(self.simulation, Called::Failed(_));
+        let early = read.mandate.begins_after(self.head.time());
+        if failed && early && self.is_stale(network) && self.signature_holds {
+            let call = simulation(network, read, self.account, "pending");
+            self.simulation = network.rpc.read_call(network.rpc.ask(call).await?)?;
+        }
+        Ok(())
+    }
+
+    fn is_stale(&self, network: &EvmNetwork) -> bool {
+        self.head.time().saturating_add(HEAD_STALE_S) < network.clock.now().0
+    }
+
+    /// The time by which the authorization is judged.
+    fn chain_time(&self, network: &EvmNetwork) -> UnixTime {
+        match self.is_stale(network) {
+            true => network.clock.now(),
+            false => UnixTime(self.head.time()),
+        }
+    }
+
+    /// What the chain shows, held against the payment.
+    async fn judge(&self, network: &EvmNetwork, read: &ReadPayment) -> Result<(), Unverified> {
+        let refuse = |refusal: Refusal| Refused::from(refusal).by(read.payer());
+        if let Mandate::Delegation(delegation) = &read.mandate
+            && !self.carries_out(network, delegation)
+        {
+            return Err(refuse(Refusal::ManagerNotAllowed).into());
+        }
+        if !self.signature_holds {
+            return Err(self.bad_signature(read).into());
+        }
+        if self.balance.is_void() {
+            return Err(refuse(Refusal::AssetNotDeployed).into());
+        }
+        let balance = self.balance.word().ok_or_else(|| silent(network))?;
+        // A metered payment is to cover its ceiling until it is known what it costs.
+        if balance < needed(read) {
+            return Err(refuse(Refusal::InsufficientFunds).into());
+        }
+        if self.used.ok_or_else(|| silent(network))? {
+            let head = self.head.number();
+            return Err(already_used(network, read, head).await.by(read.payer()).into());
+        }
+        let short = self.allowance.is_some_and(|allowance| allowance < needed(read));
+        if short && read.token_permit.is_none() {
+            return Err(refuse(Refusal::Permit2AllowanceRequired).into());
+        }
+        if let Called::Failed(why) = &self.simulation {
+            return Err(self.explain(network, read, why).await?.into());
+        }
+        Ok(())
+    }
+
+    /// Whether we call this delegation's manager: one that the operator allows, or the payer's own
+    /// account where it adopted a delegate that we know.
+    fn carries_out(&self, network: &EvmNetwork, delegation: &Delegation) -> bool {
+        let own = delegation.manager == delegation.delegator
+            && self.delegate.is_some_and(|delegate| network.settings.delegates.contains(&delegate));
+        own || network.settings.delegation_managers.contains(&delegation.manager)
+    }
+
+    fn bad_signature(&self, read: &ReadPayment) -> Refused {
+        let refused = match self.delegate {
+            Some(delegate) => Refused::new(
+                read.bad_signature(),
+                format!(
+                    "the payer is delegated (EIP-7702) to {delegate}, which rejected the signature"
+                ),
+            ),
+            None => read.bad_signature().into(),
+        };
+        refused.by(read.payer())
+    }
+
+    /// Why the simulation failed, as far as a second look can tell.
+    async fn explain(
+        &self,
+        network: &EvmNetwork,
+        read: &ReadPayment,
+        why: &str,
+    ) -> Result<Refused, Unavailable> {
+        if self.account == Account::Undeployed && !deploys(network, read).await? {
+            return Ok(Refused::from(Refusal::DeploymentFailed).by(read.payer()));
+        }
+        let refusal = match read.mandate {
+            Mandate::Authorization(_) => Refusal::SimulationFailed,
+            Mandate::Permit(_) => Refusal::PermitSimulationFailed,
+            Mandate::Delegation(_) => Refusal::DelegationSimulationFailed,
+        };
+        let message = match self.delegate.filter(|_| refusal == Refusal::DelegationSimulationFailed)
+        {
+            Some(delegate) => format!(
+                "the payer's account, delegated (EIP-7702) to {delegate}, does not let the payment \
+                 through: {why}"
+            ),
+            None => format!("the transfer fails when it is simulated: {why}"),
+        };
+        Ok(Refused::new(refusal, message).by(read.payer()))
+    }
+}
+
+fn silent(network: &EvmNetwork) -> Unavailable {
+    network.rpc.unavailable("the token does not answer")
+}
+
+/// What the payer must have: what is to move, or may still be asked for.
+fn needed(read: &ReadPayment) -> U256 {
+    if read.charge.is_zero() { read.mandate.ceiling() } else { read.charge }
+}
+
+/// The nonce is used: by a cancellation, or by a transaction. Which one is told if it is easy to
+/// find; to look further would let anybody who repeats an old payment have us ask a lot.
+async fn already_used(network: &EvmNetwork, read: &ReadPayment, head: u64) -> Refused {
+    let used = match read.mandate {
+        Mandate::Permit(_) => Refusal::PermitNonceUsed,
+        Mandate::Authorization(_) | Mandate::Delegation(_) => Refusal::NonceAlreadyUsed,
+    };
+    let subject = Subject { token: read.token, mandate: &read.mandate };
+    match find_recent_use(&network.rpc, &subject, head).await {
+        Some(Sighting::Cancelled { .. }) => Refusal::AuthorizationCanceled.into(),
+        Some(Sighting::Used { transaction, .. }) => {
+            Refused::from(used).with_transaction(transaction.to_string())
+        }
+        Some(Sighting::UsedUnseen { .. } | Sighting::Unused { .. }) | None => used.into(),
+    }
+}
+
+/// The questions whether the chain took the mandate before, and whether Permit2 may move enough.
+fn state_calls(read: &ReadPayment) -> Vec<Call> {
+    match &read.mandate {
+        Mandate::Authorization(authorization) => {
+            let call = Eip3009::authorizationStateCall {
+                authorizer: authorization.from,
+                nonce: authorization.nonce,
+            };
+            vec![Call::view(read.token, call.abi_encode())]
+        }
+        Mandate::Permit(permit) => {
+            let (word, _) = nonce_position(permit.nonce);
+            let bitmap = Permit2::nonceBitmapCall { owner: permit.from, word };
+            let allowance = Erc20::allowanceCall { owner: permit.from, spender: PERMIT2 };
+            vec![
+                Call::view(PERMIT2, bitmap.abi_encode()),
+                Call::view(read.token, allowance.abi_encode()),
+            ]
+        }
+        Mandate::Delegation(_) => Vec::new(),
+    }
+}
+
+fn read_states(
+    network: &EvmNetwork,
+    read: &ReadPayment,
+    answers: Vec<Answer>,
+) -> Result<(Option<bool>, Option<U256>), Unavailable> {
+    let mut words = Vec::with_capacity(answers.len());
+    for answer in answers {
+        words.push(network.rpc.read_call(answer)?.word());
+    }
+    Ok(match (&read.mandate, words.as_slice()) {
+        (Mandate::Authorization(_), [state]) => (state.map(|state| !state.is_zero()), None),
+        (Mandate::Permit(permit), [bitmap, allowance]) => {
+            let (_, bit) = nonce_position(permit.nonce);
+            // A token that does not tell allows nothing.
+            (bitmap.map(|bitmap| bitmap.bit(bit)), Some(allowance.unwrap_or_default()))
+        }
+        // Nothing on the chain tells; that it is settled once is by our own journal.
+        _ => (Some(false), None),
+    })
+}
+
+/// The call that will settle, as our signer will send it, with the gas that we are ready to spend.
+fn simulation(network: &EvmNetwork, read: &ReadPayment, account: Account, block: &str) -> Call {
+    let plan = Plan {
+        token: read.token,
+        mandate: read.mandate,
+        // Nothing is sent for a charge of zero, and the contracts refuse it: the ceiling is tried.
+        charge: needed(read),
+        signature: read.signature.clone(),
+        account,
+        deployment: read.deployment.clone(),
+        token_permit: read.token_permit.clone(),
+    };
+    let (target, calldata) = plan.call(account);
+    let sender = plan.sender().unwrap_or_else(|| network.first_signer());
+    Call::simulate((sender, target), calldata, network.settings.gas_limit_max, block)
+}
+
+/// What the payer's account thinks of the signature (EIP-1271), within the gas cap. Of a delegation
+/// its manager thinks, when it is simulated.
+fn opinion(network: &EvmNetwork, read: &ReadPayment) -> Option<Call> {
+    if matches!(read.mandate, Mandate::Delegation(_)) {
+        return None;
+    }
+    let call = Eip1271::isValidSignatureCall {
+        digest: read.digest,
+        signature: Bytes::copy_from_slice(read.signature.expose()),
+    };
+    let route = (network.first_signer(), read.mandate.payer());
+    Some(Call::simulate(route, call.abi_encode(), network.settings.gas_limit_max, "latest"))
+}
+
+/// Whether the deployment alone works, and makes an account at the payer's address.
+async fn deploys(network: &EvmNetwork, read: &ReadPayment) -> Result<bool, Unavailable> {
+    use crate::contracts::{Call3, Multicall3};
+    let Some(deployment) = &read.deployment else { return Ok(false) };
+    let probe = Eip1271::isValidSignatureCall {
+        digest: read.digest,
+        signature: Bytes::copy_from_slice(read.signature.expose()),
+    };
+    let calls = vec![
+        Call3 {
+            target: deployment.factory,
+            allowFailure: false,
+            callData: deployment.calldata.clone(),
+        },
+        // An account answers; an address without code returns nothing.
+        Call3 {
+            target: read.mandate.payer(),
+            allowFailure: true,
+            callData: probe.abi_encode().into(),
+        },
+    ];
+    let data = Multicall3::aggregate3Call { calls }.abi_encode();
+    let route = (network.first_signer(), super::plan::MULTICALL3);
+    let call = Call::simulate(route, data, network.settings.gas_limit_max, "latest");
+    let Called::Returned(bytes) = network.rpc.read_call(network.rpc.ask(call).await?)? else {
+        return Ok(false);
+    };
+    let results = Multicall3::aggregate3Call::abi_decode_returns(&bytes).unwrap_or_default();
+    Ok(results.get(1).is_some_and(|probed| !probed.success || !probed.returnData.is_empty()))
+}
+
+fn says_yes(opinion: &Called) -> bool {
+    opinion.word().is_some_and(|word| word.to_be_bytes::<32>()[..4] == EIP1271_YES)
+}

@@ -1,0 +1,300 @@
+//! An account that pays: what offers cost it, what it signs, and what became of that.
+//!
+//! **Invariant:** the only road to a signature over money is a [`Clearance`]; what is signed comes
+//! from its reservation and from our own asset table. Signing is deterministic (RFC 6979), so that
+//! the same clearance always gives the same bytes.
+
+use std::collections::BTreeMap;
+
+use alloy::primitives::{Address, B256, U256, keccak256};
+use alloy::signers::Signer;
+use alloy::sol_types::SolCall as _;
+use pay402_core::error::Unavailable;
+use pay402_core::scheme::{Authorized, Decline, Fate};
+use pay402_core::spend::{Clearance, Quote, Reservation};
+use pay402_core::{Amount, NetworkId, Requirements, Scheme};
+use serde_json::{Map, Value};
+
+use crate::address::{canonical, parse_address, parse_payee};
+use crate::assets::{Asset, AssetTable, TransferMethod};
+use crate::contracts::Erc20;
+use crate::exact::{Eip3009Payload, Permit2Payload};
+use crate::mandate::Mandate;
+use crate::network::FACILITATOR_ADDRESS;
+use crate::network::sight::{Sighting, Subject, is_cancelled_for_good, is_over, sight};
+use crate::read::domain_of;
+use crate::rpc::{Call, Rpc};
+use crate::signature::Ecdsa;
+use crate::sponsor::{EIP2612_GAS_SPONSORING, token_permit_info};
+use crate::typed_data::{Authorization, PERMIT2, PermitTransfer, TokenPermit, token_domain};
+
+/// Sets identifiers apart from everything else that the key signs. An EIP-191 message can be
+/// neither a transaction nor typed data.
+const IDENTIFIER_LABEL: &str = "pay402 payment identifier";
+
+/// One account with its key, the tokens it pays in, and the nodes it may ask.
+pub(crate) struct Payer<S> {
+    signer: S,
+    assets: AssetTable,
+    rpcs: BTreeMap<NetworkId, Rpc>,
+}
+
+impl<S: Signer + Send + Sync> Payer<S> {
+    pub(crate) const fn new(signer: S, assets: AssetTable) -> Self {
+        Self { signer, assets, rpcs: BTreeMap::new() }
+    }
+
+    pub(crate) fn add_rpc(&mut self, network: NetworkId, rpc: Rpc) {
+        self.rpcs.insert(network, rpc);
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        self.signer.address()
+    }
+
+    /// What taking up `offer` by `scheme` would cost.
+    pub(crate) fn quote(&self, scheme: &Scheme, offer: &Requirements) -> Result<Quote, Decline> {
+        let decline = |why: String| Err(Decline(why));
+        if offer.scheme != *scheme {
+            let name = short(offer.scheme.as_str());
+            return decline(format!("the scheme {name} is not paid here"));
+        }
+        if offer.network.evm_chain_id().is_none() {
+            return decline(format!("{} is not an EVM network", offer.network));
+        }
+        let Some(asset) = self.assets.find(&offer.asset_id()) else {
+            let asset = short(&offer.asset);
+            return decline(format!("{asset} on {} is not in the asset table", offer.network));
+        };
+        let info = &asset.info;
+        match TransferMethod::of(offer) {
+            Some(TransferMethod::Eip3009) => check_eip3009(offer, asset)?,
+            Some(TransferMethod::Permit2) => {}
+            Some(TransferMethod::Erc7710) => {
+                return decline("erc7710 is paid by a session key of an adopted account".into());
+            }
+            None => return decline("the asset transfer method is not known here".into()),
+        }
+        if *scheme == Scheme::UPTO {
+            facilitator_of(offer)?;
+        }
+        let pay_to =
+            parse_payee(&offer.pay_to).map_err(|error| Decline(format!("payTo {error}")))?;
+        if offer.amount.is_zero() {
+            return decline("the amount is zero: there is nothing to pay".into());
+        }
+        Ok(Quote {
+            offer: offer.clone(),
+            scheme: scheme.clone(),
+            asset: info.id.clone(),
+            symbol: info.symbol.clone(),
+            decimals: info.decimals,
+            amount: offer.amount,
+            pay_to: canonical(&pay_to),
+            is_dollar: asset.is_dollar(),
+        })
+    }
+
+    /// Signs what was cleared.
+    pub(crate) async fn authorize(&self, clearance: &Clearance) -> Result<Authorized, Unavailable> {
+        let reservation = clearance.reservation();
+        let (mandate, asset) = self.mandate(reservation)?;
+        let chain_id = chain_id_of(reservation)?;
+        let domain = token_domain(&asset.info, chain_id, asset.token());
+        let payload = match &mandate {
+            Mandate::Authorization(authorization) => {
+                let signature = self.sign(&authorization.digest(&domain)).await?;
+                Eip3009Payload { authorization: *authorization, signature: signature.to_bytes() }
+                    .to_json()
+            }
+            Mandate::Permit(permit) => {
+                let signature = self.sign(&permit.digest(chain_id)).await?.to_bytes();
+                Permit2Payload { permit: *permit, spender: permit.spender(), signature }.to_json()
+            }
+            Mandate::Delegation(_) => return Err(cannot("the reservation is for another method")),
+        };
+        let extensions = match &mandate {
+            Mandate::Permit(permit) => self.sponsoring(asset, permit, chain_id).await,
+            Mandate::Authorization(_) | Mandate::Delegation(_) => Map::new(),
+        };
+        Ok(Authorized { payload, extensions })
+    }
+
+    /// What lets a facilitator give Permit2 the allowance that is missing: an EIP-2612 permit for
+    /// exactly this payment. Nothing where the allowance suffices, the token's domain is not known,
+    /// or no node can be asked: the facilitator then says what is missing.
+    async fn sponsoring(
+        &self,
+        asset: &Asset,
+        permit: &PermitTransfer,
+        chain_id: u64,
+    ) -> Map<String, Value> {
+        let Some(rpc) = self.rpcs.get(&asset.info.id.network).filter(|_| asset.has_domain()) else {
+            return Map::new();
+        };
+        match self.token_permit(rpc, asset, permit, chain_id).await {
+            Ok(Some(info)) => Map::from_iter([(EIP2612_GAS_SPONSORING.to_owned(), info.into())]),
+            Ok(None) | Err(_) => Map::new(),
+        }
+    }
+
+    async fn token_permit(
+        &self,
+        rpc: &Rpc,
+        asset: &Asset,
+        permit: &PermitTransfer,
+        chain_id: u64,
+    ) -> Result<Option<Map<String, Value>>, Unavailable> {
+        let (token, owner) = (asset.token(), permit.from);
+        let allowance = Erc20::allowanceCall { owner, spender: PERMIT2 }.abi_encode();
+        let nonces = Erc20::noncesCall { owner }.abi_encode();
+        let [allowance, nonce] =
+            rpc.ask_all([Call::view(token, allowance), Call::view(token, nonces)]).await?;
+        let allowance = rpc.read_call(allowance)?.word();
+        let Some(nonce) = rpc.read_call(nonce)?.word() else { return Ok(None) };
+        if allowance.is_none_or(|allowance| allowance >= permit.permitted) {
+            return Ok(None);
+        }
+        let (value, deadline) = (permit.permitted, permit.deadline);
+        let token_permit = TokenPermit { owner, value, nonce, deadline };
+        let domain = token_domain(&asset.info, chain_id, token);
+        let signature = self.sign(&token_permit.digest(&domain)).await?;
+        Ok(Some(token_permit_info(&token_permit, token, signature)))
+    }
+
+    pub(crate) async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {
+        let reservation = clearance.reservation();
+        let (_, asset) = self.mandate(reservation)?;
+        let nonce = B256::from(reservation.plan.nonce);
+        let message = format!("{IDENTIFIER_LABEL}\n{}\n{nonce}", asset.info.id);
+        let signature =
+            self.signer.sign_message(message.as_bytes()).await.map_err(|_| refused_to_sign())?;
+        let digest = keccak256(signature.normalized_s().as_bytes());
+        Ok(format!("pay_{}", alloy::hex::encode(digest)))
+    }
+
+    pub(crate) async fn fate(&self, clearance: &Clearance) -> Result<Fate, Unavailable> {
+        let reservation = clearance.reservation();
+        let network = &reservation.quote.asset.network;
+        let rpc = self.rpcs.get(network).ok_or_else(|| {
+            Unavailable::new(
+                format!("rpc {network}"),
+                "no RPC URL is configured, so the chain cannot be asked what became of a payment",
+            )
+        })?;
+        let (mandate, asset) = self.mandate(reservation)?;
+        let subject = Subject { token: asset.token(), mandate: &mandate };
+        fate_of(&mandate, sight(rpc, &subject).await?, reservation)
+    }
+
+    /// The mandate that a reservation stands for, and the token it is for.
+    fn mandate(&self, reservation: &Reservation) -> Result<(Mandate, &Asset), Unavailable> {
+        if reservation.payer != canonical(&self.signer.address()) {
+            return Err(cannot("the reservation is for another account"));
+        }
+        let (quote, plan) = (&reservation.quote, &reservation.plan);
+        let asset = self
+            .assets
+            .find(&quote.asset)
+            .ok_or_else(|| cannot("the asset is no longer in the asset table"))?;
+        let to = parse_payee(&quote.pay_to).map_err(|_| cannot("the payee is no address"))?;
+        let (from, value) = (self.signer.address(), quote.amount.to_u256());
+        let facilitator = match quote.scheme == Scheme::UPTO {
+            true => Some(facilitator_of(&quote.offer).map_err(|error| cannot(&error.0))?),
+            false => None,
+        };
+        let mandate = match TransferMethod::of(&quote.offer) {
+            Some(TransferMethod::Eip3009) => Mandate::Authorization(Authorization {
+                from,
+                to,
+                value,
+                valid_after: U256::from(plan.valid_after.0),
+                valid_before: U256::from(plan.valid_before.0),
+                nonce: B256::from(plan.nonce),
+            }),
+            Some(TransferMethod::Permit2) => Mandate::Permit(PermitTransfer {
+                from,
+                token: asset.token(),
+                permitted: value,
+                nonce: U256::from_be_bytes(plan.nonce),
+                // Valid up to and including its deadline, where the plan's end is excluded.
+                deadline: U256::from(plan.valid_before.minus_s(1).0),
+                to,
+                valid_after: U256::from(plan.valid_after.0),
+                facilitator,
+            }),
+            Some(TransferMethod::Erc7710) | None => {
+                return Err(cannot("the reservation is for another method"));
+            }
+        };
+        Ok((mandate, asset))
+    }
+
+    async fn sign(&self, digest: &B256) -> Result<Ecdsa, Unavailable> {
+        let signature = self.signer.sign_hash(digest).await.map_err(|_| refused_to_sign())?;
+        Ok(Ecdsa::from(signature.normalized_s()))
+    }
+}
+
+/// What a sighting says of a payer's own authorization.
+fn fate_of(
+    mandate: &Mandate,
+    seen: Sighting,
+    reservation: &Reservation,
+) -> Result<Fate, Unavailable> {
+    let dead_or_live = |dead: bool| if dead { Fate::Dead } else { Fate::Live };
+    let whole = (reservation.quote.scheme == Scheme::EXACT).then_some(reservation.quote.amount);
+    Ok(match seen {
+        Sighting::Unused { head_time } => dead_or_live(is_over(mandate, head_time)),
+        Sighting::Cancelled { block, head } => dead_or_live(is_cancelled_for_good(block, head)),
+        Sighting::Used { transaction, moved, .. } => Fate::Used {
+            transaction: Some(transaction.to_string()),
+            charged: whole.or(moved.map(Amount::new)),
+        },
+        Sighting::UsedUnseen { .. } => Fate::Used { transaction: None, charged: whole },
+    })
+}
+
+fn check_eip3009(offer: &Requirements, asset: &Asset) -> Result<(), Decline> {
+    let info = &asset.info;
+    if asset.method != TransferMethod::Eip3009 {
+        return Err(Decline(format!("{} does not take EIP-3009 authorizations", info.symbol)));
+    }
+    if domain_of(offer) != (Some(&info.domain_name), Some(&info.domain_version)) {
+        return Err(Decline(format!(
+            "the offer's EIP-712 name and version are not those of {} ({}, {})",
+            info.symbol, info.domain_name, info.domain_version
+        )));
+    }
+    Ok(())
+}
+
+/// The one that the offer says will settle. It can move no more than what is signed, and only to
+/// the payee.
+fn facilitator_of(offer: &Requirements) -> Result<Address, Decline> {
+    let named = offer.extra_str(FACILITATOR_ADDRESS).ok_or_else(|| {
+        Decline(format!("the offer lacks extra.{FACILITATOR_ADDRESS}, which upto needs"))
+    })?;
+    parse_address(named)
+        .ok()
+        .filter(|address| *address != Address::ZERO)
+        .ok_or_else(|| Decline(format!("extra.{FACILITATOR_ADDRESS} is no address")))
+}
+
+fn chain_id_of(reservation: &Reservation) -> Result<u64, Unavailable> {
+    let network = &reservation.quote.asset.network;
+    network.evm_chain_id().ok_or_else(|| cannot("the reservation is for another family"))
+}
+
+fn cannot(problem: &str) -> Unavailable {
+    Unavailable::new("signer", problem)
+}
+
+fn refused_to_sign() -> Unavailable {
+    cannot("the key did not sign")
+}
+
+/// Keeps a stranger's text short in messages.
+fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}
