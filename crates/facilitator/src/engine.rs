@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
 use pay402_core::journal::{Delivery, Entry, Journal, Outcome, Stage};
-use pay402_core::network::{Network, Unverified};
+use pay402_core::network::{Network, Unverified, Verified};
 use pay402_core::time::Clock;
 use pay402_core::{
     Amount, Digest, NetworkId, Payment, PaymentKey, Refusal, Refused, Requirements, WireVersion,
@@ -76,7 +76,7 @@ pub struct Standing {
     pub network: NetworkId,
     /// Who pays.
     pub payer: String,
-    /// How much, in atomic units.
+    /// How much is charged, in atomic units.
     pub amount: Amount,
     /// `due`, `signed`, `sent`, `settled` or `failed`.
     pub stage: &'static str,
@@ -95,7 +95,7 @@ impl From<Entry> for Standing {
             Stage::Signed(signed) => ("signed", Some(signed.sent.transaction), Amount::ZERO),
             Stage::Sent(signed) => ("sent", Some(signed.sent.transaction), Amount::ZERO),
             Stage::Final(Outcome::Settled { transaction, fee, .. }) => {
-                ("settled", Some(transaction), fee)
+                ("settled", Some(transaction).filter(|hash| !hash.is_empty()), fee)
             }
             Stage::Final(Outcome::Failed { transaction, fee, .. }) => ("failed", transaction, fee),
         };
@@ -171,7 +171,10 @@ impl Engine {
             Err(refused) => return Ok(Verdict::Invalid(refused)),
         };
         match desk.in_time(desk.network.verify(payment)).await? {
-            Ok(verified) => Ok(Verdict::Valid { payer: verified.payer }),
+            Ok(verified) => match uncharged(desk, caller, payment, &verified).await? {
+                Some(refused) => Ok(Verdict::Invalid(refused)),
+                None => Ok(Verdict::Valid { payer: verified.payer }),
+            },
             Err(Unverified::Unavailable(error)) => Err(error),
             Err(Unverified::Invalid(refused)) => Ok(collectable(desk, caller, payment, &refused)
                 .await?
@@ -406,13 +409,35 @@ async fn collectable(
     let Ok(identified) = desk.network.identify(payment) else { return Ok(None) };
     let found = desk.journal.find(&identified.key).await;
     let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
-    let may_be_told = found.is_some_and(|entry| {
-        entry.new.fingerprint == identified.fingerprint
-            && !matches!(entry.stage, Stage::Final(Outcome::Failed { .. }))
-            && match entry.new.caller {
-                Some(keyed) => caller == Some(keyed),
-                None => entry.delivery == Delivery::Owed,
-            }
+    let told = found.is_some_and(|entry| may_be_told(&entry, caller, &identified.fingerprint));
+    Ok(told.then_some(Verdict::Valid { payer: identified.payer }))
+}
+
+/// Whether this caller may still be told of the success of `entry`.
+fn may_be_told(entry: &Entry, caller: Option<Digest>, fingerprint: &Digest) -> bool {
+    entry.new.fingerprint == *fingerprint
+        && !matches!(entry.stage, Stage::Final(Outcome::Failed { .. }))
+        && match entry.new.caller {
+            Some(keyed) => caller == Some(keyed),
+            None => entry.delivery == Delivery::Owed,
+        }
+}
+
+/// The refusal of a payment of which nothing was charged. The chain knows nothing of that, and
+/// calls it good until it expires.
+async fn uncharged(
+    desk: &Desk,
+    caller: Option<Digest>,
+    payment: &Payment,
+    verified: &Verified,
+) -> Result<Option<Refused>, Unavailable> {
+    if !payment.terms().scheme.has_ceiling() {
+        return Ok(None);
+    }
+    let found = desk.journal.find(&verified.key).await;
+    let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
+    let over = found.is_some_and(|entry| {
+        entry.new.amount.is_zero() && !may_be_told(&entry, caller, &verified.fingerprint)
     });
-    Ok(may_be_told.then_some(Verdict::Valid { payer: identified.payer }))
+    Ok(over.then(|| Refused::from(Refusal::DuplicateSettlement).by(&verified.payer)))
 }

@@ -1,10 +1,11 @@
 //! Follows payments on the chain until the chain closes them.
 //!
-//! **Invariants:** only chain evidence closes an entry, never our own clock; what was signed is
-//! sent again with the same bytes; an entry that was signed is closed only when its signer's nonce
-//! is consumed. The last one keeps lanes without gaps: a transaction that has become pointless
-//! (expired, or somebody else delivered the same authorization first) is still seen through, so
-//! that those behind it can be mined. Its bytes stay in the journal until then, across restarts.
+//! **Invariants:** only chain evidence closes an entry of which anything is charged, never our own
+//! clock; what was signed is sent again with the same bytes; an entry that was signed is closed only
+//! when its signer's nonce is consumed. The last one keeps lanes without gaps: a transaction that
+//! has become pointless (expired, or somebody else delivered the same authorization first) is still
+//! seen through, so that those behind it can be mined. Its bytes stay in the journal until then,
+//! across restarts.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use pay402_core::network::{ChainStatus, SendError};
 use pay402_core::{Amount, Refusal, Refused};
 use tokio::time::Instant;
 
+use crate::desk::Custody;
 use crate::failpoint::Failpoint;
 use crate::worker::{Crew, Flight, Job};
 
@@ -203,7 +205,14 @@ pub(crate) async fn hand_in(crew: &Crew, job: Job) {
     _ = crew.inbox.send(job).await;
 }
 
-async fn close(crew: &Crew, custody: crate::desk::Custody, outcome: Outcome) {
+/// Closes an entry of which nothing is charged: nothing is sent for it, so that there is nothing to
+/// wait for. Closed it is for good: the authorization can never be settled for more.
+pub(crate) async fn close_uncharged(crew: Crew, custody: Custody) {
+    let outcome = Outcome::Settled { transaction: String::new(), block: 0, fee: Amount::ZERO };
+    close(&crew, custody, outcome).await;
+}
+
+async fn close(crew: &Crew, custody: Custody, outcome: Outcome) {
     crew.desk.options.failpoints.pass(Failpoint::AfterProofBeforeClose).await;
     let payment = custody.key.clone();
     match &outcome {

@@ -1,7 +1,7 @@
 //! Takes up, from the journal, what an earlier process began and did not finish.
 //!
 //! What was signed is sent again with the same bytes; what was only entered is looked up on the
-//! chain and then signed. The same search runs from time to time, for entries whose `enter` was
+//! chain and then signed, or closed where nothing is charged. The same search runs from time to time, for entries whose `enter` was
 //! committed although it reported an error, or that a former holder of the lease left behind.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use pay402_core::PaymentKey;
 use pay402_core::journal::{Delivery, JournalError, SignedAs, Stage};
 
-use crate::desk::Desk;
+use crate::desk::{Custody, Desk};
 use crate::follow;
 use crate::seal::{Content, Unopened};
 use crate::worker::{Crew, Flight, Job, launch};
@@ -37,12 +37,14 @@ pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
     let unfinished = desk.journal.unfinished(&desk.id, limit).await?;
     let mut flights = Vec::new();
     let mut jobs = Vec::new();
+    let mut uncharged = Vec::new();
     // One that cannot be taken up must not keep the others waiting.
     let mut failed = None;
     for entry in unfinished {
         match take(desk, &entry.new.key).await {
             Ok(Some(Taken::Job(job))) => jobs.push(job),
             Ok(Some(Taken::Flight(flight))) => flights.push(flight),
+            Ok(Some(Taken::Uncharged(custody))) => uncharged.push(custody),
             Ok(None) => {}
             Err(error) => {
                 tracing::error!(payment = %entry.new.key, %error, "not taken up");
@@ -50,13 +52,16 @@ pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
             }
         }
     }
-    let count = flights.len() + jobs.len();
+    let count = flights.len() + jobs.len() + uncharged.len();
     flights.sort_by(|a, b| (&a.sent.signer, a.sent.nonce).cmp(&(&b.sent.signer, b.sent.nonce)));
     if !flights.is_empty() {
         desk.spawn(launch(crew.clone(), flights));
     }
     for job in jobs {
         desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
+    }
+    for custody in uncharged {
+        desk.spawn(follow::close_uncharged(crew.clone(), custody));
     }
     failed.map_or(Ok(count), Err)
 }
@@ -88,6 +93,9 @@ pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecov
             crew.desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
         }
         Some(Taken::Flight(flight)) => crew.desk.spawn(launch(crew.clone(), vec![flight])),
+        Some(Taken::Uncharged(custody)) => {
+            crew.desk.spawn(follow::close_uncharged(crew.clone(), custody));
+        }
         None => {}
     }
     Ok(())
@@ -96,6 +104,8 @@ pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecov
 enum Taken {
     Job(Job),
     Flight(Flight),
+    /// Nothing is to be collected, so that it has no plan.
+    Uncharged(Custody),
 }
 
 async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrecovered> {
@@ -115,6 +125,9 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
         desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await?;
     }
     custody.count_for(&entry.new.payer);
+    if entry.new.amount.is_zero() {
+        return Ok(Some(Taken::Uncharged(custody)));
+    }
     let plan = desk.sealer.open(Content::Plan, key, &entry.new.plan)?;
     let expires = entry.new.expires;
     Ok(Some(match signed(&entry.stage) {

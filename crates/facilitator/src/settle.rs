@@ -6,6 +6,10 @@
 //! - *unkeyed*: whoever moves the journal from `Waiting` or `Owed` to `Delivered` is told, and
 //!   nobody else. The only way back is a [`Receipt`] dropped unread, which proves that this one
 //!   answer reached nobody.
+//!
+//! **Invariant: one charge.** An entry holds what is charged, and nothing else is ever collected
+//! of its authorization. A charge of zero is final like any other: it has its entry, but no plan
+//! and no transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
 use crate::failpoint::Failpoint;
+use crate::follow;
 use crate::recover;
 use crate::scribe::told_by_close;
 use crate::seal::Content;
@@ -196,15 +201,20 @@ impl Call {
             let problem = "too many unfinished settlements of this payer";
             return Err(Unavailable::new(format!("settling on {}", desk.id), problem));
         };
+        let charge = self.payment.charge();
         let new = NewEntry {
             key: key.clone(),
             fingerprint: verified.fingerprint,
             network: desk.id.clone(),
             payer: verified.payer,
-            amount: verified.amount,
+            amount: charge,
             expires: verified.expires,
             caller: self.caller,
-            plan: desk.sealer.seal(Content::Plan, key, &verified.plan)?,
+            plan: match charge.is_zero() {
+                // What is not there cannot be carried out by mistake.
+                true => Vec::new(),
+                false => desk.sealer.seal(Content::Plan, key, &verified.plan)?,
+            },
             entered_at: desk.clock.now(),
         };
         // The seat is taken before the entry is visible, so that whoever closes it finds us.
@@ -229,9 +239,13 @@ impl Call {
         if let Some(mut custody) = desk.take(key, Some(place)) {
             custody.count_for(&payer);
             let (plan, expires) = (verified.plan, verified.expires);
-            // A worker that is gone leaves the entry to its successor.
-            let job = Job { custody, plan, expires, displaced: None, failures: 0 };
-            _ = self.crew.inbox.send(job).await;
+            if charge.is_zero() {
+                desk.spawn(follow::close_uncharged(self.crew.clone(), custody));
+            } else {
+                // A worker that is gone leaves the entry to its successor.
+                let job = Job { custody, plan, expires, displaced: None, failures: 0 };
+                _ = self.crew.inbox.send(job).await;
+            }
         }
         Ok(self.wait_as_owner(ticket, reply).await)
     }
@@ -244,6 +258,10 @@ impl Call {
         }
         match (&entry.stage, entry.new.caller) {
             (Stage::Final(Outcome::Failed { .. }), _) => Step::Answer(failed_again(entry)),
+            // Whatever this caller would like to charge, the first charge stands.
+            _ if entry.new.amount != self.payment.charge() => {
+                Step::Answer(duplicate(entry, hash(entry)))
+            }
             (_, Some(caller)) if self.caller != Some(caller) => {
                 Step::Answer(duplicate(entry, hash(entry)))
             }
@@ -382,7 +400,8 @@ impl Call {
     fn done_once(&self, entry: &Entry) -> Answer {
         let desk = Arc::clone(&self.crew.desk);
         let receipt = Receipt { desk, key: entry.new.key.clone(), unread: true };
-        Answer { settled: done(entry), receipt: entry.new.caller.is_none().then_some(receipt) }
+        let settled = self.done(entry);
+        Answer { settled, receipt: entry.new.caller.is_none().then_some(receipt) }
     }
 
     /// A success told to the same request again.
@@ -395,7 +414,17 @@ impl Call {
                 tracing::warn!(payment = %key, %error, "delivery not recorded");
             }
         }
-        done(entry).into()
+        self.done(entry).into()
+    }
+
+    fn done(&self, entry: &Entry) -> Settled {
+        let metered = self.payment.terms().scheme.has_ceiling();
+        Settled::Done(Settlement {
+            transaction: hash(entry).unwrap_or_default(),
+            network: entry.new.network.clone(),
+            payer: Some(entry.new.payer.clone()),
+            charged: metered.then_some(entry.new.amount),
+        })
     }
 
     /// Makes sure that somebody settles an entry that we are about to wait for.
@@ -427,16 +456,6 @@ fn unreachable_journal(error: &JournalError) -> Unavailable {
     Unavailable::new("journal", error.to_string())
 }
 
-fn done(entry: &Entry) -> Settled {
-    let transaction = settled_hash(entry).unwrap_or_default();
-    Settled::Done(Settlement {
-        transaction,
-        network: entry.new.network.clone(),
-        payer: Some(entry.new.payer.clone()),
-        charged: None,
-    })
-}
-
 fn pending(entry: Option<&Entry>) -> Answer {
     Settled::Pending { transaction: entry.and_then(hash) }.into()
 }
@@ -465,17 +484,19 @@ fn failed_again(entry: &Entry) -> Answer {
 
 fn settled_hash(entry: &Entry) -> Option<String> {
     match &entry.stage {
-        Stage::Final(Outcome::Settled { transaction, .. }) => Some(transaction.clone()),
+        Stage::Final(Outcome::Settled { .. }) => hash(entry),
         _ => None,
     }
 }
 
-/// The transaction that moved, or may move, the money.
+/// The transaction that moved, or may move, the money; none where nothing was charged.
 fn hash(entry: &Entry) -> Option<String> {
     match &entry.stage {
         Stage::Due => None,
         Stage::Signed(signed) | Stage::Sent(signed) => Some(signed.sent.transaction.clone()),
-        Stage::Final(Outcome::Settled { transaction, .. }) => Some(transaction.clone()),
+        Stage::Final(Outcome::Settled { transaction, .. }) => {
+            Some(transaction.clone()).filter(|transaction| !transaction.is_empty())
+        }
         Stage::Final(Outcome::Failed { transaction, .. }) => transaction.clone(),
     }
 }

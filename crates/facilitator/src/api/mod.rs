@@ -57,7 +57,7 @@ async fn verify(State(api): State<Api>, request: Request) -> Response {
         Ok(read) => read,
         Err(turned_away) => return turned_away.into_response(),
     };
-    let payment = match Payment::pair(message.terms, message.presented) {
+    let payment = match Payment::pair_to_settle(message.terms, message.presented) {
         Ok(payment) => payment,
         Err(refused) => return verdict(&Verdict::Invalid(refused)),
     };
@@ -85,7 +85,7 @@ async fn settle(State(api): State<Api>, request: Request) -> Response {
     };
     let (version, network) = (message.version, message.terms.network.clone());
     let encode = |settled: &Settled| wire::encode_settled(version, &network, settled);
-    let payment = match Payment::pair(message.terms, message.presented) {
+    let payment = match Payment::pair_to_settle(message.terms, message.presented) {
         Ok(payment) => payment,
         Err(refused) => {
             return json_answer(StatusCode::OK, &encode(&Settled::Refused(refused)));
@@ -147,7 +147,8 @@ fn description(endpoint: &str, does: &str) -> Value {
         "body": {
             "x402Version": "1 or 2",
             "paymentPayload": "what the client presented (PaymentPayload)",
-            "paymentRequirements": "the server's own terms (PaymentRequirements)",
+            "paymentRequirements": "the server's own terms (PaymentRequirements); of a metered \
+                                    payment the ceiling to verify, and the charge to settle",
         },
     })
 }

@@ -208,14 +208,14 @@ async fn what_is_invalid_is_an_answer() {
     let engine = bed.start().await;
     let api = open(&engine);
     let elsewhere = Requirements { network: NetworkId::eip155(1), ..terms() };
-    let upto = Requirements { scheme: Scheme::new("upto"), ..terms() };
+    let later = Requirements { scheme: Scheme::new("later-scheme"), ..terms() };
     let mut claims_less = body("3");
     claims_less["paymentPayload"]["accepted"]["amount"] = json!("1");
     let mut other_scheme = body("4");
     other_scheme["paymentPayload"]["accepted"]["scheme"] = json!("upto");
     let cases = [
         (request(&payment_on(elsewhere, "1")), Refusal::InvalidNetwork),
-        (request(&payment_on(upto, "2")), Refusal::UnsupportedScheme),
+        (request(&payment_on(later, "2")), Refusal::UnsupportedScheme),
         (claims_less, Refusal::InvalidPaymentRequirements),
         (other_scheme, Refusal::InvalidScheme),
     ];

@@ -40,6 +40,8 @@ pub struct Tx {
     pub signer: String,
     pub nonce: u64,
     pub hash: String,
+    /// How much it transfers.
+    pub amount: String,
     authorization: String,
     expires: u64,
 }
@@ -175,6 +177,13 @@ pub fn payment_on(terms: Requirements, nonce: &str) -> Payment {
     Payment::pair(terms, presented).unwrap()
 }
 
+/// The metered payment with this nonce, of which `charge` is to be collected.
+pub fn metered(nonce: &str, charge: u64) -> Payment {
+    payment_on(Requirements { scheme: Scheme::UPTO, ..terms() }, nonce)
+        .charging(charge.into())
+        .unwrap()
+}
+
 /// The payment with this nonce by another payer.
 pub fn payment_by(payer: &str, nonce: &str) -> Payment {
     let mut presented = presented(WireVersion::V2, &terms(), nonce);
@@ -219,13 +228,13 @@ impl Network for Chain {
     }
 
     fn kinds(&self) -> Vec<Kind> {
-        let kind = |version| Kind {
-            version,
-            scheme: Scheme::EXACT,
-            network: self.id.clone(),
-            extra: Map::new(),
-        };
-        vec![kind(WireVersion::V1), kind(WireVersion::V2)]
+        let kind =
+            |version, scheme| Kind { version, scheme, network: self.id.clone(), extra: Map::new() };
+        vec![
+            kind(WireVersion::V1, Scheme::EXACT),
+            kind(WireVersion::V2, Scheme::EXACT),
+            kind(WireVersion::V2, Scheme::UPTO),
+        ]
     }
 
     fn signers(&self) -> Vec<String> {
@@ -282,7 +291,8 @@ impl Network for Chain {
         if state.time >= EXPIRES {
             return Err(Refused::from(Refusal::ValidBefore).by(identified.payer).into());
         }
-        let plan = json!({"key": identified.key.as_str(), "canary": CANARY}).to_string();
+        let (key, amount) = (identified.key.as_str(), payment.charge());
+        let plan = json!({"key": key, "amount": amount, "canary": CANARY}).to_string();
         Ok(Verified::attest(
             identified.key,
             identified.fingerprint,
@@ -318,7 +328,10 @@ impl Network for Chain {
         if self.state().unsignable.iter().any(|unsignable| unsignable.as_str() == key) {
             return Err(Unavailable::new("signer", "the payer's account changed"));
         }
-        let raw = json!({"signer": signer, "nonce": nonce, "key": plan["key"], "canary": CANARY});
+        let raw = json!({
+            "signer": signer, "nonce": nonce, "key": plan["key"], "amount": plan["amount"],
+            "canary": CANARY,
+        });
         let raw = raw.to_string().into_bytes();
         let hash =
             Digest::of(&[&raw]).0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -334,6 +347,7 @@ impl Network for Chain {
             signer: read["signer"].as_str().unwrap().into(),
             nonce: read["nonce"].as_u64().unwrap(),
             hash: format!("0x{hash}"),
+            amount: read["amount"].as_str().unwrap().into(),
             authorization: read["key"].as_str().unwrap().into(),
             expires: EXPIRES,
         };

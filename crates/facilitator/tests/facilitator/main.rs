@@ -10,4 +10,5 @@ mod crash;
 mod evm;
 mod faults;
 mod flaky;
+mod metered;
 mod settle;

@@ -212,12 +212,12 @@ async fn an_invalid_payment_is_refused_and_not_entered() {
 
     let elsewhere = Requirements { network: NetworkId::eip155(1), ..terms() };
     refused(settle(&engine, payment_on(elsewhere, "4"), LONG).await, Refusal::InvalidNetwork);
-    let upto = Requirements { scheme: Scheme::new("upto"), ..terms() };
-    let verdict = engine.verify(&payment_on(upto.clone(), "5")).await.unwrap();
+    let later = Requirements { scheme: Scheme::new("later-scheme"), ..terms() };
+    let verdict = engine.verify(&payment_on(later.clone(), "5")).await.unwrap();
     assert!(
         matches!(verdict, Verdict::Invalid(told) if told.reason.is(Refusal::UnsupportedScheme))
     );
-    refused(settle(&engine, payment_on(upto, "5"), LONG).await, Refusal::UnsupportedScheme);
+    refused(settle(&engine, payment_on(later, "5"), LONG).await, Refusal::UnsupportedScheme);
     for nonce in ["1", "2", "3", "4", "5"] {
         assert_eq!(stage(&engine, nonce).await, "", "payment {nonce} was entered");
     }
