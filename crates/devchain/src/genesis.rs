@@ -97,6 +97,13 @@ pub struct Artifact {
     pub runtime_code: Bytes,
 }
 
+impl Artifact {
+    /// What a transaction without a recipient has to carry to deploy the contract with these ABI-encoded arguments.
+    pub fn creation(&self, arguments: &[u8]) -> Bytes {
+        [self.creation_code.as_ref(), arguments].concat().into()
+    }
+}
+
 /// The USDC-like token.
 pub static USDC: LazyLock<Artifact> =
     LazyLock::new(|| artifact(include_str!("../../../contracts/artifacts/Usdc.json")));
@@ -183,7 +190,7 @@ pub(crate) fn state(funding: &[Funding]) -> State {
     state
 }
 
-fn artifact(json: &str) -> Artifact {
+pub(crate) fn artifact(json: &str) -> Artifact {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Compiled {

@@ -6,7 +6,7 @@
 //! ([`Devchain::transport`]) or on a port ([`Devchain::serve`]). Tests hold, drop, reorder and rewind it.
 //!
 //! Block 0 has a USDC-like token, Permit2 and the x402 proxies, Multicall3, the CREATE2 deployer and ten funded
-//! accounts whose keys are public ([`genesis`]).
+//! accounts whose keys are public ([`genesis`]). Badly behaved contracts for tests are in [`zoo`].
 //!
 //! Where it differs from a real chain, on purpose:
 //! - a block may have its parent's timestamp, so that many blocks a second do not run ahead of the clock;
@@ -32,6 +32,7 @@ mod server;
 mod state;
 mod time;
 mod transport;
+pub mod zoo;
 
 pub use chain::{EVENT_HISTORY, FINALIZED_DEPTH, SAFE_DEPTH, SNAPSHOT_LIMIT};
 pub use error::{Rejection, RpcError};

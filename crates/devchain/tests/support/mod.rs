@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
 pub mod permit2;
+pub mod zoo;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
+use alloy::consensus::{SignableTransaction, TxEip1559, TxEip7702, TxEnvelope};
 use alloy::eips::BlockId;
 use alloy::eips::eip2718::Encodable2718;
+use alloy::eips::eip7702::Authorization as Delegation;
 use alloy::network::TxSignerSync;
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256, keccak256};
 use alloy::providers::{DynProvider, Provider};
@@ -146,6 +148,49 @@ impl Harness {
         self.receipt(hash).await.expect("instant mining gives the receipt at once")
     }
 
+    /// Deploys a contract from development account `from`.
+    pub async fn deploy(&self, from: usize, creation: Bytes) -> Address {
+        let nonce = self.provider.get_transaction_count(dev_signer(from).address()).await.unwrap();
+        let tx = TxEip1559 {
+            nonce,
+            gas_limit: 5_000_000,
+            to: TxKind::Create,
+            input: creation,
+            ..TxEip1559::default()
+        };
+        let hash = self.raw(&self.signed(from, tx)).await.unwrap();
+        let receipt = self.receipt(hash).await.unwrap();
+        assert!(receipt.status());
+        receipt.contract_address.unwrap()
+    }
+
+    /// Lets `account` delegate to the code at `to` (EIP-7702), in a transaction that `from` pays for.
+    pub async fn delegate(&self, from: usize, account: &PrivateKeySigner, to: Address) {
+        let sponsor = dev_signer(from);
+        let count = async |address| self.provider.get_transaction_count(address).await.unwrap();
+        let delegation = Delegation {
+            chain_id: U256::from(84_532),
+            address: to,
+            nonce: count(account.address()).await,
+        };
+        let signature = account.sign_hash_sync(&delegation.signature_hash()).unwrap();
+        let mut tx = TxEip7702 {
+            chain_id: 84_532,
+            nonce: count(sponsor.address()).await,
+            gas_limit: 100_000,
+            max_fee_per_gas: 20_000_000_000,
+            max_priority_fee_per_gas: 1_000_000_000,
+            to: PAYEE,
+            authorization_list: vec![delegation.into_signed(signature)],
+            ..TxEip7702::default()
+        };
+        let signature = sponsor.sign_transaction_sync(&mut tx).unwrap();
+        let hash = self.raw(&tx.into_signed(signature).into()).await.unwrap();
+        assert!(self.receipt(hash).await.unwrap().status());
+        let code = self.provider.get_code_at(account.address()).await.unwrap();
+        assert_eq!(code, [&[0xef, 0x01, 0x00], to.as_slice()].concat());
+    }
+
     /// Asserts that a call reverts with exactly `message`, in the shape clients parse.
     pub async fn reverts<C: SolCall>(&self, from: usize, to: Address, call: &C, message: &str) {
         let request = TransactionRequest::default()
@@ -165,6 +210,24 @@ impl Harness {
         }
     }
 
+    /// What a call answers, without sending it: what it returns, or what it reverts with.
+    pub async fn answer<C: SolCall>(
+        &self,
+        from: usize,
+        to: Address,
+        call: &C,
+    ) -> Result<Bytes, Bytes> {
+        let request = TransactionRequest::default()
+            .from(dev_signer(from).address())
+            .to(to)
+            .input(call.abi_encode().into_bytes());
+        self.provider.call(request).await.map_err(|error| {
+            let payload = error.as_error_resp().unwrap();
+            assert_eq!(payload.code, 3, "{}", payload.message);
+            serde_json::from_str(payload.data.as_ref().unwrap().get()).unwrap()
+        })
+    }
+
     /// Asserts that a call reverts with exactly the bytes `data`.
     pub async fn reverts_with<C: SolCall>(
         &self,
@@ -173,15 +236,7 @@ impl Harness {
         call: &C,
         data: Vec<u8>,
     ) {
-        let request = TransactionRequest::default()
-            .from(dev_signer(from).address())
-            .to(to)
-            .input(call.abi_encode().into_bytes());
-        let error = self.provider.call(request).await.expect_err("the call has to revert");
-        let payload = error.as_error_resp().unwrap();
-        assert_eq!(payload.code, 3, "{}", payload.message);
-        let found: Bytes = serde_json::from_str(payload.data.as_ref().unwrap().get()).unwrap();
-        assert_eq!(found, Bytes::from(data));
+        assert_eq!(self.answer(from, to, call).await, Err(data.into()));
     }
 
     pub async fn read<C: SolCall>(&self, call: &C) -> C::Return {
