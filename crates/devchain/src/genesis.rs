@@ -22,6 +22,9 @@ pub const EXACT_PERMIT2_PROXY: Address = address!("0x402085c248EeA27D92E8b30b2C5
 pub const UPTO_PERMIT2_PROXY: Address = address!("0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002");
 /// The deterministic CREATE2 deployer: call data is a 32-byte salt followed by creation code.
 pub const CREATE2_DEPLOYER: Address = address!("0x4e59b44847b379578588920cA78FbF26c0B4956C");
+/// Where `AgentAccount` lives, the code that an EOA delegates to (EIP-7702): where [`CREATE2_DEPLOYER`] puts its creation
+/// code with salt 0, on every chain.
+pub const AGENT_ACCOUNT_ADDRESS: Address = address!("0x8DA472a94aeEb4801807d4641696B654C93eb94b");
 /// EIP-712 domain name of the token.
 pub const USDC_NAME: &str = "USDC";
 /// EIP-712 domain version of the token.
@@ -125,6 +128,9 @@ pub static UPTO_PROXY_CONTRACT: LazyLock<Artifact> = LazyLock::new(|| {
 /// is empty the account owns itself, which suits an EIP-7702 delegation.
 pub static WALLET_1271: LazyLock<Artifact> =
     LazyLock::new(|| artifact(include_str!("../../../contracts/artifacts/Wallet1271.json")));
+/// The delegate of [`AGENT_ACCOUNT_ADDRESS`]; its creation code takes no argument.
+pub static AGENT_ACCOUNT: LazyLock<Artifact> =
+    LazyLock::new(|| artifact(include_str!("../../../contracts/artifacts/AgentAccount.json")));
 
 /// The signer of development account `index` (0–9); keys are public, see [`PUBLIC_DEV_KEYS`].
 ///
@@ -171,6 +177,7 @@ pub(crate) fn state(funding: &[Funding]) -> State {
         (EXACT_PERMIT2_PROXY, EXACT_PROXY_CONTRACT.runtime_code.clone()),
         (UPTO_PERMIT2_PROXY, UPTO_PROXY_CONTRACT.runtime_code.clone()),
         (CREATE2_DEPLOYER, CREATE2_DEPLOYER_CODE),
+        (AGENT_ACCOUNT_ADDRESS, AGENT_ACCOUNT.runtime_code.clone()),
     ] {
         state.set_code(address, code);
         state.set_nonce(address, 1);
@@ -211,6 +218,12 @@ mod tests {
         for (index, address) in DEV_ACCOUNTS.iter().enumerate() {
             assert_eq!(dev_signer(index).address(), *address);
         }
+    }
+
+    #[test]
+    fn the_agent_account_is_where_the_deployer_puts_it() {
+        let address = CREATE2_DEPLOYER.create2_from_code(B256::ZERO, &AGENT_ACCOUNT.creation_code);
+        assert_eq!(AGENT_ACCOUNT_ADDRESS, address);
     }
 
     #[test]
