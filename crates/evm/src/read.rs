@@ -214,6 +214,11 @@ impl ReadPayment {
         Ok(())
     }
 
+    /// Whether less than the ceiling may be charged: then the transaction's sender is fixed.
+    pub(crate) const fn is_metered(&self) -> bool {
+        matches!(self.mandate, Mandate::Permit(PermitTransfer { facilitator: Some(_), .. }))
+    }
+
     /// Who pays, as spelled on the wire.
     pub(crate) fn payer(&self) -> String {
         self.mandate.payer().to_checksum(None)

@@ -20,7 +20,7 @@ use crate::mandate::{Delegation, Mandate};
 use crate::permit2::nonce_position;
 use crate::read::ReadPayment;
 use crate::rpc::{Answer, Block, Call, Called};
-use crate::signature::Judgement;
+use crate::signature::{Deployment, Judgement};
 use crate::typed_data::PERMIT2;
 
 /// Age of the newest block from which on it no longer tells the time, in seconds. An idle chain
@@ -60,9 +60,10 @@ pub(crate) async fn verify(
         token: read.token,
         mandate,
         charge: read.charge,
-        signature: read.signature,
         account: view.account,
-        deployment: read.deployment,
+        // What we would not call now must not be called when the account's code is gone by then.
+        deployment: deployment(network, &read).cloned(),
+        signature: read.signature,
         token_permit: read.token_permit,
     };
     let expires = UnixTime(mandate.ends().saturating_to());
@@ -87,17 +88,12 @@ fn read(network: &EvmNetwork, payment: &Payment) -> Result<ReadPayment, Refused>
             _ => {}
         }
     }
-    match &read.deployment {
-        Some(deployment) if !network.settings.factories.contains(&deployment.factory) => {
-            refuse(Refusal::FactoryNotAllowed)
-        }
-        // The proxy would be called by Multicall3, which is nobody's facilitator.
-        Some(_) if matches!(&read.mandate, Mandate::Permit(p) if p.facilitator.is_some()) => {
-            let message = "a wallet must be deployed before it can pay by upto";
-            Err(Refused::new(Refusal::DeploymentFailed, message).by(read.payer()))
-        }
-        _ => Ok(read),
-    }
+    Ok(read)
+}
+
+/// How the payer's account is to be deployed, if we call what deploys it.
+fn deployment<'a>(network: &EvmNetwork, read: &'a ReadPayment) -> Option<&'a Deployment> {
+    read.deployment.as_ref().filter(|it| network.settings.factories.contains(&it.factory))
 }
 
 /// What the chain shows of a payment.
@@ -120,7 +116,8 @@ impl View {
         let rpc = &network.rpc;
         let payer = read.mandate.payer();
         // A signature of the payer's own key is a plain account's, most likely.
-        let guess = match (&read.judgement, &read.deployment) {
+        let deployment = deployment(network, read);
+        let guess = match (&read.judgement, deployment) {
             (Judgement::Payer(_), _) => Account::Plain,
             (_, Some(_)) => Account::Undeployed,
             (_, None) => Account::Contract,
@@ -146,7 +143,7 @@ impl View {
         let balance = rpc.read_call(next())?;
         let mut simulated = rpc.read_call(next())?;
         let mut thought = answers.next();
-        let account = match (code.is_empty(), &read.deployment) {
+        let account = match (code.is_empty(), deployment) {
             (false, _) => Account::Contract,
             (true, Some(_)) => Account::Undeployed,
             (true, None) => Account::Plain,
@@ -209,6 +206,17 @@ impl View {
             && !self.carries_out(network, delegation)
         {
             return Err(refuse(Refusal::ManagerNotAllowed).into());
+        }
+        match (&read.deployment, self.account) {
+            // Without code and without a deployment that we would carry out.
+            (Some(_), Account::Plain) => return Err(refuse(Refusal::FactoryNotAllowed).into()),
+            // The proxy would be called by Multicall3, which is nobody's facilitator.
+            (Some(_), Account::Undeployed) if read.is_metered() => {
+                let message = "a wallet must be deployed before it can pay by upto";
+                let refused = Refused::new(Refusal::DeploymentFailed, message).by(read.payer());
+                return Err(refused.into());
+            }
+            _ => {}
         }
         if !self.signature_holds {
             return Err(self.bad_signature(read).into());
