@@ -28,6 +28,8 @@ use crate::network::errors;
 
 /// How long a node may take to answer, in seconds. A hanging node must not hang its callers.
 pub const REQUEST_TIMEOUT_S: u64 = 10;
+/// Most gas that a question to a contract may take. Tokens behind proxies answer within 50,000.
+pub const VIEW_GAS_MAX: u64 = 1_000_000;
 /// Largest answer of a node that is read, in bytes.
 pub const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -284,14 +286,12 @@ impl Call {
 
     /// A read-only call at the newest block.
     pub(crate) fn view(to: Address, data: Vec<u8>) -> Self {
-        let call = json!({ "to": to, "data": Bytes::from(data) });
-        Self::new("eth_call", json!([call, "latest"]))
+        Self::new("eth_call", json!([bounded_view(to, data), "latest"]))
     }
 
     /// A read-only call at the block with this number.
     pub(crate) fn view_at(to: Address, data: Vec<u8>, number: u64) -> Self {
-        let call = json!({ "to": to, "data": Bytes::from(data) });
-        Self::new("eth_call", json!([call, U64::from(number)]))
+        Self::new("eth_call", json!([bounded_view(to, data), U64::from(number)]))
     }
 
     /// A call as if `from` had sent a transaction with `gas` to `to`, at `block` (a tag).
@@ -305,6 +305,11 @@ impl Call {
             json!({ "from": from, "to": to, "gas": U64::from(gas), "data": Bytes::from(data) });
         Self::new("eth_call", json!([call, block]))
     }
+}
+
+/// A question to a contract that may be anybody's: it costs us nothing, and the node little.
+fn bounded_view(to: Address, data: Vec<u8>) -> Value {
+    json!({ "to": to, "gas": U64::from(VIEW_GAS_MAX), "data": Bytes::from(data) })
 }
 
 /// What a node answered: a result, or an error of its own.
