@@ -1,6 +1,6 @@
 //! Amounts of money: integers in atomic units, and the one grammar that reads them.
 //!
-//! No floating point, no implicit decimals, no rounding. An [`Amount`] means nothing without its
+//! No floating point, no implicit decimals, no rounding that is not asked for by name. An [`Amount`] means nothing without its
 //! asset; a [`Price`] is money in US dollars that becomes an [`Amount`] only when the decimals of
 //! an asset are known.
 
@@ -199,6 +199,19 @@ impl Price {
         }
     }
 
+    /// The amount in atomic units of a dollar asset with `decimals` places, rounded up to a whole
+    /// one. For what was metered; what is offered is exact, by [`Price::to_amount`].
+    ///
+    /// # Errors
+    /// When the product does not fit.
+    pub fn to_amount_rounded_up(self, decimals: u8) -> Result<Amount, AmountError> {
+        if self.places <= decimals {
+            return self.to_amount(decimals);
+        }
+        let scale = 10_u128.pow(u32::from(self.places - decimals));
+        Ok(Amount(U256::from(self.digits.div_ceil(scale))))
+    }
+
     /// Whether the price is `"$0"`.
     pub const fn is_zero(self) -> bool {
         self.digits == 0
@@ -356,6 +369,28 @@ mod tests {
         for text in bad {
             assert!(Price::parse(text).is_err(), "{text:?} was read as a price");
         }
+    }
+
+    #[test]
+    fn what_was_metered_is_rounded_up_to_a_whole_unit() {
+        let up = |text: &str, decimals| {
+            let price = Price::parse_plain(text).unwrap();
+            price.to_amount_rounded_up(decimals).map(|amount| amount.to_string())
+        };
+        for (text, decimals, expected) in [
+            ("0.0031", 6, "3100"),
+            ("0.0000010", 6, "1"),
+            ("0.000000000000000001", 6, "1"),
+            ("0.000001000000000001", 6, "2"),
+            ("0", 6, "0"),
+            ("0.000", 0, "0"),
+            ("0.1", 0, "1"),
+            ("999999999999999.999999999999999999", 0, "1000000000000000"),
+            ("1", 18, "1000000000000000000"),
+        ] {
+            assert_eq!(up(text, decimals).unwrap(), expected, "{text} of {decimals} places");
+        }
+        assert_eq!(up("1", 255), Err(AmountError::TooLarge));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //!   durable before the handler runs. Every other request with the same payment finds it held.
 //! - **Released only before settling.** [`Grants::release`] frees a claim whose settlement was
 //!   never asked for or certainly failed; from [`Grants::settling`] on, only an outcome ends it.
+//! - **One charge.** What is to be collected is recorded before it is asked for, and is asked for
+//!   again unchanged: a repeat, after a crash above all, never charges something else.
 //! - **A paid answer is given again only on proof.** A delivered claim may hold the response,
 //!   sealed with a key made from the off-chain secret that the payer presented. The store knows
 //!   the hash of the secret and cannot open the seal; who reads the chain has neither.
@@ -15,7 +17,7 @@ use async_trait::async_trait;
 
 use crate::error::Unavailable;
 use crate::time::UnixTime;
-use crate::{Digest, PaymentKey};
+use crate::{Amount, Digest, PaymentKey};
 
 /// A request that wants to be granted by a payment.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -59,13 +61,17 @@ pub enum GrantState {
     Claimed,
     /// Settlement was asked for; the outcome is not known. The sealed response waits for it.
     Settling {
+        /// How much is collected, in atomic units; `None` means the amount of the terms.
+        charge: Option<Amount>,
         /// The response to be delivered, sealed; `None` without a secret or above the bound.
         sealed: Option<Vec<u8>>,
     },
     /// Settled and answered.
     Delivered {
-        /// The transaction.
+        /// The transaction; empty where nothing was charged.
         transaction: String,
+        /// How much was charged, in atomic units; `None` means the amount of the terms.
+        charged: Option<Amount>,
         /// The response, sealed; `None` without a secret or above the bound.
         sealed: Option<Vec<u8>>,
     },
@@ -80,13 +86,19 @@ pub trait Grants: Send + Sync {
     /// When storage failed: nothing is granted.
     async fn claim(&self, claim: Claim) -> Result<Claimed, Unavailable>;
 
-    /// Records that settlement is about to be asked for, with the response that waits for it.
+    /// Records that settlement is about to be asked for: how much of the payment, `None` for the
+    /// amount of the terms, and the response that waits for it.
     ///
     /// # Errors
     /// When storage failed: settlement must not be asked for.
-    async fn settling(&self, key: &PaymentKey, sealed: Option<Vec<u8>>) -> Result<(), Unavailable>;
+    async fn settling(
+        &self,
+        key: &PaymentKey,
+        charge: Option<Amount>,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<(), Unavailable>;
 
-    /// Records that the payment settled and the response was released.
+    /// Records that the payment settled, for what was recorded, and the response was released.
     ///
     /// # Errors
     /// When storage failed. The money moved all the same.

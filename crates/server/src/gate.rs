@@ -18,7 +18,7 @@ use pay402_core::grants::{Claim, Claimed, GrantState, Held};
 use pay402_core::payment::{PAYMENT_IDENTIFIER, PaymentRequired, Presented};
 use pay402_core::resource::ResourceInfo;
 use pay402_core::time::UnixTime;
-use pay402_core::transport::http::{Asking, read_payment};
+use pay402_core::transport::http::{Asking, read_payment, strip_charge};
 use pay402_core::wire::terms_about;
 use pay402_core::{Payment, PaymentKey, Refusal, Refused, WireVersion};
 use serde_json::{Map, Value, json};
@@ -29,7 +29,7 @@ use crate::route::Route;
 use crate::seal::Secret;
 use crate::server::{Offer, Shared};
 use crate::ticket::{Matched, Ticket};
-use crate::{Answer, Charge};
+use crate::{Answer, Charge, Disposal};
 
 /// Longest wait for the facilitator's verification, in seconds.
 pub const VERIFY_WAIT_S: u64 = 35;
@@ -94,12 +94,18 @@ impl Gate {
             mime_type: route.mime_type.clone(),
             other: Map::new(),
         };
+        let mut extensions = Map::from_iter([(PAYMENT_IDENTIFIER.to_owned(), identifier_info())]);
+        for Offer { scheme, terms, .. } in &offers {
+            for (name, extension) in scheme.extensions(terms, &shared.supported.extensions) {
+                extensions.entry(name).or_insert(extension);
+            }
+        }
         let required = PaymentRequired {
             version: WireVersion::CURRENT,
             error: Some(UNPAID.into()),
             resource,
             accepts: Vec::new(),
-            extensions: Map::from_iter([(PAYMENT_IDENTIFIER.to_owned(), identifier_info())]),
+            extensions,
             other: Map::new(),
         };
         let offers = offers.into_iter().map(Arc::new).collect();
@@ -115,19 +121,28 @@ impl Gate {
         }
     }
 
-    /// Collects the money for `response`, the whole answer of the handler, and returns what to
-    /// send: the response with its outcome, or why it is withheld. A response that [`Charge`] does
-    /// not settle is released instead.
+    /// Collects `charge` for `response`, the whole answer of the handler, and returns what to send:
+    /// the response with its outcome, or why it is withheld. A response that [`Disposal`] does not
+    /// settle is released instead, and one with a charge that its offer does not allow is withheld.
     ///
     /// Once begun, settlement goes on even when this future is dropped.
-    pub async fn settle(&self, ticket: Ticket, response: Answer) -> Answer {
-        match Charge::on(response.status) {
-            Charge::Settle => crate::settle::settle(self.clone(), ticket, response).await,
-            Charge::Release => {
+    pub async fn settle(&self, mut ticket: Ticket, charge: Charge, mut response: Answer) -> Answer {
+        strip_charge(&mut response.headers);
+        match Disposal::on(response.status) {
+            Disposal::Settle => match ticket.charge(charge) {
+                Ok(()) => crate::settle::settle(self.clone(), ticket, response).await,
+                Err(error) => {
+                    let key = &ticket.paid_by().payment;
+                    tracing::error!(%key, %error, "the handler's charge is not allowed");
+                    self.release(ticket).await;
+                    bad_charge()
+                }
+            },
+            Disposal::Release => {
                 self.release(ticket).await;
                 response
             }
-            Charge::Withhold => {
+            Disposal::Withhold => {
                 self.release(ticket).await;
                 unsellable()
             }
@@ -188,7 +203,7 @@ impl Gate {
         answer
     }
 
-    /// The 402 that says why the last payment was refused.
+    /// The 402, or 412, that says why the last payment was refused.
     pub(crate) fn asking_because(
         &self,
         place: &Place,
@@ -196,12 +211,14 @@ impl Gate {
         refused: &Refused,
     ) -> Answer {
         let status = reply::status_of(&refused.reason);
-        if status == StatusCode::PAYMENT_REQUIRED {
-            let error = Some(refused.to_string());
-            let required = PaymentRequired { error, ..self.required_at(place) };
-            caller.ask_again(&self.offering(&required), refused)
-        } else {
-            reply::later(caller.refused(status, refused))
+        match status {
+            // 412: the payer has something to do on the chain first, and then pays by the same offer.
+            StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED => {
+                let error = Some(refused.to_string());
+                let required = PaymentRequired { error, ..self.required_at(place) };
+                caller.ask_again(status, &self.offering(&required), refused)
+            }
+            _ => reply::later(caller.refused(status, refused)),
         }
     }
 
@@ -423,15 +440,16 @@ impl Gate {
                 let why = "this payment is being used by another request";
                 caller.duplicate(None, why).retry_after_s(reply::RETRY_BUSY_S)
             }
-            GrantState::Settling { sealed } if proven => {
-                return crate::settle::resume(self.clone(), matched, sealed).await;
+            GrantState::Settling { charge, sealed } if proven => {
+                return crate::settle::resume(self.clone(), matched, charge, sealed).await;
             }
             GrantState::Settling { .. } if same_request => caller.pending(None),
             GrantState::Settling { .. } => {
                 caller.duplicate(None, "this payment is being settled for another request")
             }
-            GrantState::Delivered { transaction, sealed: Some(sealed) } if proven => {
-                match crate::settle::replay(&matched, caller, &sealed, transaction.clone()) {
+            GrantState::Delivered { transaction, charged, sealed: Some(sealed) } if proven => {
+                let settlement = matched.settlement(transaction.clone(), charged);
+                match crate::settle::replay(&matched, caller, &sealed, settlement) {
                     Some(answer) => return Admission::Replay(answer),
                     None => caller.duplicate(Some(&transaction), UNPROVEN),
                 }
@@ -481,6 +499,12 @@ fn check_identifier(presented: &Presented) -> Result<(), Malformed> {
         return Err(Malformed::new("extensions.payment-identifier.info.id", problem));
     }
     Ok(())
+}
+
+/// A handler charged what its route does not sell for. What exactly is for the log.
+fn bad_charge() -> Answer {
+    let message = "the handler charged what cannot be charged for it; nothing was charged";
+    Answer::problem(StatusCode::INTERNAL_SERVER_ERROR, "bad_charge", message)
 }
 
 /// An answer that no payment can follow, 101 above all.

@@ -4,6 +4,7 @@
 //! - [`ResourceServer`] holds what all routes share and is checked at start.
 //! - [`Route`] says what one route costs; [`ResourceServer::gate`] makes its [`Gate`].
 //! - [`Gate`] decides: serve, refuse, or answer again. It knows no framework.
+//! - A metered route is sold at a ceiling, of which its handler charges what was used: a [`Charge`].
 //! - [`PaymentLayer`] puts a gate in front of any tower service or axum route.
 //! - [`RemoteFacilitator`] settles through a facilitator behind HTTP; [`MemoryGrants`] keeps
 //!   claims in memory. Both are ports of `pay402-core` and can be anything else.
@@ -45,6 +46,7 @@
 pub mod answer;
 pub mod body;
 pub mod charge;
+pub mod disposal;
 pub mod future;
 pub mod gate;
 pub mod layer;
@@ -61,6 +63,7 @@ pub mod ticket;
 
 pub use answer::Answer;
 pub use charge::Charge;
+pub use disposal::Disposal;
 pub use gate::{Admission, Gate};
 pub use layer::PaymentLayer;
 pub use memory::MemoryGrants;

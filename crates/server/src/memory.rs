@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use pay402_core::error::Unavailable;
 use pay402_core::grants::{Claim, Claimed, GrantState, Grants, Held};
 use pay402_core::time::UnixTime;
-use pay402_core::{Digest, PaymentKey};
+use pay402_core::{Amount, Digest, PaymentKey};
 
 /// Most claims that are kept, unless set.
 pub const CLAIMS_MAX: usize = 65_536;
@@ -75,7 +75,7 @@ impl State {
 
 fn sealed_len(state: &GrantState) -> usize {
     match state {
-        GrantState::Settling { sealed: Some(sealed) }
+        GrantState::Settling { sealed: Some(sealed), .. }
         | GrantState::Delivered { sealed: Some(sealed), .. } => sealed.len(),
         _ => 0,
     }
@@ -103,7 +103,12 @@ impl Grants for MemoryGrants {
         Ok(Claimed::Granted)
     }
 
-    async fn settling(&self, key: &PaymentKey, sealed: Option<Vec<u8>>) -> Result<(), Unavailable> {
+    async fn settling(
+        &self,
+        key: &PaymentKey,
+        charge: Option<Amount>,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<(), Unavailable> {
         let mut state = self.state();
         let total = state.sealed_bytes;
         let entry = state.entry(key)?;
@@ -112,7 +117,7 @@ impl Grants for MemoryGrants {
         }
         let others = total - sealed_len(&entry.state);
         let fits = |bytes: &Vec<u8>| others.saturating_add(bytes.len()) <= SEALED_TOTAL_BYTES_MAX;
-        entry.state = GrantState::Settling { sealed: sealed.filter(fits) };
+        entry.state = GrantState::Settling { charge, sealed: sealed.filter(fits) };
         let now = others + sealed_len(&entry.state);
         state.sealed_bytes = now;
         Ok(())
@@ -121,12 +126,13 @@ impl Grants for MemoryGrants {
     async fn deliver(&self, key: &PaymentKey, transaction: &str) -> Result<(), Unavailable> {
         let mut state = self.state();
         let entry = state.entry(key)?;
-        let sealed = match &mut entry.state {
+        let (charged, sealed) = match &mut entry.state {
             GrantState::Delivered { .. } => return Ok(()),
-            GrantState::Settling { sealed } => sealed.take(),
-            GrantState::Claimed => None,
+            GrantState::Settling { charge, sealed } => (*charge, sealed.take()),
+            GrantState::Claimed => (None, None),
         };
-        entry.state = GrantState::Delivered { transaction: transaction.to_owned(), sealed };
+        let transaction = transaction.to_owned();
+        entry.state = GrantState::Delivered { transaction, charged, sealed };
         Ok(())
     }
 

@@ -43,7 +43,8 @@ impl Caller {
     /// The payment was used for another request, by `transaction` when that is known.
     pub(crate) fn duplicate(&self, transaction: Option<&str>, why: &str) -> Answer {
         let mut refused = Refused::new(Refusal::DuplicateSettlement, why);
-        refused.transaction = transaction.map(str::to_owned);
+        // Where nothing was charged there is none.
+        refused.transaction = transaction.filter(|hash| !hash.is_empty()).map(str::to_owned);
         self.refused(StatusCode::CONFLICT, &refused)
     }
 
@@ -86,9 +87,14 @@ impl Caller {
         content
     }
 
-    /// A 402 that says why the last payment was refused.
-    pub(crate) fn ask_again(&self, asking: &Asking, refused: &Refused) -> Answer {
-        let mut answer = asked(asking);
+    /// The offers again, and why the last payment was refused.
+    pub(crate) fn ask_again(
+        &self,
+        status: StatusCode,
+        asking: &Asking,
+        refused: &Refused,
+    ) -> Answer {
+        let mut answer = Answer { status, ..asked(asking) };
         self.tell(&mut answer, &Settled::Refused(refused.clone()));
         answer
     }

@@ -1,9 +1,9 @@
 //! What one paid route costs and says of itself. Only configuration: it is checked when
 //! [`crate::ResourceServer::gate`] makes a gate of it, at start.
 
-use pay402_core::Price;
 use pay402_core::error::Misconfigured;
 use pay402_core::scheme::Tariff;
+use pay402_core::{Price, Scheme};
 
 /// How long a payment may take from signing to settlement unless the route says otherwise, in
 /// seconds.
@@ -19,6 +19,7 @@ pub const RESPONSE_BYTES_DEFAULT: usize = 8 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Route {
     pub(crate) price: Asked,
+    pub(crate) scheme: Scheme,
     pub(crate) pay_to: String,
     pub(crate) networks: Vec<String>,
     pub(crate) description: Option<String>,
@@ -43,6 +44,7 @@ impl Route {
     fn asking(price: Asked, pay_to: String) -> Self {
         Self {
             price,
+            scheme: Scheme::EXACT,
             pay_to,
             networks: Vec::new(),
             description: None,
@@ -51,6 +53,16 @@ impl Route {
             response_bytes_max: RESPONSE_BYTES_DEFAULT,
             mounted_at: String::new(),
         }
+    }
+
+    /// Sells by use: the price is the ceiling that the client signs, and the handler charges at most
+    /// that, with a [`crate::Charge`]. Payments are made by the scheme `upto`, and by no other; a
+    /// route that is not metered is paid by `exact`. A client that knows version 1 of the protocol
+    /// alone cannot buy from a metered route.
+    #[must_use]
+    pub fn metered(mut self) -> Self {
+        self.scheme = Scheme::UPTO;
+        self
     }
 
     /// Also takes payments on `network`: a CAIP-2 id such as `eip155:8453`, or a v1 name. Offers

@@ -52,21 +52,31 @@ impl ResourceServer {
     ///
     /// # Errors
     /// The setting of the route that cannot work: `price`, `pay_to`, `network`,
-    /// `max_timeout_seconds`, `description`; or `facilitator` when it does not settle a kind that
-    /// the route asks for.
+    /// `max_timeout_seconds`, `description`; or `scheme` when the server does not sell by the one
+    /// that the route is paid by, `facilitator` when it does not settle a kind that the route asks
+    /// for.
     pub fn gate(&self, route: Route) -> Result<Gate, Misconfigured> {
         check_settings(&route)?;
+        if !self.shared.schemes.iter().any(|scheme| scheme.scheme() == route.scheme) {
+            let problem =
+                format!("{} is missing; this route can be paid by no other", route.scheme);
+            return Err(Misconfigured::new("scheme", problem));
+        }
         let tariff = route.price.tariff()?;
         let mut offers = Vec::new();
         for name in &route.networks {
             let network = NetworkId::parse_any(name)
                 .map_err(|error| Misconfigured::new("network", error.to_string()))?;
             let before = offers.len();
-            for scheme in self.shared.schemes.iter().filter(|scheme| scheme.serves(&network)) {
+            let fits = |scheme: &&Arc<dyn ServerScheme>| {
+                scheme.scheme() == route.scheme && scheme.serves(&network)
+            };
+            for scheme in self.shared.schemes.iter().filter(fits) {
                 offers.push(self.offer(scheme, &network, &tariff, &route)?);
             }
             if offers.len() == before {
-                let problem = format!("{network} is served by no scheme of this server");
+                let problem =
+                    format!("{network} is served by no scheme {} of this server", route.scheme);
                 return Err(Misconfigured::new("network", problem));
             }
         }
@@ -104,7 +114,9 @@ impl ResourceServer {
         route: &Route,
     ) -> Result<Offer, Misconfigured> {
         let (supported, name) = (&self.shared.supported, scheme.scheme());
-        let has = |version: &WireVersion| supported.has(*version, &name, network);
+        let has = |version: &WireVersion| {
+            version.has_scheme(&name) && supported.has(*version, &name, network)
+        };
         let versions: Vec<_> = WireVersion::ALL.into_iter().filter(has).collect();
         if !versions.contains(&WireVersion::CURRENT) {
             let problem = format!(
@@ -127,7 +139,9 @@ impl ResourceServer {
         scheme
             .terms_form(&terms)
             .map_err(|error| Misconfigured::new(setting_of(&error.field), error.to_string()))?;
-        Ok(Offer { scheme: scheme.clone(), terms, versions })
+        let decimals = decimals_of(tariff, &terms)?;
+        let in_dollars = matches!(tariff, Tariff::Usd(_));
+        Ok(Offer { scheme: scheme.clone(), terms, versions, decimals, in_dollars })
     }
 }
 
@@ -146,6 +160,21 @@ fn check_settings(route: &Route) -> Result<(), Misconfigured> {
         return Err(Misconfigured::new("mounted_at", problem));
     }
     Ok(())
+}
+
+/// The decimals of the asset that `terms` ask for. A price in dollars does not say them, but the
+/// amount that the scheme made of it does: there is one number of places that leads there.
+fn decimals_of(tariff: &Tariff, terms: &Requirements) -> Result<u8, Misconfigured> {
+    match tariff {
+        Tariff::Atomic { asset, .. } => Ok(asset.decimals),
+        Tariff::Usd(price) => {
+            let leads_there = |places: &u8| price.to_amount(*places) == Ok(terms.amount);
+            (0..=u8::MAX).find(leads_there).ok_or_else(|| {
+                let problem = format!("{price} is not what {} atomic units are", terms.amount);
+                Misconfigured::new("price", problem)
+            })
+        }
+    }
 }
 
 fn check_size(gate: &Gate) -> Result<(), Misconfigured> {
@@ -271,6 +300,10 @@ pub(crate) struct Offer {
     pub(crate) scheme: Arc<dyn ServerScheme>,
     pub(crate) terms: Requirements,
     pub(crate) versions: Vec<WireVersion>,
+    /// Decimal places of the asset.
+    pub(crate) decimals: u8,
+    /// Whether the price was given in dollars.
+    pub(crate) in_dollars: bool,
 }
 
 /// What all gates of a server share.

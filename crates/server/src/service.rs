@@ -11,14 +11,14 @@ use http::{HeaderName, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use pay402_core::payment::Presented;
-use pay402_core::transport::http::strip_payment;
+use pay402_core::transport::http::{strip_charge, strip_payment};
 use tower_service::Service;
 
 use crate::body::PaidBody;
 use crate::future::PaymentFuture;
 use crate::gate::{Admission, Gate, Triage, unsellable};
 use crate::place::RequestMeta;
-use crate::{Answer, Charge};
+use crate::{Answer, Charge, Disposal};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -26,7 +26,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// The inner service runs only for a payment that was claimed and verified. It sees the request
 /// without its payment and with a [`crate::PaidBy`] among the extensions. Its answer is held back
-/// whole until it is paid for; trailers are not passed on.
+/// whole until it is paid for, at the [`Charge`] among its own extensions if there is one; trailers
+/// are not passed on.
 #[derive(Clone)]
 pub struct PaymentService<S> {
     gate: Gate,
@@ -109,22 +110,25 @@ where
     parts.extensions.insert(ticket.paid_by().clone());
     // An error or a panic in here drops the ticket, which gives the payment back.
     let response = call(&mut inner, Request::from_parts(parts, body)).await?;
-    match Charge::on(response.status()) {
-        Charge::Settle => {}
-        Charge::Release => {
+    match Disposal::on(response.status()) {
+        Disposal::Settle => {}
+        Disposal::Release => {
             gate.release(ticket).await;
-            return Ok(response.map(PaidBody::inner));
+            let mut response = response.map(PaidBody::inner);
+            strip_charge(response.headers_mut());
+            return Ok(response);
         }
-        Charge::Withhold => {
+        Disposal::Withhold => {
             gate.release(ticket).await;
             return Ok(whole(unsellable()));
         }
     }
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
+    let charge = head.extensions.remove::<Charge>().unwrap_or_default();
     match gather(&gate, body).await {
         Ok(body) => {
             let content = Answer { status: head.status, headers: head.headers, body };
-            let mut response = whole(gate.settle(ticket, content).await);
+            let mut response = whole(gate.settle(ticket, charge, content).await);
             *response.extensions_mut() = head.extensions;
             Ok(response)
         }

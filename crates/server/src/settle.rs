@@ -14,7 +14,7 @@ use http::StatusCode;
 use pay402_core::asset::same_address;
 use pay402_core::facilitator::{Settled, Settlement};
 use pay402_core::refusal::{Funds, Reason};
-use pay402_core::{Amount, Refusal, Refused, Requirements, Scheme};
+use pay402_core::{Amount, Payment, Refusal, Refused};
 use tokio::time::Instant;
 
 use crate::Answer;
@@ -78,11 +78,27 @@ pub(crate) async fn settle(gate: Gate, ticket: Ticket, response: Answer) -> Answ
 
 /// Asks again about a payment whose outcome was not known, for a request that proved to be the
 /// one it was claimed for.
-pub(crate) async fn resume(gate: Gate, matched: Matched, sealed: Option<Vec<u8>>) -> Admission {
+pub(crate) async fn resume(
+    gate: Gate,
+    mut matched: Matched,
+    charge: Option<Amount>,
+    sealed: Option<Vec<u8>>,
+) -> Admission {
     let caller = Caller {
         version: matched.payment.presented().version,
         network: matched.payment.terms().network.clone(),
     };
+    // What was to be charged the first time is charged now, and nothing else.
+    if let Some(charge) = charge {
+        match matched.payment.clone().charging(charge) {
+            Ok(payment) => matched.payment = payment,
+            Err(error) => {
+                let key = &matched.key;
+                tracing::error!(%key, %error, "what was recorded cannot be charged");
+                return Admission::Refuse(caller.pending(None));
+            }
+        }
+    }
     let hash = Hash::default();
     let work = resume_claimed(gate.clone(), matched, sealed, caller.clone(), hash.clone());
     let answer = wait(&gate, tokio::spawn(work), &caller, &hash).await;
@@ -94,16 +110,29 @@ pub(crate) fn replay(
     matched: &Matched,
     caller: &Caller,
     sealed: &[u8],
-    transaction: String,
+    settlement: Settlement,
 ) -> Option<Answer> {
     let (content, payer) = matched.secret.as_ref()?.open(sealed)?;
-    let settlement = Settlement {
-        transaction,
-        network: caller.network.clone(),
-        payer: Some(payer).filter(|payer| !payer.is_empty()),
-        charged: None,
-    };
-    Some(caller.content(content, settlement))
+    Some(caller.content(content, tell_paid(settlement, &payer)))
+}
+
+impl Matched {
+    /// The settlement by `transaction` of what was `charged`, `None` for the amount of the terms, as
+    /// it is told the first time and whenever it is told again.
+    pub(crate) fn settlement(&self, transaction: String, charged: Option<Amount>) -> Settlement {
+        let terms = self.payment.terms();
+        Settlement {
+            transaction,
+            network: terms.network.clone(),
+            payer: None,
+            charged: terms.scheme.has_ceiling().then_some(charged.unwrap_or(terms.amount)),
+        }
+    }
+
+    /// What is to be collected, where that is not simply the amount of the terms.
+    fn charge(&self) -> Option<Amount> {
+        self.payment.terms().scheme.has_ceiling().then(|| self.payment.charge())
+    }
 }
 
 async fn wait(
@@ -130,9 +159,9 @@ async fn settle_claimed(
     let shared = gate.inner.shared.clone();
     let payer = ticket.paid_by().payer.clone();
     let matched = ticket.matched();
-    let key = matched.key.clone();
+    let (key, charge) = (matched.key.clone(), matched.charge());
     let sealed = matched.secret.as_ref().and_then(|secret| secret.seal(&response, &payer));
-    if let Err(error) = shared.grants.settling(&key, sealed).await {
+    if let Err(error) = shared.grants.settling(&key, charge, sealed).await {
         // Settling without a record could not be found again after a crash.
         tracing::error!(%key, %error, "settlement could not be recorded and was not asked for");
         ticket.release().await;
@@ -141,8 +170,8 @@ async fn settle_claimed(
     let (matched, _exposed) = ticket.into_settlement();
     match collect(gate, &matched, &payer, Before::Unasked, hash).await {
         End::Done(settlement) => {
-            record(gate, &matched, &settlement).await;
-            caller.content(response, tell_paid(&matched, settlement, &payer))
+            let settlement = record(gate, &matched, settlement).await;
+            caller.content(response, tell_paid(settlement, &payer))
         }
         other => conclude(gate, &matched, caller, other, hash).await,
     }
@@ -166,10 +195,9 @@ async fn resume_claimed(
     };
     match collect(&gate, &matched, "", Before::MaybeSent, &hash).await {
         End::Done(settlement) => {
-            record(&gate, &matched, &settlement).await;
-            let transaction = settlement.transaction;
-            let kept =
-                sealed.and_then(|sealed| replay(&matched, &caller, &sealed, transaction.clone()));
+            let settlement = record(&gate, &matched, settlement).await;
+            let transaction = settlement.transaction.clone();
+            let kept = sealed.and_then(|sealed| replay(&matched, &caller, &sealed, settlement));
             kept.unwrap_or_else(|| {
                 let why = "this payment was settled; the answer was too large to keep";
                 caller.duplicate(Some(&transaction), why)
@@ -225,16 +253,14 @@ async fn collect(
     let mut tries = 0;
     loop {
         match ask(gate, matched).await {
-            Ok(Settled::Done(settlement)) => {
-                match check(&settlement, matched.payment.terms(), payer) {
-                    Ok(()) => return End::Done(settlement),
-                    Err(problem) => {
-                        let key = &matched.key;
-                        tracing::error!(%key, problem, "the facilitator's success is not one");
-                        before = Before::MaybeSent;
-                    }
+            Ok(Settled::Done(settlement)) => match check(&settlement, &matched.payment, payer) {
+                Ok(()) => return End::Done(settlement),
+                Err(problem) => {
+                    let key = &matched.key;
+                    tracing::error!(%key, problem, "the facilitator's success is not one");
+                    before = Before::MaybeSent;
                 }
-            }
+            },
             Ok(Settled::Refused(refused)) => return judge(refused, before),
             Ok(Settled::Pending { transaction }) => {
                 before = Before::MaybeSent;
@@ -286,16 +312,17 @@ fn judge(refused: Refused, before: Before) -> End {
 }
 
 /// Whether a success is about this payment (threat A13).
-fn check(settlement: &Settlement, terms: &Requirements, payer: &str) -> Result<(), &'static str> {
-    let charged = settlement.charged.unwrap_or(terms.amount);
+fn check(settlement: &Settlement, payment: &Payment, payer: &str) -> Result<(), &'static str> {
+    let (terms, asked) = (payment.terms(), payment.charge());
+    let charged = settlement.charged.unwrap_or(asked);
     if settlement.network != terms.network {
         return Err("it is on another network");
     }
-    if charged > terms.amount {
+    if charged > asked {
         return Err("it charged more than was asked for");
     }
-    if terms.scheme == Scheme::EXACT && charged != terms.amount {
-        return Err("it charged less than the exact amount");
+    if charged < asked {
+        return Err("it charged less than was asked for");
     }
     let off_chain = terms.scheme.charges_off_chain() || charged == Amount::ZERO;
     if settlement.transaction.is_empty() && !off_chain {
@@ -309,23 +336,21 @@ fn check(settlement: &Settlement, terms: &Requirements, payer: &str) -> Result<(
     }
 }
 
-async fn record(gate: &Gate, matched: &Matched, settlement: &Settlement) {
+/// Books a success and returns it as it is told: what was asked for was charged.
+async fn record(gate: &Gate, matched: &Matched, settlement: Settlement) -> Settlement {
     let (key, transaction) = (&matched.key, settlement.transaction.as_str());
-    tracing::info!(%key, transaction, "payment settled");
+    tracing::info!(%key, transaction, charged = %matched.payment.charge(), "payment settled");
     if let Err(error) = gate.inner.shared.grants.deliver(key, transaction).await {
         // The money moved and the client gets what it paid for; only a repeat is affected.
         tracing::error!(%key, transaction, %error, "a settlement could not be recorded");
     }
+    matched.settlement(settlement.transaction, matched.charge())
 }
 
-/// The outcome that is told: the same words the first time and whenever it is told again.
-fn tell_paid(matched: &Matched, settlement: Settlement, payer: &str) -> Settlement {
-    let exact = matched.payment.terms().scheme == Scheme::EXACT;
-    Settlement {
-        payer: Some(payer.to_owned()).filter(|payer| !payer.is_empty()),
-        charged: settlement.charged.filter(|_| !exact),
-        ..settlement
-    }
+/// The settlement with its payer, in the words of verification.
+fn tell_paid(settlement: Settlement, payer: &str) -> Settlement {
+    let payer = Some(payer.to_owned()).filter(|payer| !payer.is_empty());
+    Settlement { payer, ..settlement }
 }
 
 fn read(hash: &Hash) -> Option<String> {
@@ -334,13 +359,14 @@ fn read(hash: &Hash) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use pay402_core::NetworkId;
+    use pay402_core::{NetworkId, Presented, Requirements, Scheme, WireVersion};
     use serde_json::Map;
 
     use super::*;
 
-    fn terms(scheme: &str) -> Requirements {
-        Requirements {
+    /// A payment of a hundred, of which `charge` is asked for.
+    fn payment(scheme: &str, charge: u64) -> Payment {
+        let terms = Requirements {
             scheme: Scheme::new(scheme),
             network: NetworkId::eip155(84_532),
             amount: 100.into(),
@@ -349,30 +375,52 @@ mod tests {
             max_timeout_seconds: 60,
             extra: Map::new(),
             other: Map::new(),
-        }
+        };
+        let presented = Presented {
+            version: WireVersion::V2,
+            scheme: terms.scheme.clone(),
+            network: terms.network.clone(),
+            accepted: Some(terms.clone()),
+            payload: Map::new(),
+            resource: None,
+            extensions: Map::new(),
+            other: Map::new(),
+        };
+        Payment::pair(terms, presented).unwrap().charging(charge.into()).unwrap()
     }
 
     #[test]
-    fn a_ceiling_may_be_undercut_and_never_exceeded() {
-        let charging = |scheme: &str, transaction: &str, charged: Option<u64>| {
+    fn a_success_charges_what_was_asked_for() {
+        let charging = |scheme: &str, asked: u64, transaction: &str, charged: Option<u64>| {
             let settlement = Settlement {
                 transaction: transaction.into(),
                 network: NetworkId::eip155(84_532),
                 payer: None,
                 charged: charged.map(Amount::from),
             };
-            check(&settlement, &terms(scheme), "0xC")
+            check(&settlement, &payment(scheme, asked), "0xC")
         };
-        assert!(charging("exact", "0x1", Some(99)).is_err());
-        assert!(charging("exact", "", Some(0)).is_err());
-        for fine in [None, Some(100), Some(1), Some(0)] {
-            assert_eq!(charging("upto", "0x1", fine), Ok(()), "{fine:?}");
+        for fine in [None, Some(100)] {
+            assert_eq!(charging("exact", 100, "0x1", fine), Ok(()), "{fine:?}");
         }
-        assert!(charging("upto", "0x1", Some(101)).is_err());
-        assert!(charging("batch-settlement", "", Some(101)).is_err());
-        assert!(charging("upto", "", Some(1)).is_err(), "no transaction");
-        assert_eq!(charging("upto", "", Some(0)), Ok(()));
-        assert_eq!(charging("batch-settlement", "", Some(1)), Ok(()));
+        for wrong in [0, 99, 101] {
+            assert!(charging("exact", 100, "0x1", Some(wrong)).is_err(), "{wrong}");
+        }
+        assert!(charging("exact", 100, "", Some(0)).is_err());
+        for asked in [1, 40, 100] {
+            for fine in [None, Some(asked)] {
+                assert_eq!(charging("upto", asked, "0x1", fine), Ok(()), "{fine:?} of {asked}");
+            }
+            // Not even what is below the ceiling.
+            for wrong in [0, asked - 1, asked + 1, 101] {
+                let told = charging("upto", asked, "0x1", Some(wrong));
+                assert_eq!(told.is_ok(), wrong == asked, "{wrong} of {asked}");
+            }
+            assert!(charging("upto", asked, "", Some(asked)).is_err(), "no transaction");
+        }
+        assert_eq!(charging("upto", 0, "", Some(0)), Ok(()));
+        assert_eq!(charging("batch-settlement", 1, "", Some(1)), Ok(()));
+        assert!(charging("batch-settlement", 1, "", Some(2)).is_err());
     }
 
     #[test]

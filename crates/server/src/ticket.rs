@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use pay402_core::asset::AssetId;
-use pay402_core::{Amount, Payment, PaymentKey, Refused};
+use pay402_core::{Amount, Payment, PaymentKey, Refused, Scheme};
 
+use crate::charge::{BadCharge, Charge};
 use crate::place::Place;
 use crate::seal::Secret;
 use crate::server::{Exposed, Offer, Shared};
@@ -20,10 +21,15 @@ pub struct PaidBy {
     pub payer: String,
     /// Which payment it is: unique, public, and good for the handler's own idempotency.
     pub payment: PaymentKey,
-    /// How much is asked for, in atomic units of `asset`.
+    /// How it is paid. By `upto`, a [`crate::Charge`] says how much.
+    pub scheme: Scheme,
+    /// The most that can be charged, in atomic units of `asset`: the ceiling of a metered route, the
+    /// price of any other.
     pub amount: Amount,
     /// Of what.
     pub asset: AssetId,
+    /// Decimal places of `asset`: a whole one is 10 to this power atomic units.
+    pub decimals: u8,
 }
 
 /// A payment that was read, matched with our own terms and identified, and is not claimed yet.
@@ -58,8 +64,10 @@ impl Ticket {
         let paid_by = PaidBy {
             payer: String::new(),
             payment: matched.key.clone(),
+            scheme: terms.scheme.clone(),
             amount: terms.amount,
             asset: terms.asset_id(),
+            decimals: matched.offer.decimals,
         };
         Self { hold: Some(Box::new(Hold { shared, matched, exposed: None })), paid_by }
     }
@@ -80,6 +88,17 @@ impl Ticket {
 
     pub(crate) fn matched(&self) -> &Matched {
         &self.hold.as_ref().expect("a ticket holds its payment until it ends").matched
+    }
+
+    /// Sets what is to be collected. Nothing changes when the offer does not allow it.
+    pub(crate) fn charge(&mut self, charge: Charge) -> Result<(), BadCharge> {
+        let hold = self.hold.as_mut().expect("a ticket holds its payment until it ends");
+        let matched = &mut hold.matched;
+        let Offer { terms, decimals, in_dollars, .. } = &*matched.offer;
+        let amount = charge.under(terms, in_dollars.then_some(*decimals))?;
+        let charging = matched.payment.clone().charging(amount);
+        matched.payment = charging.expect("a charge under an offer is one under its terms");
+        Ok(())
     }
 
     /// Ends the ticket for settlement: from here on only an outcome frees the payment. The payer

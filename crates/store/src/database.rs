@@ -41,7 +41,10 @@ pub(crate) const JOURNAL: StoreKind = StoreKind {
 pub(crate) const GRANTS: StoreKind = StoreKind {
     name: "grants",
     application_id: i32::from_be_bytes(*b"402g"),
-    migrations: &[include_str!("../migrations/grants/0001_init.sql")],
+    migrations: &[
+        include_str!("../migrations/grants/0001_init.sql"),
+        include_str!("../migrations/grants/0002_charge.sql"),
+    ],
 };
 
 pub(crate) const LEDGER: StoreKind = StoreKind {

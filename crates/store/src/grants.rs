@@ -6,13 +6,13 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use pay402_core::PaymentKey;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::grants::{Claim, Claimed, GrantState, Grants, Held};
 use pay402_core::time::UnixTime;
+use pay402_core::{Amount, PaymentKey};
 use rusqlite::{Connection, Row, named_params};
 
-use crate::column::{Hash, Whole, read};
+use crate::column::{Hash, Money, Whole, read};
 use crate::database::{self, GRANTS};
 use crate::writer::{Access, Stop, Writer};
 
@@ -63,16 +63,21 @@ impl Grants for SqliteGrants {
         self.writer.run(Access::Write, move |connection| take(connection, &claim)).await
     }
 
-    async fn settling(&self, key: &PaymentKey, sealed: Option<Vec<u8>>) -> Result<(), Unavailable> {
+    async fn settling(
+        &self,
+        key: &PaymentKey,
+        charge: Option<Amount>,
+        sealed: Option<Vec<u8>>,
+    ) -> Result<(), Unavailable> {
         let key = key.clone();
         self.writer
             .run(Access::Write, move |connection| {
                 let changed = connection
                     .prepare_cached(
-                        "UPDATE claim SET state = 'settling', sealed = ?2
+                        "UPDATE claim SET state = 'settling', charge = ?2, sealed = ?3
                          WHERE key = ?1 AND state IN ('claimed', 'settling')",
                     )?
-                    .execute((key.as_str(), sealed))?;
+                    .execute((key.as_str(), charge.map(Money), sealed))?;
                 if changed == 1 {
                     return Ok(());
                 }
@@ -166,13 +171,20 @@ fn read_state(row: &Row<'_>) -> Answer<GrantState> {
     let state: String = read(row, "state")?;
     match state.as_str() {
         "claimed" => Ok(GrantState::Claimed),
-        "settling" => Ok(GrantState::Settling { sealed: read(row, "sealed")? }),
+        "settling" => {
+            Ok(GrantState::Settling { charge: read_charge(row)?, sealed: read(row, "sealed")? })
+        }
         "delivered" => Ok(GrantState::Delivered {
             transaction: read(row, "transaction_hash")?,
+            charged: read_charge(row)?,
             sealed: read(row, "sealed")?,
         }),
         other => Err(Stop::Broken(format!("a claim has the unknown state {other:?}"))),
     }
+}
+
+fn read_charge(row: &Row<'_>) -> Answer<Option<Amount>> {
+    read::<Option<Money>, _>(row, "charge").map(|charge| charge.map(|Money(amount)| amount))
 }
 
 /// The first delivery stands; a claim that is not there cannot be delivered.

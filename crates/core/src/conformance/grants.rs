@@ -5,7 +5,7 @@
 use super::Subject;
 use crate::grants::{Claim, Claimed, GrantState, Grants, Held};
 use crate::time::UnixTime;
-use crate::{Digest, NetworkId, PaymentKey};
+use crate::{Amount, Digest, NetworkId, PaymentKey};
 
 /// Runs the suite of the grants port against the backend that the argument makes.
 #[macro_export]
@@ -19,6 +19,8 @@ macro_rules! grants_conformance {
                 payments_do_not_hold_one_another,
                 a_held_claim_tells_request_and_proof_apart,
                 a_claim_settles_and_delivers,
+                a_charge_is_kept_with_its_claim,
+                nothing_charged_is_delivered_without_a_transaction,
                 a_delivery_without_a_response_stays_without,
                 the_last_response_is_the_one_that_waits,
                 a_released_claim_can_be_claimed_again,
@@ -72,6 +74,10 @@ async fn state(grants: &impl Grants, name: &str) -> GrantState {
     }
 }
 
+fn delivered(charged: Option<Amount>, sealed: Option<Vec<u8>>) -> GrantState {
+    GrantState::Delivered { transaction: "0xabc".into(), charged, sealed }
+}
+
 /// One claim per payment.
 pub async fn one_of_200_claims_is_granted<G: Grants + 'static>(on: On<G>) {
     let answers = on
@@ -121,30 +127,66 @@ pub async fn a_claim_settles_and_delivers<G: Grants + 'static>(on: On<G>) {
     let sealed: Vec<u8> = (0..=255).cycle().take(70_000).collect();
     granted(&*on.store, "one").await;
     assert_eq!(state(&*on.store, "one").await, GrantState::Claimed);
-    on.store.settling(&key("one"), Some(sealed.clone())).await.expect("it is claimed");
-    let settling = GrantState::Settling { sealed: Some(sealed.clone()) };
+    on.store.settling(&key("one"), None, Some(sealed.clone())).await.expect("it is claimed");
+    let settling = GrantState::Settling { charge: None, sealed: Some(sealed.clone()) };
     assert_eq!(state(&*on.store, "one").await, settling);
     on.store.deliver(&key("one"), "0xabc").await.expect("it settles");
-    let delivered = GrantState::Delivered { transaction: "0xabc".into(), sealed: Some(sealed) };
-    assert_eq!(state(&*on.store, "one").await, delivered);
+    let expected = delivered(None, Some(sealed));
+    assert_eq!(state(&*on.store, "one").await, expected);
+}
+
+/// What is charged is kept from settling on, over the whole range of an amount, nothing included.
+pub async fn a_charge_is_kept_with_its_claim<G: Grants + 'static>(on: On<G>) {
+    for (name, charge) in [("all", Amount::MAX), ("part", 2_500.into()), ("none", Amount::ZERO)] {
+        granted(&*on.store, name).await;
+        let key = key(name);
+        on.store.settling(&key, Some(charge), Some(vec![1])).await.expect("it is claimed");
+        let expected = GrantState::Settling { charge: Some(charge), sealed: Some(vec![1]) };
+        assert_eq!(state(&*on.store, name).await, expected);
+        on.store.deliver(&key, "0xabc").await.expect("it settles");
+        assert_eq!(state(&*on.store, name).await, delivered(Some(charge), Some(vec![1])));
+    }
+    // A claim that is made again after a release charges anew.
+    granted(&*on.store, "again").await;
+    let again = key("again");
+    on.store.settling(&again, Some(Amount::MAX), None).await.expect("it is claimed");
+    on.store.release(&again).await.expect("the store answers");
+    granted(&*on.store, "again").await;
+    on.store.settling(&again, None, None).await.expect("it is claimed");
+    let expected = GrantState::Settling { charge: None, sealed: None };
+    assert_eq!(state(&*on.store, "again").await, expected);
+}
+
+/// A delivery that has no transaction, because nothing was charged, is a delivery.
+pub async fn nothing_charged_is_delivered_without_a_transaction<G: Grants + 'static>(on: On<G>) {
+    granted(&*on.store, "one").await;
+    on.store.settling(&key("one"), Some(Amount::ZERO), None).await.expect("it is claimed");
+    on.store.deliver(&key("one"), "").await.expect("it settles");
+    on.store.release(&key("one")).await.expect("a delivered claim stays as it is");
+    let charged = Some(Amount::ZERO);
+    let expected = GrantState::Delivered { transaction: String::new(), charged, sealed: None };
+    assert_eq!(state(&*on.store, "one").await, expected);
 }
 
 /// Without a secret nothing is kept, and nothing is made up.
 pub async fn a_delivery_without_a_response_stays_without<G: Grants + 'static>(on: On<G>) {
     granted(&*on.store, "one").await;
-    on.store.settling(&key("one"), None).await.expect("it is claimed");
-    assert_eq!(state(&*on.store, "one").await, GrantState::Settling { sealed: None });
+    on.store.settling(&key("one"), None, None).await.expect("it is claimed");
+    assert_eq!(state(&*on.store, "one").await, GrantState::Settling { charge: None, sealed: None });
     on.store.deliver(&key("one"), "0xabc").await.expect("it settles");
-    let delivered = GrantState::Delivered { transaction: "0xabc".into(), sealed: None };
-    assert_eq!(state(&*on.store, "one").await, delivered);
+    let expected = delivered(None, None);
+    assert_eq!(state(&*on.store, "one").await, expected);
 }
 
 /// Until it is delivered, a response that is recorded again takes the earlier one's place.
 pub async fn the_last_response_is_the_one_that_waits<G: Grants + 'static>(on: On<G>) {
     granted(&*on.store, "one").await;
-    on.store.settling(&key("one"), Some(vec![1])).await.expect("it is claimed");
-    on.store.settling(&key("one"), Some(vec![2])).await.expect("it is not delivered");
-    assert_eq!(state(&*on.store, "one").await, GrantState::Settling { sealed: Some(vec![2]) });
+    on.store.settling(&key("one"), None, Some(vec![1])).await.expect("it is claimed");
+    on.store.settling(&key("one"), None, Some(vec![2])).await.expect("it is not delivered");
+    assert_eq!(
+        state(&*on.store, "one").await,
+        GrantState::Settling { charge: None, sealed: Some(vec![2]) }
+    );
 }
 
 /// Settlement was never asked for: the payment can be used.
@@ -164,7 +206,7 @@ pub async fn a_released_claim_can_be_claimed_again<G: Grants + 'static>(on: On<G
 /// Settlement has certainly failed: the payment can be used, the waiting response is gone.
 pub async fn a_failed_settlement_frees_the_claim<G: Grants + 'static>(on: On<G>) {
     granted(&*on.store, "one").await;
-    on.store.settling(&key("one"), Some(vec![1])).await.expect("it is claimed");
+    on.store.settling(&key("one"), None, Some(vec![1])).await.expect("it is claimed");
     on.store.release(&key("one")).await.expect("the store answers");
     granted(&*on.store, "one").await;
     assert_eq!(state(&*on.store, "one").await, GrantState::Claimed);
@@ -173,13 +215,13 @@ pub async fn a_failed_settlement_frees_the_claim<G: Grants + 'static>(on: On<G>)
 /// Money that moved buys one answer: neither release nor settling undoes a delivery.
 pub async fn a_delivered_claim_is_never_freed<G: Grants + 'static>(on: On<G>) {
     granted(&*on.store, "one").await;
-    on.store.settling(&key("one"), Some(vec![1])).await.expect("it is claimed");
+    on.store.settling(&key("one"), None, Some(vec![1])).await.expect("it is claimed");
     on.store.deliver(&key("one"), "0xabc").await.expect("it settles");
     on.store.release(&key("one")).await.expect("a delivered claim stays as it is");
-    let again = on.store.settling(&key("one"), Some(vec![2])).await;
+    let again = on.store.settling(&key("one"), None, Some(vec![2])).await;
     assert!(again.is_err(), "a delivered claim went back to settling");
-    let delivered = GrantState::Delivered { transaction: "0xabc".into(), sealed: Some(vec![1]) };
-    assert_eq!(state(&*on.store, "one").await, delivered);
+    let expected = delivered(None, Some(vec![1]));
+    assert_eq!(state(&*on.store, "one").await, expected);
 }
 
 /// Delivering again changes nothing.
@@ -187,13 +229,13 @@ pub async fn a_delivered_claim_keeps_its_first_transaction<G: Grants + 'static>(
     granted(&*on.store, "one").await;
     on.store.deliver(&key("one"), "0xabc").await.expect("settled before the handler ran");
     on.store.deliver(&key("one"), "0xdef").await.expect("delivering again changes nothing");
-    let delivered = GrantState::Delivered { transaction: "0xabc".into(), sealed: None };
-    assert_eq!(state(&*on.store, "one").await, delivered);
+    let expected = delivered(None, None);
+    assert_eq!(state(&*on.store, "one").await, expected);
 }
 
 /// A claim that is not there must not let a settlement be asked for.
 pub async fn what_was_never_claimed_cannot_settle<G: Grants + 'static>(on: On<G>) {
-    assert!(on.store.settling(&key("one"), Some(vec![1])).await.is_err());
+    assert!(on.store.settling(&key("one"), None, Some(vec![1])).await.is_err());
     assert!(on.store.deliver(&key("one"), "0xabc").await.is_err());
     granted(&*on.store, "one").await;
 }
@@ -203,7 +245,7 @@ pub async fn claims_outlive_the_authorization<G: Grants + 'static>(on: On<G>) {
     for name in ["claimed", "settling", "delivered"] {
         granted(&*on.store, name).await;
     }
-    on.store.settling(&key("settling"), Some(vec![1])).await.expect("it is claimed");
+    on.store.settling(&key("settling"), None, Some(vec![1])).await.expect("it is claimed");
     on.store.deliver(&key("delivered"), "0xabc").await.expect("it settles");
     let late = Claim { forget_at: UnixTime(u64::MAX), ..claim("late") };
     assert_eq!(take(&*on.store, late).await, Claimed::Granted);

@@ -19,6 +19,7 @@ static PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required"
 static PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
 static PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-response");
 static X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
+static SETTLEMENT_OVERRIDES: HeaderName = HeaderName::from_static("settlement-overrides");
 static X_PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("x-payment-response");
 
 /// Headers that carry a payment from the client: never forwarded, never logged.
@@ -79,6 +80,12 @@ pub fn strip_payment(headers: &mut HeaderMap) {
     for name in &PAYMENT_HEADERS {
         headers.remove(name);
     }
+}
+
+/// Removes the header by which handlers tell some servers what to charge. It says nothing to ours,
+/// and nobody else is to see it.
+pub fn strip_charge(headers: &mut HeaderMap) {
+    headers.remove(&SETTLEMENT_OVERRIDES);
 }
 
 /// Reads what a 402 asks for: the v2 header if there is one, else the v1 body.

@@ -154,7 +154,7 @@ async fn a_refused_payment_is_told_why_and_asked_again() {
     );
 
     let mut scheme = presented("1", None);
-    scheme.accepted.as_mut().unwrap().scheme = Scheme::new("upto");
+    scheme.accepted.as_mut().unwrap().scheme = Scheme::UPTO;
     assert_refused(&send(&app, with(get("/paid"), &scheme)).await, Refusal::UnsupportedScheme);
     assert_eq!((stage.runs(), stage.facilitator.verified.load(Ordering::SeqCst)), (0, 0));
 }

@@ -10,8 +10,9 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
+use pay402_core::Scheme;
 use pay402_core::transport::http::read_payment_required;
-use pay402_server::{Admission, Answer, PaidBy, RequestMeta, ResourceServer};
+use pay402_server::{Admission, Answer, Charge, PaidBy, RequestMeta, ResourceServer};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::stage::{self, ASSET, FakeScheme, PAYER, Stage, paid, presented, route, send, with};
@@ -25,7 +26,8 @@ async fn the_handler_sees_who_pays_and_not_the_payment() {
         }
         let paid_by = request.extensions().get::<PaidBy>().expect("the gate says who pays");
         assert_eq!(paid_by.payer, PAYER);
-        assert_eq!(paid_by.amount, 10_000.into());
+        assert_eq!((paid_by.amount, paid_by.decimals), (10_000.into(), 6));
+        assert_eq!(paid_by.scheme, Scheme::EXACT);
         assert_eq!(paid_by.asset.address, ASSET.to_lowercase());
         Response::new(Body::from(paid_by.payment.to_string()))
     });
@@ -105,7 +107,7 @@ async fn the_gate_works_without_a_framework() {
         headers: http::HeaderMap::new(),
         body: Bytes::from("data"),
     };
-    let answer = gate.settle(ticket, content).await;
+    let answer = gate.settle(ticket, Charge::ceiling(), content).await;
     assert_eq!((answer.status, &answer.body[..]), (StatusCode::CREATED, &b"data"[..]));
     assert!(answer.headers.contains_key("payment-response"));
 

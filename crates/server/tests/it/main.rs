@@ -4,6 +4,7 @@
 
 mod admit;
 mod layer;
+mod metered;
 mod remote;
 mod replay;
 mod settle;

@@ -1,26 +1,29 @@
 //! The facilitator behind HTTP: answers that are no answers never grant, and never lose money.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
+use http_body_util::BodyExt as _;
 use pay402_core::facilitator::{Facilitator as _, Settled, Verdict};
-use pay402_core::{Payment, Refusal, WireVersion};
+use pay402_core::{Amount, Payment, Refusal, Requirements, Scheme, WireVersion};
 use pay402_server::RemoteFacilitator;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::stage::{HASH, NETWORK, PAYER, presented, terms};
+use crate::stage::{HASH, NETWORK, PAYER, presented, presented_for, terms};
 
 /// A facilitator that gives one answer to everything.
 struct Server {
     url: String,
     calls: Arc<AtomicUsize>,
+    /// Path and body of every request.
+    asked: Arc<Mutex<Vec<(String, Value)>>>,
     task: JoinHandle<()>,
 }
 
@@ -36,10 +39,15 @@ type Scripted = (u16, Vec<(&'static str, &'static str)>, String);
 #[derive(Clone)]
 struct Script {
     calls: Arc<AtomicUsize>,
+    asked: Arc<Mutex<Vec<(String, Value)>>>,
     answers: Arc<Vec<Scripted>>,
 }
 
-async fn answer(State(script): State<Script>, _request: Request) -> Response {
+async fn answer(State(script): State<Script>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let asked = (path, serde_json::from_slice(&body).unwrap_or_default());
+    script.asked.lock().unwrap().push(asked);
     let call = script.calls.fetch_add(1, Ordering::SeqCst);
     let (status, headers, body) = &script.answers[call.min(script.answers.len() - 1)];
     let mut response = Response::builder().status(*status);
@@ -51,12 +59,13 @@ async fn answer(State(script): State<Script>, _request: Request) -> Response {
 
 async fn serve(answers: Vec<Scripted>) -> Server {
     let calls = Arc::new(AtomicUsize::new(0));
-    let script = Script { calls: calls.clone(), answers: Arc::new(answers) };
+    let asked = Arc::<Mutex<Vec<_>>>::default();
+    let script = Script { calls: calls.clone(), asked: asked.clone(), answers: Arc::new(answers) };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://user:hunter2@{}/base", listener.local_addr().unwrap());
     let app = Router::new().fallback(answer).with_state(script);
     let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-    Server { url, calls, task }
+    Server { url, calls, asked, task }
 }
 
 async fn always(status: u16, body: impl ToString) -> (Server, RemoteFacilitator) {
@@ -86,6 +95,41 @@ async fn good_answers_are_read() {
     let body = json!({ "success": true, "transaction": HASH, "network": NETWORK, "payer": PAYER });
     let (_server, remote) = always(200, body).await;
     assert!(matches!(remote.settle(&payment()).await, Ok(Settled::Done(_))));
+}
+
+#[tokio::test]
+async fn a_metered_payment_is_verified_for_its_ceiling_and_settled_for_its_charge() {
+    let terms = Requirements { scheme: Scheme::UPTO, ..terms() };
+    let payment = Payment::pair(terms.clone(), presented_for(terms, "1", None)).unwrap();
+    let payment = payment.charging(Amount::ZERO).unwrap();
+    let verdict = json!({ "isValid": true, "payer": PAYER }).to_string();
+    let settled = |amount: Value| {
+        let body = json!({
+            "success": true, "transaction": "", "network": NETWORK, "payer": PAYER, "amount": amount,
+        });
+        (200, vec![], body.to_string())
+    };
+    let server =
+        serve(vec![(200, vec![], verdict), settled(json!("0")), settled(Value::Null)]).await;
+    let remote = RemoteFacilitator::new(&server.url).unwrap();
+    assert!(matches!(remote.verify(&payment).await, Ok(Verdict::Valid { .. })));
+    let told = remote.settle(&payment).await;
+    let Ok(Settled::Done(settlement)) = told else { panic!("{told:?}") };
+    assert_eq!((settlement.charged, settlement.transaction.as_str()), (Some(Amount::ZERO), ""));
+    // Without a transaction it has to say that nothing was charged.
+    let told = remote.settle(&payment).await;
+    assert_eq!(told, Ok(Settled::Pending { transaction: None }));
+
+    let asked = server.asked.lock().unwrap();
+    let amount = |index: usize| {
+        let (path, body): &(String, Value) = &asked[index];
+        (path.as_str(), body["paymentRequirements"]["amount"].as_str().unwrap())
+    };
+    assert_eq!(amount(0), ("/base/verify", "10000"));
+    assert_eq!(amount(1), ("/base/settle", "0"));
+    for (_, body) in &*asked {
+        assert_eq!(body["paymentPayload"]["accepted"]["amount"], "10000");
+    }
 }
 
 /// Answers to `/settle` that look like success and are none (threat A13).

@@ -141,7 +141,7 @@ async fn an_answer_too_large_to_keep_is_delivered_once() {
     assert!(send(&app, paid("1", Some(IDENTIFIER))).await.paid());
     assert_eq!(
         stage.state("1").await,
-        Some(GrantState::Delivered { transaction: HASH.into(), sealed: None })
+        Some(GrantState::Delivered { transaction: HASH.into(), charged: None, sealed: None })
     );
     let again = send(&app, paid("1", Some(IDENTIFIER))).await;
     assert_nothing_given(&again, Refusal::DuplicateSettlement);

@@ -49,6 +49,18 @@ pub(crate) fn done() -> Settled {
     })
 }
 
+/// The success of `payment`.
+fn done_of(payment: &Payment) -> Settled {
+    let charge = payment.charge();
+    let transaction = if charge.is_zero() { String::new() } else { HASH.into() };
+    Settled::Done(Settlement {
+        transaction,
+        network: network(),
+        payer: Some(PAYER.into()),
+        charged: payment.terms().scheme.has_ceiling().then_some(charge),
+    })
+}
+
 pub(crate) fn refused(refusal: Refusal) -> Settled {
     Settled::Refused(refusal.into())
 }
@@ -128,6 +140,61 @@ impl ServerScheme for FakeScheme {
     }
 }
 
+/// Sells by `upto` what [`FakeScheme`] sells by `exact`, and advertises an extension wherever the
+/// facilitator names it.
+pub(crate) struct FakeMeter;
+
+/// The extension of [`FakeMeter`].
+pub(crate) const SPONSORING: &str = "fakeSponsoring";
+
+#[async_trait]
+impl ServerScheme for FakeMeter {
+    fn scheme(&self) -> Scheme {
+        Scheme::UPTO
+    }
+
+    fn serves(&self, network: &NetworkId) -> bool {
+        FakeScheme.serves(network)
+    }
+
+    fn requirements(
+        &self,
+        network: &NetworkId,
+        tariff: &Tariff,
+        pay_to: &str,
+        max_timeout_seconds: u64,
+    ) -> Result<Requirements, Misconfigured> {
+        let terms = FakeScheme.requirements(network, tariff, pay_to, max_timeout_seconds)?;
+        Ok(Requirements { scheme: Scheme::UPTO, ..terms })
+    }
+
+    fn form(&self, presented: &Presented) -> Result<(), Malformed> {
+        FakeScheme.form(presented)
+    }
+
+    fn terms_form(&self, terms: &Requirements) -> Result<(), Malformed> {
+        FakeScheme.terms_form(terms)
+    }
+
+    fn extensions(&self, terms: &Requirements, supported: &[String]) -> Map<String, Value> {
+        assert_eq!(terms.scheme, Scheme::UPTO);
+        // A scheme cannot take the place of what the gate itself advertises.
+        let theirs = json!({ "info": { "required": true }, "schema": {} });
+        let ours = json!({ "info": { "version": "1" }, "schema": {} });
+        let named = supported.iter().any(|name| name == SPONSORING);
+        let ours = named.then(|| (SPONSORING.to_owned(), ours));
+        ours.into_iter().chain([("payment-identifier".to_owned(), theirs)]).collect()
+    }
+
+    fn identify(&self, payment: &Payment, now: UnixTime) -> Result<PaymentKey, Refused> {
+        FakeScheme.identify(payment, now)
+    }
+
+    fn recall(&self, payment: &Payment) -> Result<PaymentKey, Refused> {
+        FakeScheme.recall(payment)
+    }
+}
+
 /// What the facilitator answers to one `settle`.
 pub(crate) enum Step {
     /// This, at once.
@@ -142,10 +209,13 @@ pub(crate) enum Step {
 #[derive(Default)]
 pub(crate) struct FakeFacilitator {
     pub(crate) kinds: Mutex<Vec<Kind>>,
+    pub(crate) extensions: Vec<String>,
     pub(crate) verdicts: Mutex<VecDeque<Result<Verdict, Unavailable>>>,
     pub(crate) settles: Mutex<VecDeque<Step>>,
     pub(crate) verified: AtomicUsize,
     pub(crate) settled: AtomicUsize,
+    /// What it was to charge, each time it was asked to settle.
+    pub(crate) charges: Mutex<Vec<Amount>>,
     /// The terms of the last payment it saw.
     pub(crate) terms: Mutex<Option<Requirements>>,
     pub(crate) down: bool,
@@ -155,6 +225,15 @@ impl FakeFacilitator {
     pub(crate) fn kind(version: WireVersion, network: &str) -> Kind {
         let network = NetworkId::parse(network).unwrap();
         Kind { version, scheme: Scheme::EXACT, network, extra: Map::new() }
+    }
+
+    pub(crate) fn metered_kind(version: WireVersion, network: &str) -> Kind {
+        Kind { scheme: Scheme::UPTO, ..Self::kind(version, network) }
+    }
+
+    /// What it was to charge so far.
+    pub(crate) fn charges(&self) -> Vec<Amount> {
+        self.charges.lock().unwrap().clone()
     }
 
     pub(crate) fn will_settle(&self, settled: Settled) {
@@ -173,7 +252,9 @@ impl Facilitator for FakeFacilitator {
         if self.down {
             return Err(down());
         }
-        Ok(Supported { kinds: self.kinds.lock().unwrap().clone(), ..Supported::default() })
+        let kinds = self.kinds.lock().unwrap().clone();
+        let extensions = self.extensions.clone();
+        Ok(Supported { kinds, extensions, ..Supported::default() })
     }
 
     async fn verify(&self, payment: &Payment) -> Result<Verdict, Unavailable> {
@@ -187,9 +268,10 @@ impl Facilitator for FakeFacilitator {
     async fn settle(&self, payment: &Payment) -> Result<Settled, Unavailable> {
         assert_no_secret(payment);
         self.settled.fetch_add(1, Ordering::SeqCst);
+        self.charges.lock().unwrap().push(payment.charge());
         let step = self.settles.lock().unwrap().pop_front();
         match step {
-            None => Ok(done()),
+            None => Ok(done_of(payment)),
             Some(Step::Say(answer)) => answer,
             Some(Step::Hold(until, answer)) => {
                 until.notified().await;
@@ -222,8 +304,14 @@ impl Stage {
     pub(crate) async fn new() -> Self {
         let facilitator = FakeFacilitator::default();
         let versions = [WireVersion::V2, WireVersion::V1];
-        *facilitator.kinds.lock().unwrap() =
-            versions.map(|version| FakeFacilitator::kind(version, NETWORK)).into();
+        // In version 1 nobody has words for a metered payment, whatever a facilitator says.
+        *facilitator.kinds.lock().unwrap() = versions
+            .into_iter()
+            .flat_map(|version| {
+                let exact = FakeFacilitator::kind(version, NETWORK);
+                [exact, FakeFacilitator::metered_kind(version, NETWORK)]
+            })
+            .collect();
         Self::with(facilitator, Arc::default()).await
     }
 
@@ -232,6 +320,7 @@ impl Stage {
         let clock = Arc::new(ManualClock::new(UnixTime(NOW)));
         let server = ResourceServer::builder(facilitator.clone(), grants.clone())
             .scheme(Arc::new(FakeScheme))
+            .scheme(Arc::new(FakeMeter))
             .clock(clock.clone())
             .public_url(BASE)
             .start()
@@ -355,13 +444,22 @@ pub(crate) fn terms() -> Requirements {
 
 /// A good payment of [`terms`] with `nonce`, and with an identifier if there is one.
 pub(crate) fn presented(nonce: &str, identifier: Option<&str>) -> Presented {
+    presented_for(terms(), nonce, identifier)
+}
+
+/// A good payment of these terms.
+pub(crate) fn presented_for(
+    terms: Requirements,
+    nonce: &str,
+    identifier: Option<&str>,
+) -> Presented {
     let info = |id| json!({ "info": { "required": false, "id": id } });
     let extensions = identifier.map(|id| ("payment-identifier".to_owned(), info(id)));
     Presented {
         version: WireVersion::V2,
-        scheme: Scheme::EXACT,
+        scheme: terms.scheme.clone(),
         network: network(),
-        accepted: Some(terms()),
+        accepted: Some(terms),
         payload: Map::from_iter([
             ("nonce".into(), nonce.into()),
             ("signature".into(), "good".into()),

@@ -6,7 +6,7 @@ use pay402_core::WireVersion;
 use pay402_core::error::Misconfigured;
 use pay402_server::{MemoryGrants, ResourceServer, Route};
 
-use crate::stage::{FakeFacilitator, FakeScheme, NETWORK, PAY_TO, Stage, route};
+use crate::stage::{FakeFacilitator, FakeMeter, FakeScheme, NETWORK, PAY_TO, Stage, route};
 
 fn builder(facilitator: FakeFacilitator) -> pay402_server::server::Builder {
     ResourceServer::builder(Arc::new(facilitator), Arc::<MemoryGrants>::default())
@@ -59,6 +59,28 @@ async fn a_route_that_cannot_be_paid_is_an_error_naming_the_setting() {
         assert_eq!(key(server.gate(route.clone())), setting, "{route:?}");
     }
     server.gate(route()).unwrap();
+}
+
+#[tokio::test]
+async fn a_metered_route_needs_its_scheme_and_its_kind() {
+    let facilitator = FakeFacilitator::default();
+    *facilitator.kinds.lock().unwrap() = vec![
+        FakeFacilitator::kind(WireVersion::V2, NETWORK),
+        FakeFacilitator::metered_kind(WireVersion::V1, NETWORK),
+    ];
+    let facilitator = Arc::new(facilitator);
+    let builder = || {
+        let grants = Arc::<MemoryGrants>::default();
+        ResourceServer::builder(facilitator.clone(), grants).loopback_urls()
+    };
+    let exact = builder().scheme(Arc::new(FakeScheme)).start().await.unwrap();
+    assert_eq!(key(exact.gate(route().metered())), "scheme");
+    exact.gate(route()).unwrap();
+    let metered = builder().scheme(Arc::new(FakeMeter)).start().await.unwrap();
+    assert_eq!(key(metered.gate(route())), "scheme");
+    // Settled only in a version that has no words for it: not settled at all.
+    assert_eq!(key(metered.gate(route().metered())), "facilitator");
+    assert_eq!(key(metered.gate(route().metered().on("solana"))), "facilitator");
 }
 
 #[tokio::test]

@@ -55,12 +55,59 @@ async fn claims_are_there_again() {
     let path = directory.path().join("grants");
     let grants = SqliteGrants::open(&path).unwrap();
     assert_eq!(grants.claim(claim("one")).await, Ok(Claimed::Granted));
-    grants.settling(&key("one"), Some(vec![5; 100])).await.unwrap();
+    grants.settling(&key("one"), None, Some(vec![5; 100])).await.unwrap();
     drop(grants);
     let grants = SqliteGrants::open(&path).unwrap();
     let state = grants.state(&key("one")).await;
-    assert_eq!(state, Ok(Some(GrantState::Settling { sealed: Some(vec![5; 100]) })));
+    assert_eq!(state, Ok(Some(GrantState::Settling { charge: None, sealed: Some(vec![5; 100]) })));
     assert!(matches!(grants.claim(claim("one")).await, Ok(Claimed::Held(_))));
+}
+
+/// What the first format held is read as before: the amount of the terms was charged.
+#[tokio::test]
+async fn claims_of_the_first_format_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("grants");
+    drop(SqliteGrants::open(&path).unwrap());
+    let made = directory.path().join("first");
+    let id = Connection::open(&path)
+        .unwrap()
+        .query_row("PRAGMA application_id", [], |row| row.get::<_, i64>(0));
+    let first = include_str!("../../migrations/grants/0001_init.sql");
+    let marks = format!("PRAGMA application_id = {}; PRAGMA user_version = 1;", id.unwrap());
+    let row = |key: &str, state: &str, transaction: &str, sealed: &str| {
+        format!(
+            "INSERT INTO claim (key, request, claimed_at, forget_at, state, transaction_hash, sealed)
+             VALUES ('{}', zeroblob(32), '{:020}', '{:020}', '{state}', {transaction}, {sealed});",
+            crate::samples::key(key),
+            1,
+            2
+        )
+    };
+    let rows = [
+        row("claimed", "claimed", "NULL", "NULL"),
+        row("settling", "settling", "NULL", "x'05'"),
+        row("delivered", "delivered", "'0xabc'", "x'05'"),
+    ];
+    tamper(&made, &format!("{first}{marks}{}", rows.concat()));
+    make_private(&made);
+
+    let grants = SqliteGrants::open(&made).unwrap();
+    let sealed = || Some(vec![5]);
+    let states = [
+        ("claimed", GrantState::Claimed),
+        ("settling", GrantState::Settling { charge: None, sealed: sealed() }),
+        (
+            "delivered",
+            GrantState::Delivered { transaction: "0xabc".into(), charged: None, sealed: sealed() },
+        ),
+    ];
+    for (name, expected) in states {
+        assert_eq!(grants.state(&key(name)).await, Ok(Some(expected)), "{name}");
+    }
+    grants.settling(&key("claimed"), Some(Amount::MAX), None).await.unwrap();
+    let charged = GrantState::Settling { charge: Some(Amount::MAX), sealed: None };
+    assert_eq!(grants.state(&key("claimed")).await, Ok(Some(charged)));
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ async fn released_and_forgotten_responses_leave_nothing() {
     let grants = SqliteGrants::open(directory.path().join("grants")).unwrap();
     for name in ["released", "forgotten"] {
         grants.claim(claim(name)).await.unwrap();
-        grants.settling(&key(name), Some(SEALED.repeat(500))).await.unwrap();
+        grants.settling(&key(name), None, Some(SEALED.repeat(500))).await.unwrap();
     }
     assert!(on_disk(directory.path(), SEALED), "the test would prove nothing");
     grants.release(&key("released")).await.unwrap();
