@@ -210,17 +210,21 @@ impl Harness {
         }
     }
 
-    /// What a call answers, without sending it: what it returns, or what it reverts with.
+    /// What a call would answer in the next block: what it returns, or what it reverts with.
     pub async fn answer<C: SolCall>(
         &self,
         from: usize,
         to: Address,
         call: &C,
     ) -> Result<Bytes, Bytes> {
+        self.answer_to(from, to, call.abi_encode()).await
+    }
+
+    pub async fn answer_to(&self, from: usize, to: Address, data: Vec<u8>) -> Result<Bytes, Bytes> {
         let request = TransactionRequest::default()
             .from(dev_signer(from).address())
             .to(to)
-            .input(call.abi_encode().into_bytes());
+            .input(data.into_bytes());
         self.provider.call(request).await.map_err(|error| {
             let payload = error.as_error_resp().unwrap();
             assert_eq!(payload.code, 3, "{}", payload.message);
