@@ -1,4 +1,4 @@
-// Installs what the matrix runs on: node_modules from package-lock.json and .venv from requirements.lock.
+// Installs what the matrix runs on: node_modules from package-lock.json, here and in genuine/, and .venv from requirements.lock.
 // Does nothing when what is installed was made from the same lockfiles. Usage: node interop/setup.mjs
 import { createHash } from "node:crypto";
 import { spawnSync } from "node:child_process";
@@ -10,9 +10,9 @@ const INSTALL_TIMEOUT_MS = 10 * 60 * 1000;
 const STAMP = ".installed-from";
 const root = dirname(fileURLToPath(import.meta.url));
 
-/** Runs a command in this folder and stops the whole setup when it fails. */
-function run(command, ...args) {
-  const done = spawnSync(command, args, { cwd: root, stdio: ["ignore", "inherit", "inherit"], timeout: INSTALL_TIMEOUT_MS });
+/** Runs a command in a folder and stops the whole setup when it fails. */
+function run(cwd, command, ...args) {
+  const done = spawnSync(command, args, { cwd, stdio: ["ignore", "inherit", "inherit"], timeout: INSTALL_TIMEOUT_MS });
   if (done.status !== 0) {
     const why = done.error ? done.error.message : `exit code ${done.status}`;
     console.error(`setup: ${command} ${args.join(" ")}: ${why}`);
@@ -50,14 +50,16 @@ function python() {
 
 const text = (name) => readFileSync(join(root, name));
 
-ensure("node_modules", [text("package.json"), text("package-lock.json"), process.version], () => {
-  run("npm", "ci", "--no-fund", "--no-audit", "--loglevel=error");
-});
+for (const folder of ["", "genuine/"]) {
+  ensure(`${folder}node_modules`, [text(`${folder}package.json`), text(`${folder}package-lock.json`), process.version], () => {
+    run(join(root, folder), "npm", "ci", "--no-fund", "--no-audit", "--loglevel=error");
+  });
+}
 
 const interpreter = python();
 const version = spawnSync(interpreter, ["--version"], { encoding: "utf8" }).stdout;
 ensure(".venv", [text("requirements.lock"), version], () => {
   rmSync(join(root, ".venv"), { recursive: true, force: true });
-  run(interpreter, "-m", "venv", ".venv");
-  run(".venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", "requirements.lock");
+  run(root, interpreter, "-m", "venv", ".venv");
+  run(root, ".venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", "requirements.lock");
 });

@@ -10,6 +10,10 @@ export const NETWORK_V2 = "eip155:84532";
 export const NETWORK_V1 = "base-sepolia";
 /** Base Sepolia's USDC address, where our token stands on both chains. */
 export const TOKEN = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+/** The canonical addresses of Permit2 and of the x402 proxies over it. */
+export const PERMIT2 = "0x000000000022D473030F116dDEE9F6B43aC78BA3";
+export const EXACT_PROXY = "0x402085c248EeA27D92E8b30b2C58ed07f9E20001";
+export const UPTO_PROXY = "0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002";
 
 // The mnemonic that every development chain funds. Public: never put value behind it.
 const DEVELOPMENT_MNEMONIC = "test test test test test test test test test test test junk";
@@ -18,6 +22,8 @@ const ARTIFACTS = fileURLToPath(new URL("../../contracts/artifacts/", import.met
 const TOTAL_SUPPLY_SLOT = numberToHex(1n, { size: 32 });
 const BALANCES_SLOT = 2n;
 const PAYER_FUNDS = 1_000_000_000n;
+/** The JSON-RPC error code of a call that reverts. */
+const REVERTED = 3;
 const RPC_TIMEOUT_MS = 10_000;
 const ERC20 = parseAbi(["event Transfer(address indexed from, address indexed to, uint256 value)"]);
 const BALANCE_OF_SELECTOR = "0x70a08231";
@@ -34,6 +40,11 @@ export function strangerAccount() {
   return { address: privateKeyToAccount(privateKey).address, privateKey };
 }
 
+/** A compiled contract of ours. */
+export function artifact(name) {
+  return JSON.parse(readFileSync(`${ARTIFACTS}${name}.json`, "utf8"));
+}
+
 /** JSON-RPC reads, and on anvil the writes that make its genesis. */
 export class Chain {
   #url;
@@ -48,15 +59,17 @@ export class Chain {
   }
 
   async call(method, ...params) {
-    const response = await fetch(this.#url, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ jsonrpc: "2.0", id: this.#nextId++, method, params }),
-      signal: AbortSignal.timeout(RPC_TIMEOUT_MS),
-    });
-    const answer = await response.json();
+    const answer = await this.#post(method, params);
     if (answer.error) throw new Error(`${method}: ${JSON.stringify(answer.error)}`);
     return answer.result;
+  }
+
+  /** What a contract answers at the head: `{returned}`, or `{reverted}` with the data it reverts with. */
+  async tryCall(transaction) {
+    const { result, error } = await this.#post("eth_call", [transaction, "latest"]);
+    if (error === undefined) return { returned: result };
+    if (error.code !== REVERTED) throw new Error(`eth_call: ${JSON.stringify(error)}`);
+    return { reverted: error.data ?? "0x" };
   }
 
   /** Whether the right chain answers. */
@@ -64,17 +77,24 @@ export class Chain {
     return BigInt(await this.call("eth_chainId")) === BigInt(CHAIN_ID);
   }
 
-  /** Puts our token and Multicall3 on an empty anvil, and tokens into `holders`. */
+  /** Puts the contracts of our genesis on an empty anvil, and tokens into `holders`. */
   async placeContracts(holders) {
-    const runtime = (name) => JSON.parse(readFileSync(`${ARTIFACTS}${name}.json`, "utf8")).runtimeCode;
-    await this.call("anvil_setCode", TOKEN, runtime("Usdc"));
-    await this.call("anvil_setCode", MULTICALL3, runtime("Multicall3"));
+    await this.call("anvil_setCode", TOKEN, artifact("Usdc").runtimeCode);
+    await this.call("anvil_setCode", MULTICALL3, artifact("Multicall3").runtimeCode);
+    await this.call("anvil_setCode", PERMIT2, artifact("Permit2").runtimeCode);
+    await this.placeProxies();
     const word = (value) => numberToHex(value, { size: 32 });
     for (const holder of holders) {
       const key = encodeAbiParameters([{ type: "address" }, { type: "uint256" }], [holder, BALANCES_SLOT]);
       await this.call("anvil_setStorageAt", TOKEN, keccak256(key), word(PAYER_FUNDS));
     }
     await this.call("anvil_setStorageAt", TOKEN, TOTAL_SUPPLY_SLOT, word(PAYER_FUNDS * BigInt(holders.length)));
+  }
+
+  /** Puts the x402 proxies on an anvil. */
+  async placeProxies() {
+    await this.call("anvil_setCode", EXACT_PROXY, artifact("X402ExactPermit2Proxy").runtimeCode);
+    await this.call("anvil_setCode", UPTO_PROXY, artifact("X402UptoPermit2Proxy").runtimeCode);
   }
 
   async tokensOf(address) {
@@ -108,5 +128,15 @@ export class Chain {
         return { to, value: BigInt(log.data), transaction: log.transactionHash, sender: transaction.from };
       }),
     );
+  }
+
+  async #post(method, params) {
+    const response = await fetch(this.#url, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ jsonrpc: "2.0", id: this.#nextId++, method, params }),
+      signal: AbortSignal.timeout(RPC_TIMEOUT_MS),
+    });
+    return response.json();
   }
 }

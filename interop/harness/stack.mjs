@@ -210,7 +210,7 @@ function scriptSpec(command, script) {
 }
 
 /** The executable inside the platform package: started directly, so that its pid is ours to end. */
-function anvilBinary() {
+export function anvilBinary() {
   const require = createRequire(import.meta.url);
   const packages = dirname(dirname(require.resolve("@foundry-rs/anvil/package.json")));
   const platform = readdirSync(packages).find((name) => name.startsWith("anvil-"));

@@ -17,6 +17,8 @@ const RUST_LIMIT: Duration = Duration::from_secs(30 * 60);
 const CONTRACTS_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// The interop matrix has a budget of its own below this.
 const INTEROP_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Our Permit2 beside the genuine one.
+const PERMIT2_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// The flags that every Rust step shares, so that none builds anything again.
 const SAME_BUILD: [&str; 3] = ["--workspace", "--all-features", "--locked"];
@@ -77,6 +79,8 @@ fn plan(root: &Path, extent: Extent, binary: &Path) -> Vec<(&'static str, Step)>
         let binary = binary.to_string_lossy();
         let matrix = ["interop/run.mjs", "--bin", &binary, "--chain", "both"];
         suites.push(("interop", Step::new(root, "node", &matrix, INTEROP_LIMIT)));
+        let compared = ["interop/permit2.mjs"];
+        suites.push(("permit2", Step::new(root, "node", &compared, PERMIT2_LIMIT)));
     }
     suites
 }
@@ -153,6 +157,6 @@ mod tests {
             names(extent).into_iter().filter(|name| *name != "power cut").collect()
         };
         assert_eq!(fixed(Extent::Quick), ["rust", "doc tests"]);
-        assert_eq!(fixed(Extent::Full), ["rust", "doc tests", "contracts", "interop"]);
+        assert_eq!(fixed(Extent::Full), ["rust", "doc tests", "contracts", "interop", "permit2"]);
     }
 }
