@@ -73,6 +73,7 @@ contract AgentAccount {
         mapping(uint256 word => uint256 bits) usedNonces;
     }
 
+    /// @custom:storage-location erc7201:pay402.storage.AgentAccount
     struct Account {
         uint64 epoch;
         mapping(uint256 epoch => mapping(address key => Policy)) policies;

@@ -2,12 +2,11 @@
 //!
 //! The typed data here is hashed by alloy from the declarations below and never by the contract's own code, so a test
 //! that passes also says that the two agree. Nothing here knows a chain; the tests bring theirs.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
-#![allow(missing_docs, reason = "`sol!` writes no docs")]
+#![allow(missing_docs, unreachable_pub, reason = "`sol!` writes no docs, and only `pub`")]
 #![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
 use alloy::primitives::aliases::U48;
-use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256, uint};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct, SolValue};
@@ -102,31 +101,31 @@ alloy::sol! {
 }
 
 /// What EIP-1271 answers for yes.
-pub const VALID: [u8; 4] = [0x16, 0x26, 0xba, 0x7e];
+pub(crate) const VALID: [u8; 4] = [0x16, 0x26, 0xba, 0x7e];
 /// What EIP-1271 answers for no.
-pub const INVALID: [u8; 4] = [0xff; 4];
+pub(crate) const INVALID: [u8; 4] = [0xff; 4];
 
 /// A signer whose key is made of its name.
-pub fn signer(name: &str) -> PrivateKeySigner {
+pub(crate) fn signer(name: &str) -> PrivateKeySigner {
     PrivateKeySigner::from_bytes(&keccak256(name)).unwrap()
 }
 
-pub fn seconds(time: u64) -> U48 {
+pub(crate) fn seconds(time: u64) -> U48 {
     U48::from(time)
 }
 
 /// An account: its address and the chain, which every signature is bound to.
 #[derive(Clone, Copy, Debug)]
-pub struct Account {
-    pub chain_id: u64,
-    pub address: Address,
+pub(crate) struct Account {
+    pub(crate) chain_id: u64,
+    pub(crate) address: Address,
 }
 
 /// The EIP-712 domain of the USDC-like token: name, version.
-pub const USDC_DOMAIN: (&str, &str) = ("USDC", "2");
+pub(crate) const USDC_DOMAIN: (&str, &str) = ("USDC", "2");
 
 impl Account {
-    pub fn domain(&self) -> Eip712Domain {
+    pub(crate) fn domain(&self) -> Eip712Domain {
         alloy::sol_types::eip712_domain! {
             name: "pay402 AgentAccount",
             version: "1",
@@ -135,12 +134,12 @@ impl Account {
         }
     }
 
-    pub fn sign<T: SolStruct>(&self, signer: &PrivateKeySigner, message: &T) -> Bytes {
+    pub(crate) fn sign<T: SolStruct>(&self, signer: &PrivateKeySigner, message: &T) -> Bytes {
         let digest = message.eip712_signing_hash(&self.domain());
         signer.sign_hash_sync(&digest).unwrap().as_bytes().into()
     }
 
-    pub fn register(
+    pub(crate) fn register(
         &self,
         root: &PrivateKeySigner,
         sessions: Vec<Session>,
@@ -158,7 +157,7 @@ impl Account {
         }
     }
 
-    pub fn revoke(
+    pub(crate) fn revoke(
         &self,
         root: &PrivateKeySigner,
         key: Address,
@@ -170,7 +169,7 @@ impl Account {
         AgentAccount::revokeSessionCall { key, epoch, deadline, signature }
     }
 
-    pub fn revoke_all(
+    pub(crate) fn revoke_all(
         &self,
         root: &PrivateKeySigner,
         epoch: u64,
@@ -182,11 +181,11 @@ impl Account {
     }
 
     /// The permission context of a payment.
-    pub fn context(&self, key: &PrivateKeySigner, payment: &Payment) -> Bytes {
+    pub(crate) fn context(&self, key: &PrivateKeySigner, payment: &Payment) -> Bytes {
         context(key.address(), payment, &self.sign(key, payment))
     }
 
-    pub fn redeem(
+    pub(crate) fn redeem(
         &self,
         key: &PrivateKeySigner,
         payment: &Payment,
@@ -196,7 +195,7 @@ impl Account {
 }
 
 /// Packs what the account expects beside the execution.
-pub fn context(key: Address, payment: &Payment, signature: &[u8]) -> Bytes {
+pub(crate) fn context(key: Address, payment: &Payment, signature: &[u8]) -> Bytes {
     [
         key.as_slice(),
         &payment.epoch.to_be_bytes(),
@@ -210,15 +209,15 @@ pub fn context(key: Address, payment: &Payment, signature: &[u8]) -> Bytes {
 }
 
 /// ERC-7579's packing of one call: an ERC-20 transfer.
-pub fn execution(token: Address, to: Address, value: U256) -> Bytes {
+pub(crate) fn execution(token: Address, to: Address, value: U256) -> Bytes {
     packed_call(token, U256::ZERO, &Erc20::transferCall { to, value }.abi_encode())
 }
 
-pub fn packed_call(target: Address, wei: U256, data: &[u8]) -> Bytes {
+pub(crate) fn packed_call(target: Address, wei: U256, data: &[u8]) -> Bytes {
     [target.as_slice(), &wei.to_be_bytes::<32>(), data].concat().into()
 }
 
-pub fn redeem(context: Bytes, execution: Bytes) -> AgentAccount::redeemDelegationsCall {
+pub(crate) fn redeem(context: Bytes, execution: Bytes) -> AgentAccount::redeemDelegationsCall {
     AgentAccount::redeemDelegationsCall {
         permissionContexts: vec![context],
         modes: vec![B256::ZERO],
@@ -228,22 +227,22 @@ pub fn redeem(context: Bytes, execution: Bytes) -> AgentAccount::redeemDelegatio
 
 /// An EIP-3009 authorization that takes a slot of a session.
 #[derive(Clone, Debug)]
-pub struct Slotted {
-    pub account: Account,
-    pub token: Address,
+pub(crate) struct Slotted {
+    pub(crate) account: Account,
+    pub(crate) token: Address,
     /// The token's EIP-712 name and version.
-    pub domain: (&'static str, &'static str),
-    pub to: Address,
-    pub value: u128,
-    pub valid_after: u64,
-    pub valid_before: u64,
-    pub epoch: u64,
-    pub window: u64,
-    pub slot: u8,
+    pub(crate) domain: (&'static str, &'static str),
+    pub(crate) to: Address,
+    pub(crate) value: u128,
+    pub(crate) valid_after: u64,
+    pub(crate) valid_before: u64,
+    pub(crate) epoch: u64,
+    pub(crate) window: u64,
+    pub(crate) slot: u8,
 }
 
 impl Slotted {
-    pub fn nonce(&self, key: Address) -> B256 {
+    pub(crate) fn nonce(&self, key: Address) -> B256 {
         AuthorizationNonce {
             epoch: self.epoch,
             key,
@@ -254,7 +253,7 @@ impl Slotted {
         .eip712_hash_struct()
     }
 
-    pub fn message(&self, key: Address) -> TransferWithAuthorization {
+    pub(crate) fn message(&self, key: Address) -> TransferWithAuthorization {
         TransferWithAuthorization {
             from: self.account.address,
             to: self.to,
@@ -265,7 +264,7 @@ impl Slotted {
         }
     }
 
-    pub fn digest(&self, key: Address) -> B256 {
+    pub(crate) fn digest(&self, key: Address) -> B256 {
         self.message(key).eip712_signing_hash(&token_domain(
             self.domain,
             self.account.chain_id,
@@ -274,13 +273,13 @@ impl Slotted {
     }
 
     /// The signature that the token hands to the account.
-    pub fn signature(&self, key: &PrivateKeySigner) -> Bytes {
+    pub(crate) fn signature(&self, key: &PrivateKeySigner) -> Bytes {
         let signed = key.sign_hash_sync(&self.digest(key.address())).unwrap();
         self.packed(&signed.as_bytes())
     }
 
     /// The embedded fields, then `signature`.
-    pub fn packed(&self, signature: &[u8]) -> Bytes {
+    pub(crate) fn packed(&self, signature: &[u8]) -> Bytes {
         [
             self.token.as_slice(),
             self.to.as_slice(),
@@ -297,7 +296,7 @@ impl Slotted {
     }
 }
 
-pub fn token_domain(
+pub(crate) fn token_domain(
     (name, version): (&'static str, &'static str),
     chain_id: u64,
     token: Address,
@@ -312,7 +311,15 @@ pub fn token_domain(
 }
 
 /// The location of a namespace by ERC-7201.
-pub fn namespace(id: &str) -> U256 {
+pub(crate) fn namespace(id: &str) -> U256 {
     let inner = U256::from_be_bytes(keccak256(id).0) - U256::from(1);
     U256::from_be_bytes(keccak256(inner.abi_encode()).0) & !U256::from(0xff)
+}
+
+/// The other signature that the same key and digest have: `n - s`, and the other `v`.
+pub(crate) fn twin(signature: &[u8]) -> Bytes {
+    let order = uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
+    let s = order - U256::from_be_slice(&signature[32..64]);
+    let v = 27 + 28 - signature[64];
+    [&signature[..32], &s.to_be_bytes::<32>(), &[v]].concat().into()
 }
