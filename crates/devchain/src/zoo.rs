@@ -39,6 +39,8 @@ zoo! {
     RETURN_BOMB_TOKEN = "ReturnBombToken";
     /// Calls somebody during transfers.
     REENTRANT_TOKEN = "ReentrantToken";
+    /// Its transfers answer and act as it is told, and it claims EIP-3009's view of used nonces.
+    PUPPET_TOKEN = "PuppetToken";
     /// Its EIP-2612 permit always fails, with the revert data it is told to give.
     FAILING_PERMIT_TOKEN = "FailingPermitToken";
     /// Accepts every signature before a block, which is its constructor's argument, and none from there on.

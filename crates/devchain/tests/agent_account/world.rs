@@ -15,6 +15,7 @@ use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolError, SolInterface};
 use pay402_devchain::genesis::{AGENT_ACCOUNT_ADDRESS, USDC_ADDRESS, dev_signer};
+use pay402_devchain::zoo::PUPPET_TOKEN;
 use pay402_devchain::{Config, Devchain};
 
 use crate::signed::{Account, AgentAccount, Payment, Session, TokenLimit, seconds, signer};
@@ -64,7 +65,7 @@ impl World {
         let root = signer("root");
         let account = Account { chain_id, address: root.address() };
         harness.set_usdc(root.address(), FUNDS);
-        harness.chain.set_code(PUPPET, puppet_code());
+        harness.chain.set_code(PUPPET, PUPPET_TOKEN.runtime_code.clone());
         Self { harness, clock, root, key: signer("agent"), account }
     }
 
@@ -304,13 +305,6 @@ fn name_of(data: &[u8]) -> String {
 
 pub(crate) fn designator(delegate: Address) -> Bytes {
     [&[0xef, 0x01, 0x00], delegate.as_slice()].concat().into()
-}
-
-/// The code of `PuppetToken`.
-pub(crate) fn puppet_code() -> Bytes {
-    let artifact = include_str!("../../../../contracts/artifacts/PuppetToken.json");
-    let artifact: serde_json::Value = serde_json::from_str(artifact).unwrap();
-    artifact["runtimeCode"].as_str().unwrap().parse().unwrap()
 }
 
 alloy::sol! {
