@@ -1,6 +1,7 @@
 //! The crate against captures of the official SDKs and against the embedded chain.
 #![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
+mod account;
 mod client;
 mod faults;
 mod form;
