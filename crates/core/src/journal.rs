@@ -270,6 +270,18 @@ pub trait Journal: Send + Sync {
         signer: &str,
     ) -> Result<Option<u64>, JournalError>;
 
+    /// How many settlements of `payer` on `network`, entered at `since` or later, failed and cost
+    /// us a fee. Payers are told apart by their exact spelling.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn failures(
+        &self,
+        network: &NetworkId,
+        payer: &str,
+        since: UnixTime,
+    ) -> Result<u64, JournalError>;
+
     /// Changes who may be told, from `from` to `to`, if it still is `from`. Says whether it was.
     ///
     /// # Errors

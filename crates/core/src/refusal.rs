@@ -170,6 +170,8 @@ refusals! {
     UnsupportedScheme = "unsupported_scheme", 402, Never, Untouched;
     /// The resource server asks for more than the ceiling that the payer signed.
     SettlementExceedsAmount = "invalid_upto_evm_payload_settlement_exceeds_amount", 500, Never, Untouched;
+    /// Too many settlements of this payer failed of late although they had been verified; present the same payment again later, or pay from another account.
+    PayerSuspended = "payer_suspended", 429, Same, Untouched;
     /// The payer has not allowed Permit2 to move the asset; approve the Permit2 contract for it once, then present the same payment again.
     Permit2AllowanceRequired = "permit2_allowance_required", 412, Same, Untouched;
 }

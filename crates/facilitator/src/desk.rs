@@ -11,11 +11,12 @@ use pay402_core::error::Unavailable;
 use pay402_core::journal::Journal;
 use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs};
 use pay402_core::time::Clock;
-use pay402_core::{NetworkId, PaymentKey, Scheme, WireVersion};
+use pay402_core::{NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::options::Options;
 use crate::seal::Sealer;
+use crate::strikes::Strikes;
 use crate::waiters::Waiters;
 
 /// Questions about the status of payments that one network is asked at a time.
@@ -45,6 +46,7 @@ pub(crate) struct Desk {
     pub(crate) options: Arc<Options>,
     pub(crate) sealer: Sealer,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) strikes: Strikes,
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) lanes: Vec<LaneHealth>,
@@ -154,6 +156,7 @@ impl Desk {
             schemes,
             lanes: network.signers().into_iter().map(lane).collect(),
             places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),
+            strikes: Strikes::new(&options, clock.now()),
             network,
             journal,
             clock,
@@ -191,6 +194,13 @@ impl Desk {
         let payments = shares.entry(payer.to_owned()).or_default();
         *payments.entry(key.clone()).or_default() += 1;
         Share { desk: Arc::clone(self), payer: payer.to_owned(), key: key.clone() }
+    }
+
+    /// The refusal of every payment by `payer`, when it has too many strikes.
+    pub(crate) async fn suspension(&self, payer: &str) -> Result<Option<Refused>, Unavailable> {
+        let now = self.clock.now();
+        let suspended = self.strikes.suspended(&*self.journal, &self.id, payer, now).await?;
+        Ok(suspended.then(|| Refused::from(Refusal::PayerSuspended).by(payer)))
     }
 
     /// Whether an entry is in hand.

@@ -3,6 +3,7 @@
 //! [`api`](crate::api) puts the same answers on HTTP.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,6 +31,8 @@ use crate::worker::{self, Crew};
 
 /// Shortest lease that leaves time to renew it: leases are counted in whole seconds.
 const LEASE_MIN: Duration = Duration::from_secs(3);
+/// What `strikes_max` may be: so many times are remembered of one payer.
+const STRIKES: RangeInclusive<u32> = 1..=1_000;
 /// How often a stopping engine looks whether everything is finished.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
@@ -171,10 +174,15 @@ impl Engine {
             Err(refused) => return Ok(Verdict::Invalid(refused)),
         };
         match desk.in_time(desk.network.verify(payment)).await? {
-            Ok(verified) => match uncharged(desk, caller, payment, &verified).await? {
-                Some(refused) => Ok(Verdict::Invalid(refused)),
-                None => Ok(Verdict::Valid { payer: verified.payer }),
-            },
+            Ok(verified) => {
+                if let Some(refused) = suspended(desk, &verified).await? {
+                    return Ok(Verdict::Invalid(refused));
+                }
+                match uncharged(desk, caller, payment, &verified).await? {
+                    Some(refused) => Ok(Verdict::Invalid(refused)),
+                    None => Ok(Verdict::Valid { payer: verified.payer }),
+                }
+            }
             Err(Unverified::Unavailable(error)) => Err(error),
             Err(Unverified::Invalid(refused)) => Ok(collectable(desk, caller, payment, &refused)
                 .await?
@@ -340,6 +348,13 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     if options.unfinished_per_payer_max == 0 {
         return Err(Misconfigured::new("unfinished_per_payer_max", "must be at least 1"));
     }
+    if !STRIKES.contains(&options.strikes_max) {
+        let problem = format!("must be from {} to {}", STRIKES.start(), STRIKES.end());
+        return Err(Misconfigured::new("strikes_max", problem));
+    }
+    if options.strikes_window.as_secs() == 0 {
+        return Err(Misconfigured::new("strikes_window", "must be at least 1 second"));
+    }
     Ok(())
 }
 
@@ -421,6 +436,15 @@ fn may_be_told(entry: &Entry, caller: Option<Digest>, fingerprint: &Digest) -> b
             Some(keyed) => caller == Some(keyed),
             None => entry.delivery == Delivery::Owed,
         }
+}
+
+/// The refusal of a payer with too many strikes. A payment that was entered before is let through:
+/// its money may be moving.
+async fn suspended(desk: &Desk, verified: &Verified) -> Result<Option<Refused>, Unavailable> {
+    let Some(refused) = desk.suspension(&verified.payer).await? else { return Ok(None) };
+    let found = desk.journal.find(&verified.key).await;
+    let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
+    Ok(found.is_none().then_some(refused))
 }
 
 /// The refusal of a payment of which nothing was charged. The chain knows nothing of that, and

@@ -11,7 +11,8 @@
 //! - at most one caller is told of a success (`settle`, `waiters`);
 //! - an entry whose transaction was signed is closed only when its signer's nonce is consumed, so
 //!   a signer's lane never has a gap that nobody holds the bytes for (`follow`);
-//! - what the journal stores is sealed (`seal`).
+//! - what the journal stores is sealed (`seal`);
+//! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`).
 //!
 //! [`Journal`]: pay402_core::journal::Journal
 //! [`Network`]: pay402_core::network::Network
@@ -27,6 +28,7 @@ mod recover;
 mod scribe;
 mod seal;
 mod settle;
+mod strikes;
 mod waiters;
 mod worker;
 

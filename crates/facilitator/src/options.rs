@@ -12,6 +12,11 @@ pub const UNFINISHED_MAX: usize = 4096;
 /// Unfinished settlements of one payer on one network; above, new ones are turned away. All of them
 /// may verify against the same balance, and each that reverts costs us its gas.
 pub const UNFINISHED_PER_PAYER_MAX: usize = 16;
+/// Failed settlements of one payer that cost us gas, within [`STRIKES_WINDOW`], from which on its
+/// payments are refused.
+pub const STRIKES_MAX: u32 = 3;
+/// How long a failed settlement is held against its payer.
+pub const STRIKES_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// How long a lease lasts when it is not renewed. A crashed process blocks its successor so long.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Longest any single question to a network may take.
@@ -41,6 +46,11 @@ pub struct Options {
     pub unfinished_max: usize,
     /// Unfinished settlements of one payer on one network; above, new ones are turned away.
     pub unfinished_per_payer_max: usize,
+    /// Failed settlements of one payer that cost us gas, within `strikes_window`, from which on its
+    /// payments are refused; from 1 to 1,000.
+    pub strikes_max: u32,
+    /// How long a failed settlement is held against its payer, in whole seconds; at least 1.
+    pub strikes_window: Duration,
     /// Longest that a settle call waits for the outcome.
     pub settle_wait_max: Duration,
     /// Longest any single question to a network may take.
@@ -74,6 +84,8 @@ impl Default for Options {
             lease: LEASE,
             unfinished_max: UNFINISHED_MAX,
             unfinished_per_payer_max: UNFINISHED_PER_PAYER_MAX,
+            strikes_max: STRIKES_MAX,
+            strikes_window: STRIKES_WINDOW,
             settle_wait_max: SETTLE_WAIT_MAX,
             call_timeout: CALL_TIMEOUT,
             poll_first: POLL_FIRST,

@@ -166,6 +166,8 @@ impl Task {
         for (request, entry) in answered {
             let entry = Arc::new(entry);
             if matches!(entry.stage, Stage::Final(_)) {
+                // Before anybody is told: who is told may present the next payment at once.
+                self.desk.strikes.note(&entry, self.desk.clock.now());
                 self.desk.waiters.tell(&entry);
             }
             if let Some(done) = request.done {

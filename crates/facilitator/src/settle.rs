@@ -164,6 +164,9 @@ impl Call {
         let place = Arc::clone(&desk.places).try_acquire_owned().map_err(|_| {
             Unavailable::new(format!("settling on {}", desk.id), "too many are unfinished")
         })?;
+        if let Some(refused) = desk.suspension(&self.identified.payer).await? {
+            return self.refused_or_known(refused).await;
+        }
         let verified = match desk.in_time(desk.network.verify(&self.payment)).await? {
             Ok(verified) => verified,
             Err(Unverified::Invalid(refused)) => return self.refused_or_known(refused).await,
@@ -178,7 +181,7 @@ impl Call {
         self.enter(verified, place, reply).await
     }
 
-    /// Refused by the chain; perhaps because a copy of it was settled since we looked.
+    /// Refused; by the chain perhaps because a copy of it was settled since we looked.
     async fn refused_or_known(&self, refused: Refused) -> Result<Step, Unavailable> {
         match self.crew.desk.journal.find(&self.identified.key).await {
             Ok(None) => Ok(Step::Answer(refused.into())),

@@ -35,7 +35,10 @@ pub(crate) struct StoreKind {
 pub(crate) const JOURNAL: StoreKind = StoreKind {
     name: "journal",
     application_id: i32::from_be_bytes(*b"402j"),
-    migrations: &[include_str!("../migrations/journal/0001_init.sql")],
+    migrations: &[
+        include_str!("../migrations/journal/0001_init.sql"),
+        include_str!("../migrations/journal/0002_failures.sql"),
+    ],
 };
 
 pub(crate) const GRANTS: StoreKind = StoreKind {

@@ -141,6 +141,27 @@ impl Journal for SqliteJournal {
             .await
     }
 
+    async fn failures(
+        &self,
+        network: &NetworkId,
+        payer: &str,
+        since: UnixTime,
+    ) -> Result<u64, JournalError> {
+        let (network, payer) = (Net(network.clone()), payer.to_owned());
+        self.writer
+            .run(Access::Read, move |connection| {
+                let count: i64 = connection
+                    .prepare_cached(
+                        "SELECT count(*) FROM entry
+                         WHERE network = ?1 AND payer = ?2 AND entered_at >= ?3
+                           AND stage = 'failed' AND fee <> '0'",
+                    )?
+                    .query_row((&network, &payer, Whole::from(since)), |row| row.get(0))?;
+                u64::try_from(count).map_err(|_| Stop::Broken("a count below zero".into()))
+            })
+            .await
+    }
+
     async fn hand_over(
         &self,
         key: &PaymentKey,

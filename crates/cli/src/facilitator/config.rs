@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use alloy::primitives::Address;
 use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
 use pay402_evm::Settings;
 use pay402_evm::address::parse_address;
+use pay402_facilitator::Options;
 use serde::Deserialize;
 
 /// The chain id of Ethereum, whose blocks are slower than those of the others.
@@ -20,6 +22,10 @@ const GAS_LIMIT_MAX: RangeInclusive<u64> = 60_000..=10_000_000;
 /// What `fee_per_gas_max_gwei` may be.
 const FEE_PER_GAS_MAX_GWEI: RangeInclusive<u64> = 1..=100_000;
 const WEI_PER_GWEI: u128 = 1_000_000_000;
+/// What `strikes_max` may be: so many times are remembered of one payer.
+const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
+/// What `strikes_window_s` may be: up to a week.
+const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
 /// Hexadecimal digits of a private key.
 const KEY_DIGITS: usize = 64;
 /// Largest configuration file, in bytes.
@@ -33,6 +39,11 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// The SQLite file of the journal; relative to the configuration file.
     pub(crate) database: PathBuf,
+    /// Failed settlements of one payer that cost gas, within `strikes_window_s`, from which on its
+    /// payments are refused. Default 3.
+    pub(crate) strikes_max: Option<u32>,
+    /// How long a failed settlement is held against its payer, in seconds. Default an hour.
+    pub(crate) strikes_window_s: Option<u64>,
     /// Networks to settle on.
     #[serde(default, rename = "network")]
     pub(crate) networks: Vec<Network>,
@@ -127,6 +138,36 @@ impl Asset {
                 Err(Misconfigured::new(setting, problem))
             }
         }
+    }
+}
+
+impl Config {
+    /// What is set here of the engine's options; the rest as by default.
+    pub(crate) fn options(&self) -> Options {
+        let default = Options::default();
+        let window = self.strikes_window_s.map(Duration::from_secs);
+        Options {
+            strikes_max: self.strikes_max.unwrap_or(default.strikes_max),
+            strikes_window: window.unwrap_or(default.strikes_window),
+            ..default
+        }
+    }
+
+    fn check(&self) -> Result<(), Misconfigured> {
+        if self.networks.is_empty() {
+            return Err(Misconfigured::new("network", "is missing; add a [[network]] section"));
+        }
+        let outside = |setting: &str, from: u64, to: u64| {
+            Err(Misconfigured::new(setting, format!("must be from {from} to {to}")))
+        };
+        if self.strikes_max.is_some_and(|max| !STRIKES_MAX.contains(&max)) {
+            let (from, to) = (*STRIKES_MAX.start(), *STRIKES_MAX.end());
+            return outside("strikes_max", from.into(), to.into());
+        }
+        if self.strikes_window_s.is_some_and(|window| !STRIKES_WINDOW_S.contains(&window)) {
+            return outside("strikes_window_s", *STRIKES_WINDOW_S.start(), *STRIKES_WINDOW_S.end());
+        }
+        Ok(())
     }
 }
 
@@ -253,9 +294,7 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
         let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
         Misconfigured::new(format!("line {line}"), error.message().to_owned())
     })?;
-    if config.networks.is_empty() {
-        return Err(Misconfigured::new("network", "is missing; add a [[network]] section"));
-    }
+    config.check()?;
     let mut seen = Vec::new();
     for (index, network) in config.networks.iter_mut().enumerate() {
         check_variable(&format!("network[{index}].signer"), &network.signer)?;
@@ -344,6 +383,21 @@ mod tests {
         let set = settings(&ethereum.replace("rpc =", set));
         assert_eq!((set.confirmations, set.block_time_s), (5, 7));
         assert_eq!((set.gas_limit_max, set.fee_per_gas_max), (90_000, 3_000_000_000));
+    }
+
+    #[test]
+    fn strikes_are_set_for_all_networks() {
+        let options = |text: &str| parse(text).unwrap().options();
+        let default = options(GOOD);
+        assert_eq!((default.strikes_max, default.strikes_window.as_secs()), (3, 3_600));
+        let set = options(&format!("strikes_max = 10\nstrikes_window_s = 60\n{GOOD}"));
+        assert_eq!((set.strikes_max, set.strikes_window.as_secs()), (10, 60));
+        for line in
+            ["strikes_max = 0", "strikes_max = 1001", "strikes_window_s = 0", "strikes_max = -1"]
+        {
+            let error = parse(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
+            assert!(error.contains("must be from 1 to") || error.contains("line 1"), "{error}");
+        }
     }
 
     #[test]

@@ -39,6 +39,10 @@ const STOP_MAX: Duration = Duration::from_secs(27);
   rpc = "http://127.0.0.1:8545"
   signer = { env = "FACILITATOR_PRIVATE_KEY" }
 
+Beside them, here with the defaults, for all networks:
+  strikes_max = 3             # settlements of one payer that failed at our cost, from which on
+  strikes_window_s = 3600     # the payer is refused, until the first was so long ago
+
 The signer pays the gas of settlements and needs nothing else. A key file instead:
   signer = { keystore = "signer.json", password_env = "SIGNER_PASSWORD" }
 
@@ -77,7 +81,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         networks.push(Arc::new(network_of(index, network)?));
     }
     let journal = Arc::new(SqliteJournal::open(&config.database)?);
-    let options = Options { failpoints: Failpoints::from_env()?, ..Options::default() };
+    let options = Options { failpoints: Failpoints::from_env()?, ..config.options() };
     let listener = serve::listen(config.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
     let engine = Engine::start(networks, journal, Arc::new(SystemClock), options).await?;

@@ -38,6 +38,7 @@ macro_rules! journal_conformance {
                 one_of_100_hand_overs_wins,
                 the_next_nonce_follows_the_highest_recorded,
                 unfinished_entries_come_oldest_first,
+                failures_that_cost_a_fee_are_counted,
             ]
         );
     };
@@ -489,4 +490,51 @@ pub async fn unfinished_entries_come_oldest_first<J: Journal + 'static>(on: On<J
     let all = on.store.unfinished(&network(), usize::MAX).await.expect("the store answers");
     assert_eq!(all[1].stage, Stage::Signed(signed(1)));
     assert_eq!(all[2].stage, Stage::Sent(signed(2)));
+}
+
+/// Failed, at a price, by this payer, here, not before: each of them counts.
+pub async fn failures_that_cost_a_fee_are_counted<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    let count = |payer, since| {
+        let journal = on.store.clone();
+        async move {
+            let failures = journal.failures(&network(), payer, UnixTime(since)).await;
+            failures.expect("the store answers")
+        }
+    };
+    assert_eq!(count("0xPayer", 0).await, 0);
+    for (name, entered_at) in [("early", 900), ("late", 1_000), ("last", 1_001)] {
+        enter(&*on.store, NewEntry { entered_at: UnixTime(entered_at), ..new(name) }).await;
+        assert_eq!(count("0xPayer", 1_001).await, 0, "an unfinished entry counts");
+        advance(&*on.store, &lease, name, Event::Closed(failed(Some("0xhash5")))).await;
+    }
+    let expected = [(0, 3), (900, 3), (901, 2), (1_000, 2), (1_001, 1), (1_002, 0), (u64::MAX, 0)];
+    for (since, failures) in expected {
+        assert_eq!(count("0xPayer", since).await, failures, "since {since}");
+    }
+    // What was settled does not count, nor what failed for nothing, nor another payer's.
+    for name in ["settled", "free", "other", "due"] {
+        let payer = if name == "other" { "0xOther" } else { "0xPayer" };
+        enter(&*on.store, NewEntry { payer: payer.into(), ..new(name) }).await;
+    }
+    advance(&*on.store, &lease, "settled", Event::Closed(settled())).await;
+    let free = Outcome::Failed {
+        reason: "insufficient_funds".into(),
+        message: String::new(),
+        transaction: None,
+        fee: Amount::ZERO,
+    };
+    advance(&*on.store, &lease, "free", Event::Closed(free)).await;
+    let dear = Outcome::Failed {
+        reason: "invalid_transaction_state".into(),
+        message: String::new(),
+        transaction: None,
+        fee: Amount::MAX,
+    };
+    advance(&*on.store, &lease, "other", Event::Closed(dear)).await;
+    assert_eq!(count("0xPayer", 0).await, 3);
+    assert_eq!(count("0xOther", 0).await, 1);
+    assert_eq!(count("0xpayer", 0).await, 0, "payers are spelled exactly");
+    let elsewhere = on.store.failures(&other_network(), "0xPayer", UnixTime(0)).await;
+    assert_eq!(elsewhere, Ok(0));
 }

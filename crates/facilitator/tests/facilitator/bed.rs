@@ -34,6 +34,7 @@ pub fn options() -> Options {
         resend_max: Duration::from_millis(40),
         // Nearly everything here is paid by one payer.
         unfinished_per_payer_max: UNFINISHED_MAX,
+        strikes_max: 1_000,
         ..Options::default()
     }
 }

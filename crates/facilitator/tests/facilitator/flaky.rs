@@ -103,6 +103,16 @@ impl Journal for Flaky {
         self.journal.next_nonce(network, signer).await
     }
 
+    async fn failures(
+        &self,
+        network: &NetworkId,
+        payer: &str,
+        since: UnixTime,
+    ) -> Result<u64, JournalError> {
+        self.works()?;
+        self.journal.failures(network, payer, since).await
+    }
+
     async fn hand_over(
         &self,
         key: &PaymentKey,

@@ -12,3 +12,4 @@ mod faults;
 mod flaky;
 mod metered;
 mod settle;
+mod strikes;

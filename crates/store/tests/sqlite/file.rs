@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pay402_core::error::Misconfigured;
 use pay402_core::grants::{Claimed, GrantState, Grants};
-use pay402_core::journal::{Entered, Event, Journal, Stage};
+use pay402_core::journal::{Entered, Event, Journal, Outcome, Stage};
 use pay402_core::spend::{Ledger, Limits, Spent, VoidProof};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, U256};
@@ -238,13 +238,47 @@ fn later_formats_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     drop(SqliteJournal::open(&path).unwrap());
-    for version in ["2", "99", "-1"] {
+    for version in ["3", "99", "-1"] {
         tamper(&path, &format!("PRAGMA user_version = {version}"));
         let error = refused(&path);
         assert!(error.problem.contains("upgrade pay402"), "{error}");
     }
-    tamper(&path, "PRAGMA user_version = 1");
+    tamper(&path, "PRAGMA user_version = 2");
     drop(SqliteJournal::open(&path).unwrap());
+}
+
+#[tokio::test]
+async fn a_journal_of_the_first_format_counts_its_failures() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let journal = SqliteJournal::open(&path).unwrap();
+    journal.enter(entry("one")).await.unwrap();
+    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
+    let failed = Outcome::Failed {
+        reason: "reverted".into(),
+        message: String::new(),
+        transaction: None,
+        fee: Amount::from(1),
+    };
+    let change = change("one", Event::Closed(failed));
+    journal.advance(&lease.unwrap().unwrap(), vec![change]).await.unwrap();
+    drop(journal);
+    tamper(&path, "DROP INDEX entry_costly_failure; PRAGMA user_version = 1");
+    let journal = SqliteJournal::open(&path).unwrap();
+    assert_eq!(journal.failures(&network(), PAYER, UnixTime(0)).await, Ok(1));
+    drop(journal);
+    // Counting reads the index, whatever else is in the journal.
+    let plan: String = Connection::open(&path)
+        .unwrap()
+        .query_row(
+            "EXPLAIN QUERY PLAN SELECT count(*) FROM entry
+             WHERE network = 'n' AND payer = 'p' AND entered_at >= 'x'
+               AND stage = 'failed' AND fee <> '0'",
+            [],
+            |row| row.get("detail"),
+        )
+        .unwrap();
+    assert!(plan.contains("entry_costly_failure"), "{plan}");
 }
 
 #[test]
