@@ -22,7 +22,7 @@ use tower_service::Service;
 use crate::support::{FACILITATOR, House, START, network_id, payment, sign_with};
 
 /// What happens to one request.
-enum Meddling {
+pub(crate) enum Meddling {
     /// The node answers.
     Pass,
     /// The node acts on it and its answer is lost.
@@ -91,7 +91,7 @@ impl Service<RequestPacket> for Line {
 }
 
 /// The facilitator's network over a line that `script` meddles with.
-fn over(
+pub(crate) fn over(
     house: &House,
     script: impl Fn(&str, &Value) -> Meddling + Send + Sync + 'static,
 ) -> EvmNetwork {

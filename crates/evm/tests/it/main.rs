@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
 mod account;
+mod accounts;
 mod client;
 mod faults;
 mod form;
@@ -12,3 +13,4 @@ mod start;
 mod support;
 mod vectors;
 mod verify;
+mod wallets;

@@ -39,7 +39,7 @@ fn tariff(amount: u64) -> Tariff {
     Tariff::Atomic { amount: amount.into(), asset: usdc().info }
 }
 
-fn exact(amount: u64) -> Requirements {
+pub(crate) fn exact(amount: u64) -> Requirements {
     ExactServer::new(AssetTable::defaults())
         .transferring_by(TransferMethod::Permit2)
         .requirements(&network_id(), &tariff(amount), PAY_TO, 60)
@@ -47,7 +47,7 @@ fn exact(amount: u64) -> Requirements {
 }
 
 /// Terms with a ceiling, as a server makes them with what the facilitator says of itself.
-fn upto(ceiling: u64) -> Requirements {
+pub(crate) fn upto(ceiling: u64) -> Requirements {
     let server = UptoServer::new(AssetTable::defaults());
     let mut terms = server.requirements(&network_id(), &tariff(ceiling), PAY_TO, 60).unwrap();
     let facilitator = DEV_ACCOUNTS[FACILITATOR].to_checksum(None);
@@ -55,7 +55,7 @@ fn upto(ceiling: u64) -> Requirements {
     terms
 }
 
-fn permit(terms: &Requirements, from: Address) -> PermitTransfer {
+pub(crate) fn permit(terms: &Requirements, from: Address) -> PermitTransfer {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NONCES: AtomicU64 = AtomicU64::new(1);
     let facilitator = terms.extra_str("facilitatorAddress").map(|text| text.parse().unwrap());
@@ -71,11 +71,15 @@ fn permit(terms: &Requirements, from: Address) -> PermitTransfer {
     }
 }
 
-fn sign(permit: &PermitTransfer, signer: &PrivateKeySigner) -> Vec<u8> {
+pub(crate) fn sign(permit: &PermitTransfer, signer: &PrivateKeySigner) -> Vec<u8> {
     signer.sign_hash_sync(&permit.digest(CHAIN_ID)).unwrap().as_bytes().to_vec()
 }
 
-fn carrying(terms: &Requirements, permit: PermitTransfer, signature: Vec<u8>) -> Payment {
+pub(crate) fn carrying(
+    terms: &Requirements,
+    permit: PermitTransfer,
+    signature: Vec<u8>,
+) -> Payment {
     let spender = permit.spender();
     let signature = SignatureBytes::new(signature);
     with_payload(terms, &Permit2Payload { permit, spender, signature })
