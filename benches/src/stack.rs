@@ -96,8 +96,7 @@ impl Stack {
             let origin = "http://127.0.0.1".to_owned();
             let intent = Intent { id, resource: format!("{origin}/data"), origin };
             let now = SystemClock.now();
-            let account = payer.payer();
-            let clearance = clear(&policy, &ledger, &account, quote, intent, id.0, now).await?;
+            let clearance = clear(&policy, &ledger, &payer, quote, intent, id.0, now).await?;
             let presented = Presented {
                 version: WireVersion::V2,
                 scheme: Scheme::EXACT,

@@ -115,7 +115,7 @@ impl Market {
         let nonce = SystemEntropy.nonce().expect("randomness");
         let now = SystemClock.now();
         let policy = OwnerPolicy::new();
-        let clearance = clear(&policy, &ledger, &scheme.payer(), quote, intent, nonce, now)
+        let clearance = clear(&policy, &ledger, &scheme, quote, intent, nonce, now)
             .await
             .expect("within the default limits");
         let authorized = scheme.authorize(&clearance).await.expect("a signature");

@@ -401,6 +401,7 @@ impl Wallet {
         mut declined: Vec<Declined>,
     ) -> Result<(Arc<dyn ClientScheme>, Clearance, Standing), PayError> {
         let mut ask: Option<Denied> = None;
+        let mut unplanned: Option<PayError> = None;
         let mut denied: Option<Denied> = None;
         for Rail { scheme, quote } in rails {
             if !fits(&quote.offer, required) {
@@ -408,20 +409,29 @@ impl Wallet {
                 declined.push(Declined::new(&quote.offer, why));
                 continue;
             }
-            let nonce = self.entropy.nonce().map_err(|error| PayError::Signer {
-                error,
-                terms: Box::new(Terms::of_quote(&quote, &scheme.payer())),
-                status: PaymentStatus::NotSent,
-            })?;
             let payer = scheme.payer();
+            let terms = Terms::of_quote(&quote, &payer);
+            let unsigned = |error| {
+                let (terms, status) = (Box::new(terms), PaymentStatus::NotSent);
+                PayError::Signer { error, terms, status }
+            };
+            let fresh = match self.entropy.nonce() {
+                Ok(fresh) => fresh,
+                Err(error) => return Err(unsigned(error)),
+            };
             let intent: Intent = purchase.intent(&payer);
             let (policy, ledger) = (self.policy.as_ref(), self.ledger.as_ref());
             let offer = quote.offer.clone();
-            match clear(policy, ledger, &payer, quote, intent, nonce, self.clock.now()).await {
+            let now = self.clock.now();
+            match clear(policy, ledger, scheme.as_ref(), quote, intent, fresh, now).await {
                 Ok(clearance) => return Ok((scheme, clearance, Standing::Fresh)),
                 Err(NotCleared::Open(open)) => {
                     let (scheme, open) = self.with_scheme(*open)?;
                     return Ok((scheme, Clearance::resume(open), Standing::Resumed));
+                }
+                // One network is out of reach; the next offer may be of another.
+                Err(NotCleared::Unplanned(error)) => {
+                    unplanned = unplanned.or_else(|| Some(unsigned(error)));
                 }
                 Err(NotCleared::Unavailable(error)) => return Err(PayError::Ledger(error)),
                 Err(NotCleared::Ask(why)) => ask = ask.or(Some(why)),
@@ -430,10 +440,11 @@ impl Wallet {
                 Err(NotCleared::Denied(why)) => declined.push(Declined::new(&offer, why.message)),
             }
         }
-        Err(match (ask, denied) {
-            (Some(why), _) => PayError::NeedsApproval(Box::new(why)),
-            (None, Some(why)) => PayError::Denied { denied: Box::new(why), declined },
-            (None, None) => PayError::NoRail { origin: origin_of(purchase.url()), declined },
+        Err(match (ask, unplanned, denied) {
+            (Some(why), _, _) => PayError::NeedsApproval(Box::new(why)),
+            (None, Some(error), _) => error,
+            (None, None, Some(why)) => PayError::Denied { denied: Box::new(why), declined },
+            (None, None, None) => PayError::NoRail { origin: origin_of(purchase.url()), declined },
         })
     }
 

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pay402_client::{AssetRule, OwnerPolicy, PayError, PaymentStatus, Preview, ReceiptStatus};
-use pay402_core::asset::AssetId;
-use pay402_core::spend::Verdict;
+use pay402_core::asset::{AssetId, canonical_address};
+use pay402_core::error::Unavailable;
+use pay402_core::scheme::Unplanned;
+use pay402_core::spend::{Denied, Verdict};
 use pay402_core::time::{Clock, UnixTime};
 use pay402_core::{Price, WireVersion};
 use serde_json::json;
 use support::server::{Server, ask, ask_v1, claim_paid, plain, sell, with_header};
-use support::{DAI, EURC, PAYEE, TX, USDC, World, get, network, offer, required};
+use support::{DAI, EURC, NONCE_BEGINS, PAYEE, TX, USDC, World, get, network, offer, required};
 
 #[tokio::test]
 async fn a_402_is_paid_and_the_content_delivered() {
@@ -421,5 +423,66 @@ async fn nothing_that_can_be_printed_holds_the_payment() {
     let signature = payment.payload["signature"].as_str().unwrap();
     for text in [format!("{paid:?}"), format!("{client:?}"), format!("{payment:?}")] {
         assert!(!text.contains(&header) && !text.contains(signature), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_scheme_plans_the_nonce_once_the_rules_allow() {
+    let world = World::new();
+    let chain = Arc::clone(&world.chain);
+    let server = Server::start(move |seen, _| match seen.payment() {
+        None => ask(&required("", vec![offer("10000", USDC)])),
+        Some(_) => sell(&chain, seen),
+    })
+    .await;
+    let strict = World {
+        policy: OwnerPolicy::new().per_payment(Price::parse("$0.001").unwrap()),
+        ..World::new()
+    };
+    strict.client().execute(get(&server.url("/"))).await.unwrap_err();
+    assert_eq!(strict.scheme.planned.load(Ordering::SeqCst), 0);
+
+    world.client().execute(get(&server.url("/"))).await.unwrap();
+    let nonces = world.scheme.nonces();
+    assert_eq!((nonces.len(), &nonces[0][..4]), (1, &NONCE_BEGINS[..]));
+    assert_ne!(nonces[0][4..], [0; 28], "the rest is random");
+}
+
+#[tokio::test]
+async fn what_cannot_be_planned_is_neither_reserved_nor_signed() {
+    let world = World::new();
+    let chain = Arc::clone(&world.chain);
+    let server = Server::start(move |seen, _| match seen.payment() {
+        None => ask(&required("", vec![offer("10000", USDC), offer("10000000000000000", DAI)])),
+        Some(_) => sell(&chain, seen),
+    })
+    .await;
+    let denied = || {
+        let message = "the key may spend no more today".to_owned();
+        let (rule, asked) = ("session_budget", 10_000.into());
+        Unplanned::Denied(Denied { rule, message, asked, limit: None, remaining: None })
+    };
+    let down = || Unplanned::Unavailable(Unavailable::new("rpc", "switched off"));
+    let cases = [
+        ([Some(denied()), Some(denied())], "policy_denied"),
+        ([Some(down()), Some(denied())], "signing_failed"),
+        ([Some(denied()), Some(down())], "signing_failed"),
+    ];
+    let plan = |[usdc, dai]: [Option<Unplanned>; 2]| {
+        let found = [(USDC, usdc), (DAI, dai)].into_iter();
+        let found = found.filter_map(|(asset, why)| Some((canonical_address(asset), why?)));
+        *world.scheme.unplanned.lock().unwrap() = found.collect();
+    };
+    for (unplanned, code) in cases {
+        plan(unplanned);
+        let error = world.client().execute(get(&server.url("/"))).await.unwrap_err();
+        assert_eq!((error.code(), error.payment_status()), (code, PaymentStatus::NotSent));
+        assert_eq!((world.books().await, world.scheme.signed().len()), ((0, 0), 0));
+    }
+    // The next offer may do.
+    for first in [denied(), down()] {
+        plan([Some(first), None]);
+        let paid = world.client().execute(get(&server.url("/"))).await.unwrap();
+        assert_eq!(paid.receipt.terms.unwrap().symbol, "DAI");
     }
 }

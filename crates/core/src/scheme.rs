@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::asset::AssetInfo;
 use crate::error::{Malformed, Misconfigured, Unavailable};
 use crate::facilitator::{Facilitator, Settled, Verdict};
-use crate::spend::{Clearance, Quote};
+use crate::spend::{Clearance, Denied, Quote};
 use crate::time::UnixTime;
 use crate::{
     Amount, NetworkId, Payment, PaymentKey, Presented, Price, Refusal, Refused, Requirements,
@@ -59,6 +59,17 @@ pub enum Fate {
     Dead,
 }
 
+/// Why no authorization can be planned for a quote. Nothing is reserved then.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unplanned {
+    /// What the owner allows on the chain itself does not cover it.
+    #[error(transparent)]
+    Denied(Denied),
+    /// The chain has to be asked, and cannot be.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// The client's side of a scheme on one network family.
 #[async_trait]
 pub trait ClientScheme: Send + Sync {
@@ -74,6 +85,17 @@ pub trait ClientScheme: Send + Sync {
     /// # Errors
     /// When the offer is not for this scheme, or cannot be paid safely.
     fn quote(&self, offer: &Requirements) -> Result<Quote, Decline>;
+
+    /// The nonce of a new authorization for `quote`, from `fresh` randomness: as it is, unless
+    /// nonces mean something to the network; then enough of it is kept that no other process gets
+    /// the same. Whatever is signed has to follow from the plan, so what else it takes goes in here.
+    /// Called when the owner's rules allow the quote, and before anything is reserved.
+    ///
+    /// # Errors
+    /// See [`Unplanned`].
+    async fn plan_nonce(&self, _quote: &Quote, fresh: [u8; 32]) -> Result<[u8; 32], Unplanned> {
+        Ok(fresh)
+    }
 
     /// Signs exactly what was cleared, and nothing else. Deterministic: signing the same clearance
     /// again yields the same bytes, so that nothing spendable needs to be stored.

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 
 use crate::asset::AssetId;
 use crate::error::Unavailable;
+use crate::scheme::{ClientScheme, Unplanned};
 use crate::time::UnixTime;
 use crate::{Amount, Digest, Requirements, Scheme};
 
@@ -239,32 +240,40 @@ pub enum NotCleared {
     /// The purchase already has an open payment.
     #[error("this purchase already has an open payment")]
     Open(Box<Reservation>),
+    /// The scheme could not plan what to sign.
+    #[error(transparent)]
+    Unplanned(Unavailable),
     /// The ledger could not be used: nothing may be signed.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// Judges and reserves. The only road to a new [`Clearance`].
+/// Judges, plans and reserves a payment by `scheme`. The only road to a new [`Clearance`].
 ///
-/// `nonce` must be fresh randomness. The lifetime is the offer's, clamped to the policy's.
+/// `fresh` must be fresh randomness. The lifetime is the offer's, clamped to the policy's.
 ///
 /// # Errors
 /// See [`NotCleared`]; nothing is reserved then.
 pub async fn clear(
     policy: &dyn Policy,
     ledger: &dyn Ledger,
-    payer: &str,
+    scheme: &dyn ClientScheme,
     quote: Quote,
     intent: Intent,
-    nonce: [u8; 32],
+    fresh: [u8; 32],
     now: UnixTime,
 ) -> Result<Clearance, NotCleared> {
-    let spent = ledger.spent(payer, &quote.asset).await?;
+    let payer = scheme.payer();
+    let spent = ledger.spent(&payer, &quote.asset).await?;
     let limits = match policy.judge(&quote, &intent, &spent) {
         Verdict::Allow(limits) => limits,
         Verdict::Ask(why) => return Err(NotCleared::Ask(why)),
         Verdict::Deny(why) => return Err(NotCleared::Denied(why)),
     };
+    let nonce = scheme.plan_nonce(&quote, fresh).await.map_err(|error| match error {
+        Unplanned::Denied(why) => NotCleared::Denied(why),
+        Unplanned::Unavailable(error) => NotCleared::Unplanned(error),
+    })?;
     let lifetime_s = quote.offer.max_timeout_seconds.min(policy.lifetime_s_max());
     let plan = Plan {
         nonce,
@@ -272,8 +281,7 @@ pub async fn clear(
         valid_after: now.minus_s(CLOCK_SKEW_S),
         valid_before: now.plus_s(lifetime_s),
     };
-    let reservation =
-        Reservation { intent, payer: payer.to_owned(), quote, plan, reserved_at: now };
+    let reservation = Reservation { intent, payer, quote, plan, reserved_at: now };
     match ledger.reserve(&reservation, &limits).await {
         Ok(()) => Ok(Clearance { reservation }),
         Err(ReserveError::OverLimit { spent_and_reserved, limit }) => {

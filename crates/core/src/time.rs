@@ -32,6 +32,33 @@ impl UnixTime {
     pub const fn minus_s(self, seconds: u64) -> Self {
         Self(self.0.saturating_sub(seconds))
     }
+
+    /// For people: date and time in UTC, such as `2026-11-25 23:26:18 UTC`.
+    pub fn to_utc(self) -> String {
+        let (days, seconds) = (self.0 / DAY_S, self.0 % DAY_S);
+        let (year, month, day) = date(days);
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
+}
+
+const DAY_S: u64 = 24 * 60 * 60;
+
+/// Year, month and day of a day since 1970-01-01, by the Gregorian calendar. Years begin in March
+/// while it is found, so that the leap day is a year's last.
+const fn date(days: u64) -> (u64, u64, u64) {
+    /// Days from 0000-03-01 to 1970-01-01.
+    const DAYS_BEFORE: u64 = 719_468;
+    /// Days in 400 years, after which the calendar repeats.
+    const ERA: u64 = 146_097;
+    let day = days + DAYS_BEFORE;
+    let (era, day) = (day / ERA, day % ERA);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, later) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (era * 400 + year + later, month, day)
 }
 
 impl fmt::Display for UnixTime {
@@ -85,5 +112,26 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> UnixTime {
         UnixTime(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_dates() {
+        for (time, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00:00 UTC"),
+            (1_767_225_599, "2025-12-31 23:59:59 UTC"),
+            (1_795_649_178, "2026-11-25 23:26:18 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(UnixTime(time).to_utc(), text);
+        }
+        assert!(UnixTime(u64::MAX).to_utc().ends_with(" UTC"));
     }
 }

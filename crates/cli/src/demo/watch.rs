@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use pay402_core::error::Unavailable;
 use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
-use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate};
+use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate, Unplanned};
 use pay402_core::spend::{self, Clearance, Intent, Plan, Policy, Quote, Spent};
 use pay402_core::{Payment, Requirements, Scheme};
 
@@ -90,6 +90,10 @@ impl<T: ClientScheme> ClientScheme for Watched<T> {
 
     fn quote(&self, offer: &Requirements) -> Result<Quote, Decline> {
         self.inner.quote(offer)
+    }
+
+    async fn plan_nonce(&self, quote: &Quote, fresh: [u8; 32]) -> Result<[u8; 32], Unplanned> {
+        self.inner.plan_nonce(quote, fresh).await
     }
 
     async fn authorize(&self, clearance: &Clearance) -> Result<Authorized, Unavailable> {

@@ -14,7 +14,7 @@ use pay402_core::asset::{AssetId, canonical_address};
 use pay402_core::error::Unavailable;
 use pay402_core::payment::PaymentRequired;
 use pay402_core::resource::ResourceInfo;
-use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate};
+use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate, Unplanned};
 use pay402_core::spend::{Clearance, Ledger, Quote, Spent};
 use pay402_core::time::{Clock, ManualClock, UnixTime};
 use pay402_core::{Digest, NetworkId, Requirements, Scheme, WireVersion};
@@ -55,7 +55,13 @@ pub struct FakeScheme {
     pub chain: Arc<Chain>,
     pub signed: Mutex<Vec<Clearance>>,
     pub broken: AtomicBool,
+    /// What a plan in an asset fails with, by the asset's address.
+    pub unplanned: Mutex<HashMap<String, Unplanned>>,
+    pub planned: AtomicUsize,
 }
+
+/// What every nonce that [`FakeScheme`] plans begins with.
+pub const NONCE_BEGINS: [u8; 4] = *b"plan";
 
 impl FakeScheme {
     pub fn signed(&self) -> Vec<Clearance> {
@@ -106,6 +112,17 @@ impl ClientScheme for FakeScheme {
             pay_to: canonical_address(&offer.pay_to),
             is_dollar,
         })
+    }
+
+    async fn plan_nonce(&self, quote: &Quote, fresh: [u8; 32]) -> Result<[u8; 32], Unplanned> {
+        self.planned.fetch_add(1, Ordering::SeqCst);
+        let unplanned = self.unplanned.lock().expect("no panic while held");
+        if let Some(why) = unplanned.get(&quote.asset.address) {
+            return Err(why.clone());
+        }
+        let mut nonce = fresh;
+        nonce[..4].copy_from_slice(&NONCE_BEGINS);
+        Ok(nonce)
     }
 
     async fn authorize(&self, clearance: &Clearance) -> Result<Authorized, Unavailable> {
@@ -177,6 +194,8 @@ impl World {
             chain: Arc::clone(&chain),
             signed: Mutex::default(),
             broken: AtomicBool::new(false),
+            unplanned: Mutex::default(),
+            planned: AtomicUsize::new(0),
         });
         let retry = RetryRules {
             presentations_max: 3,
