@@ -48,6 +48,7 @@ mod sponsor;
 pub mod typed_data;
 pub mod upto;
 
+pub use account::SessionClient;
 pub use assets::{Asset, AssetTable, Peg, TransferMethod};
 pub use exact::client::ExactClient;
 pub use exact::server::ExactServer;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::signers::Signer;
 use alloy::sol_types::SolCall as _;
+use pay402_core::asset::AssetId;
 use pay402_core::error::Unavailable;
 use pay402_core::scheme::{Authorized, Decline, Fate};
 use pay402_core::spend::{Clearance, Quote, Reservation};
@@ -54,45 +55,20 @@ impl<S: Signer + Send + Sync> Payer<S> {
 
     /// What taking up `offer` by `scheme` would cost.
     pub(crate) fn quote(&self, scheme: &Scheme, offer: &Requirements) -> Result<Quote, Decline> {
-        let decline = |why: String| Err(Decline(why));
-        if offer.scheme != *scheme {
-            let name = short(offer.scheme.as_str());
-            return decline(format!("the scheme {name} is not paid here"));
-        }
-        if offer.network.evm_chain_id().is_none() {
-            return decline(format!("{} is not an EVM network", offer.network));
-        }
-        let Some(asset) = self.assets.find(&offer.asset_id()) else {
-            let asset = short(&offer.asset);
-            return decline(format!("{asset} on {} is not in the asset table", offer.network));
-        };
-        let info = &asset.info;
+        let asset = asset_of(&self.assets, scheme, offer)?;
         match TransferMethod::of(offer) {
             Some(TransferMethod::Eip3009) => check_eip3009(offer, asset)?,
             Some(TransferMethod::Permit2) => {}
             Some(TransferMethod::Erc7710) => {
-                return decline("erc7710 is paid by a session key of an adopted account".into());
+                let why = "erc7710 is paid by a session key of an adopted account";
+                return Err(Decline(why.into()));
             }
-            None => return decline("the asset transfer method is not known here".into()),
+            None => return Err(Decline("the asset transfer method is not known here".into())),
         }
         if *scheme == Scheme::UPTO {
             facilitator_of(offer)?;
         }
-        let pay_to =
-            parse_payee(&offer.pay_to).map_err(|error| Decline(format!("payTo {error}")))?;
-        if offer.amount.is_zero() {
-            return decline("the amount is zero: there is nothing to pay".into());
-        }
-        Ok(Quote {
-            offer: offer.clone(),
-            scheme: scheme.clone(),
-            asset: info.id.clone(),
-            symbol: info.symbol.clone(),
-            decimals: info.decimals,
-            amount: offer.amount,
-            pay_to: canonical(&pay_to),
-            is_dollar: asset.is_dollar(),
-        })
+        quote_in(asset, scheme, offer)
     }
 
     /// Signs what was cleared.
@@ -165,12 +141,7 @@ impl<S: Signer + Send + Sync> Payer<S> {
     pub(crate) async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {
         let reservation = clearance.reservation();
         let (_, asset) = self.mandate(reservation)?;
-        let nonce = B256::from(reservation.plan.nonce);
-        let message = format!("{IDENTIFIER_LABEL}\n{}\n{nonce}", asset.info.id);
-        let signature =
-            self.signer.sign_message(message.as_bytes()).await.map_err(|_| refused_to_sign())?;
-        let digest = keccak256(signature.normalized_s().as_bytes());
-        Ok(format!("pay_{}", alloy::hex::encode(digest)))
+        identifier(&self.signer, &asset.info.id, reservation.plan.nonce).await
     }
 
     pub(crate) async fn fate(&self, clearance: &Clearance) -> Result<Fate, Unavailable> {
@@ -231,9 +202,70 @@ impl<S: Signer + Send + Sync> Payer<S> {
     }
 
     async fn sign(&self, digest: &B256) -> Result<Ecdsa, Unavailable> {
-        let signature = self.signer.sign_hash(digest).await.map_err(|_| refused_to_sign())?;
-        Ok(Ecdsa::from(signature.normalized_s()))
+        sign(&self.signer, digest).await
     }
+}
+
+/// The asset of an offer that `scheme` may take up, from our own table.
+pub(crate) fn asset_of<'a>(
+    assets: &'a AssetTable,
+    scheme: &Scheme,
+    offer: &Requirements,
+) -> Result<&'a Asset, Decline> {
+    if offer.scheme != *scheme {
+        let name = short(offer.scheme.as_str());
+        return Err(Decline(format!("the scheme {name} is not paid here")));
+    }
+    if offer.network.evm_chain_id().is_none() {
+        return Err(Decline(format!("{} is not an EVM network", offer.network)));
+    }
+    assets.find(&offer.asset_id()).ok_or_else(|| {
+        let asset = short(&offer.asset);
+        Decline(format!("{asset} on {} is not in the asset table", offer.network))
+    })
+}
+
+/// The quote of an offer in `asset`, whose transfer method was checked.
+pub(crate) fn quote_in(
+    asset: &Asset,
+    scheme: &Scheme,
+    offer: &Requirements,
+) -> Result<Quote, Decline> {
+    let info = &asset.info;
+    let pay_to = parse_payee(&offer.pay_to).map_err(|error| Decline(format!("payTo {error}")))?;
+    if offer.amount.is_zero() {
+        return Err(Decline("the amount is zero: there is nothing to pay".into()));
+    }
+    Ok(Quote {
+        offer: offer.clone(),
+        scheme: scheme.clone(),
+        asset: info.id.clone(),
+        symbol: info.symbol.clone(),
+        decimals: info.decimals,
+        amount: offer.amount,
+        pay_to: canonical(&pay_to),
+        is_dollar: asset.is_dollar(),
+    })
+}
+
+/// The secret id of what `signer` signs with `nonce` in `asset`.
+pub(crate) async fn identifier(
+    signer: &(impl Signer + Sync),
+    asset: &AssetId,
+    nonce: [u8; 32],
+) -> Result<String, Unavailable> {
+    let message = format!("{IDENTIFIER_LABEL}\n{asset}\n{}", B256::from(nonce));
+    let signature = signer.sign_message(message.as_bytes()).await.map_err(|_| refused_to_sign())?;
+    let digest = keccak256(signature.normalized_s().as_bytes());
+    Ok(format!("pay_{}", alloy::hex::encode(digest)))
+}
+
+pub(crate) async fn sign(
+    signer: &(impl Signer + Sync),
+    digest: &B256,
+) -> Result<Ecdsa, Unavailable> {
+    let signature = signer.sign_hash(digest).await.map_err(|_| refused_to_sign())?;
+    Ok(Ecdsa::from(signature.normalized_s()))
 }
 
 /// What a sighting says of a payer's own authorization.
@@ -281,12 +313,12 @@ fn facilitator_of(offer: &Requirements) -> Result<Address, Decline> {
         .ok_or_else(|| Decline(format!("extra.{FACILITATOR_ADDRESS} is no address")))
 }
 
-fn chain_id_of(reservation: &Reservation) -> Result<u64, Unavailable> {
+pub(crate) fn chain_id_of(reservation: &Reservation) -> Result<u64, Unavailable> {
     let network = &reservation.quote.asset.network;
     network.evm_chain_id().ok_or_else(|| cannot("the reservation is for another family"))
 }
 
-fn cannot(problem: &str) -> Unavailable {
+pub(crate) fn cannot(problem: &str) -> Unavailable {
     Unavailable::new("signer", problem)
 }
 

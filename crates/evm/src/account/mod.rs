@@ -2,22 +2,28 @@
 //! it within limits that the chain enforces. `docs/agent-account.md` has its formats.
 //!
 //! Here: what the root and session keys sign ([`Session`], [`RootOperation`], [`Adoption`],
-//! [`SessionPayment`]), and an account's refusals in words. Not here: what a
-//! facilitator checks before it pays the gas of an adoption.
+//! [`SessionPayment`]), what the chain shows of an account ([`state`]), the client that pays with a
+//! session key ([`SessionClient`]), sending for roots that pay their own gas ([`relay`]), and an
+//! account's refusals in words. Not here: what a facilitator
+//! checks before it pays the gas of an adoption.
 //!
 //! **Invariants:** what the contract would refuse is refused before it is signed, with the field
 //! named; an adoption is signed for one chain, and for [`AGENT_ACCOUNT`] alone.
 
 mod abi;
+mod client;
 mod operation;
 mod payment;
 mod refusal;
+pub mod relay;
 mod session;
+pub mod state;
 
 use alloy::primitives::{Address, address};
 use alloy::sol_types::{Eip712Domain, eip712_domain};
 
 pub use abi::AgentAccount as Contract;
+pub use client::SessionClient;
 pub use operation::{Adoption, RootOperation};
 pub use payment::{CONTEXT_BYTES, LIFETIME_S_MAX, SessionPayment};
 pub use refusal::{Refusals, words};

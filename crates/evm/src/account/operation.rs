@@ -39,7 +39,10 @@ impl Adoption {
     ///
     /// # Errors
     /// When the key does not sign.
-    pub async fn sign(&self, root: &impl Signer) -> Result<SignedAuthorization, Unavailable> {
+    pub async fn sign(
+        &self,
+        root: &(impl Signer + Sync),
+    ) -> Result<SignedAuthorization, Unavailable> {
         let tuple = Authorization {
             chain_id: U256::from(self.chain_id),
             address: AGENT_ACCOUNT,
@@ -157,7 +160,7 @@ impl RootOperation {
     ///
     /// # Errors
     /// When the key does not sign, or is not this account's root.
-    pub async fn sign(&self, root: &impl Signer) -> Result<Bytes, Unavailable> {
+    pub async fn sign(&self, root: &(impl Signer + Sync)) -> Result<Bytes, Unavailable> {
         if root.address() != self.account.address {
             return Err(Unavailable::new("signer", "the key is not the account's root key"));
         }

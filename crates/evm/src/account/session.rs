@@ -132,7 +132,6 @@ impl Session {
     }
 
     /// Reads what a registration carries. It is a record of what was granted, not a new grant.
-    #[cfg(test)]
     pub(super) fn from_abi(session: &abi::Session) -> Self {
         let tokens = session.tokens.iter().map(|limit| TokenLimit {
             token: limit.token,

@@ -6,6 +6,7 @@
 use alloy::sol_types::decode_revert_reason;
 use pay402_core::network::SendError;
 
+use crate::account;
 use crate::rpc::RpcError;
 
 /// Longest text of a node that is passed on, in characters.
@@ -62,6 +63,9 @@ pub(crate) fn sent(error: &RpcError) -> Result<(), SendError> {
 
 /// Why a call failed in the EVM; `None` when it was the node that failed.
 pub(crate) fn execution_failure(error: &RpcError) -> Option<String> {
+    if let Some(words) = error.data.as_ref().and_then(|data| account::words(data)) {
+        return Some(words);
+    }
     if let Some(reason) = error.data.as_ref().and_then(|data| decode_revert_reason(data)) {
         return Some(public_text(&reason));
     }

@@ -1,0 +1,207 @@
+//! Sending for roots that pay their own gas. Others have a facilitator send what they signed.
+//!
+//! **Invariant:** a sent transaction proves nothing about a delegation: one that is not good is
+//! skipped, and the transaction succeeds all the same. Whoever adopts looks at the account
+//! afterwards ([`super::state::standing`]).
+
+use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEip7702};
+use alloy::eips::Encodable2718 as _;
+use alloy::eips::eip2930::AccessList;
+use alloy::primitives::{Address, B256, Bytes, TxKind, U64, U256};
+use alloy::signers::Signer;
+use pay402_core::error::Unavailable;
+use pay402_core::network::SendError;
+use serde_json::{Value, json};
+
+use super::state::Standing;
+use super::{AGENT_ACCOUNT, Adoption, AgentAccount};
+use crate::network::{FEE_PER_GAS_MAX_DEFAULT, errors};
+use crate::rpc::{Block, Call, Receipt, Rpc};
+
+/// Tip where the node proposes none, in wei: 1 gwei.
+const TIP_FALLBACK: u128 = 1_000_000_000;
+/// Gas of a transaction that adopts and calls nothing: 21,000 for itself, 25,000 for the
+/// delegation, and what may come on top by later rules.
+const GAS_ADOPTION: u64 = 100_000;
+/// Gas for each word of call data of a registration: at most one new slot of storage, and what it
+/// takes to hash and log it.
+const GAS_PER_WORD: u64 = 30_000;
+/// Most gas that is offered.
+const GAS_MAX: u64 = 15_000_000;
+
+/// Why nothing was sent, or it is not known what became of it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RelayError {
+    /// The account would refuse the call, or the chain the transaction: nothing was sent.
+    #[error("{0}")]
+    Refused(String),
+    /// The root has too little to pay the gas with: nothing was sent.
+    #[error("the gas may cost {needed} wei, and the account has {held} wei")]
+    Funds {
+        /// What it may cost, in wei.
+        needed: U256,
+        /// What the account has, in wei.
+        held: U256,
+    },
+    /// The node did not answer: nothing was sent.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The node's answer does not say whether it took the transaction.
+    #[error("it is not known whether the transaction {transaction} was sent: {problem}")]
+    Unknown {
+        /// Its hash.
+        transaction: B256,
+        /// What the node said.
+        problem: String,
+    },
+}
+
+/// Whether the transaction also adopts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Adopting {
+    /// It delegates the account first.
+    Yes,
+    /// The account runs the agent account already.
+    No,
+}
+
+/// Sends `call` to the account from the account itself, signed by its root key.
+///
+/// # Errors
+/// See [`RelayError`].
+pub async fn send(
+    rpc: &Rpc,
+    root: &(impl Signer + Sync),
+    account: AgentAccount,
+    standing: &Standing,
+    adopting: Adopting,
+    call: Bytes,
+) -> Result<B256, RelayError> {
+    let tip = Call::new("eth_maxPriorityFeePerGas", json!([]));
+    let [head, tip, trial] =
+        rpc.ask_all([Call::head(), tip, trial(account.address, adopting, &call)]).await?;
+    let gas_limit = match trial {
+        Err(error) if errors::execution_failure(&error).is_some() => {
+            let why = errors::execution_failure(&error).unwrap_or_default();
+            return Err(RelayError::Refused(why));
+        }
+        Ok(gas) if adopting == Adopting::No => {
+            let gas: U64 = rpc.read(Ok(gas))?;
+            gas.to::<u64>().saturating_mul(5) / 4
+        }
+        // A node that cannot try a call on an account that is not adopted yet is no obstacle.
+        Ok(_) | Err(_) => adoption_gas(&call),
+    };
+    let head: Block = rpc.read(head)?;
+    let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
+    let tip = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
+    let tip: u128 = tip.unwrap_or(TIP_FALLBACK);
+    let cap = base.saturating_mul(2).saturating_add(tip).min(FEE_PER_GAS_MAX_DEFAULT);
+    if base > cap {
+        return Err(RelayError::Refused("gas costs more than is paid here; try later".into()));
+    }
+    let gas = Gas { limit: gas_limit.min(GAS_MAX), cap, tip: tip.min(cap) };
+    let needed = U256::from(gas.limit).saturating_mul(U256::from(cap));
+    if needed > standing.wei {
+        return Err(RelayError::Funds { needed, held: standing.wei });
+    }
+    let (transaction, raw) = sign(root, account, standing.nonce, adopting, call, gas).await?;
+    match rpc.ask(Call::new("eth_sendRawTransaction", json!([raw]))).await {
+        Ok(Ok(_)) => Ok(transaction),
+        Ok(Err(error)) => match errors::sent(&error) {
+            Ok(()) => Ok(transaction),
+            Err(SendError::Rejected(why)) => Err(RelayError::Refused(why)),
+            Err(SendError::NonceSpent) => Err(RelayError::Refused(
+                "the account sent another transaction in the meantime; try again".into(),
+            )),
+            Err(SendError::Unknown(problem)) => Err(RelayError::Unknown { transaction, problem }),
+        },
+        Err(error) => Err(RelayError::Unknown { transaction, problem: error.problem }),
+    }
+}
+
+/// How a transaction ended.
+///
+/// # Errors
+/// When the node does not answer.
+pub async fn succeeded(rpc: &Rpc, transaction: B256) -> Result<Option<bool>, Unavailable> {
+    let receipt: Option<Receipt> = rpc.read(rpc.ask(Call::receipt(transaction)).await?)?;
+    Ok(receipt.map(|receipt| receipt.succeeded()))
+}
+
+#[derive(Clone, Copy)]
+struct Gas {
+    limit: u64,
+    cap: u128,
+    tip: u128,
+}
+
+async fn sign(
+    root: &(impl Signer + Sync),
+    account: AgentAccount,
+    nonce: u64,
+    adopting: Adopting,
+    input: Bytes,
+    gas: Gas,
+) -> Result<(B256, Bytes), RelayError> {
+    let (chain_id, access_list) = (account.chain_id, AccessList::default());
+    let refused = |_| Unavailable::new("signer", "the key did not sign");
+    let (hash, raw) = match adopting {
+        Adopting::Yes => {
+            // The transaction's own nonce is spent before its delegations are looked at.
+            let adoption = Adoption::new(chain_id, nonce.saturating_add(1))
+                .map_err(|error| RelayError::Refused(error.to_string()))?;
+            let transaction = TxEip7702 {
+                chain_id,
+                nonce,
+                gas_limit: gas.limit,
+                max_fee_per_gas: gas.cap,
+                max_priority_fee_per_gas: gas.tip,
+                to: account.address,
+                value: U256::ZERO,
+                access_list,
+                authorization_list: vec![adoption.sign(root).await?],
+                input,
+            };
+            let signature = root.sign_hash(&transaction.signature_hash()).await;
+            let signed = transaction.into_signed(signature.map_err(refused)?);
+            (*signed.hash(), signed.encoded_2718())
+        }
+        Adopting::No => {
+            let transaction = TxEip1559 {
+                chain_id,
+                nonce,
+                gas_limit: gas.limit,
+                max_fee_per_gas: gas.cap,
+                max_priority_fee_per_gas: gas.tip,
+                to: TxKind::Call(account.address),
+                value: U256::ZERO,
+                access_list,
+                input,
+            };
+            let signature = root.sign_hash(&transaction.signature_hash()).await;
+            let signed = transaction.into_signed(signature.map_err(refused)?);
+            (*signed.hash(), signed.encoded_2718())
+        }
+    };
+    Ok((hash, raw.into()))
+}
+
+/// Tries the call: an estimate of its gas, or, before the account is adopted, a call as if it were.
+fn trial(account: Address, adopting: Adopting, data: &Bytes) -> Call {
+    let call = json!({ "from": account, "to": account, "data": data });
+    match adopting {
+        Adopting::No => Call::new("eth_estimateGas", json!([call])),
+        Adopting::Yes => {
+            let code = [&[0xef, 0x01, 0x00], AGENT_ACCOUNT.as_slice()].concat();
+            let mut as_if = serde_json::Map::new();
+            as_if.insert(account.to_string(), json!({ "code": Bytes::from(code) }));
+            Call::new("eth_call", json!([call, "latest", Value::Object(as_if)]))
+        }
+    }
+}
+
+fn adoption_gas(call: &Bytes) -> u64 {
+    let words = u64::try_from(call.len().div_ceil(32)).unwrap_or(u64::MAX);
+    words.saturating_mul(GAS_PER_WORD).saturating_add(GAS_ADOPTION).min(GAS_MAX)
+}
