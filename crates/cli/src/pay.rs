@@ -237,7 +237,7 @@ fn show_receipt(receipt: &Receipt) {
     let network = &terms.network;
     terminal::note(&format!(
         "{said} {} to {} on {network}{transaction}",
-        terms.units(),
+        terms.charged_units(receipt.charged),
         terms.pay_to
     ));
     if let Some(note) = &receipt.note {
@@ -264,6 +264,7 @@ fn show_preview(preview: &Preview) -> Result<(), CliError> {
 fn priced_json(priced: &Priced) -> Value {
     let candidates = priced.candidates.iter().map(|candidate| {
         let mut value = json!(candidate.terms);
+        value["metered"] = candidate.terms.is_metered().into();
         value["allowed"] = matches!(candidate.verdict, Verdict::Allow(_)).into();
         if let Verdict::Deny(why) | Verdict::Ask(why) = &candidate.verdict {
             value["rule"] = why.rule.into();
@@ -341,6 +342,13 @@ fn explain(error: PayError) -> CliError {
         ("insufficient_funds", Some(terms)) => {
             let (payer, symbol, network) = (&terms.payer, &terms.symbol, &terms.network);
             Some(format!("fund {payer} with {symbol} on {network}, then repeat the same call"))
+        }
+        ("allowance_required", Some(terms)) => {
+            let (payer, symbol, network) = (&terms.payer, &terms.symbol, &terms.network);
+            Some(format!(
+                "let {payer} approve the Permit2 contract for {symbol} on {network}, once, then \
+                 repeat the same call"
+            ))
         }
         _ if error.retry() == Retry::Same && payment != "not_sent" => Some(
             "repeat the same call: the payment is not made twice; with --rpc-url the chain \

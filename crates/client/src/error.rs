@@ -1,9 +1,9 @@
 //! Why a request was not paid for, by culprit, and what became of the money.
 
-use pay402_core::Refused;
 use pay402_core::error::{Malformed, Unavailable};
 use pay402_core::refusal::{Refusal, Retry};
 use pay402_core::spend::Denied;
+use pay402_core::{Amount, Refused};
 use serde::Serialize;
 
 use crate::receipt::Terms;
@@ -101,7 +101,7 @@ pub enum PayError {
     },
     /// The server refused the payment. No new one is made for this purchase as long as this one
     /// could still be used.
-    #[error("the payment of {} was refused: {refused}{}", .terms.units(), fate_of(*.status))]
+    #[error("the payment of {} was refused: {refused}{}{}", .terms.units(), remedy_of(.refused), fate_of(*.status))]
     Refused {
         /// The server's reason.
         refused: Box<Refused>,
@@ -111,11 +111,13 @@ pub enum PayError {
         status: PaymentStatus,
     },
     /// The payment settled, and the server does not deliver its content (again).
-    #[error("the payment of {} settled, but its content was already delivered to an earlier request or is withheld", .terms.units())]
+    #[error("the payment of {} settled, but its content was already delivered to an earlier request or is withheld", .terms.charged_units(*.charged))]
     AlreadySettled {
         /// The transaction that paid, when it is known.
         transaction: Option<String>,
-        /// What was paid.
+        /// How much it took, in atomic units, when the chain shows it.
+        charged: Option<Amount>,
+        /// What was paid, or the most that could be.
         terms: Box<Terms>,
     },
     /// The payment was sent and no answer tells what became of it. It stays reserved; the same
@@ -148,6 +150,11 @@ impl PayError {
             Self::Signer { .. } => "signing_failed",
             Self::Refused { refused, .. } if refused.reason.is(Refusal::InsufficientFunds) => {
                 "insufficient_funds"
+            }
+            Self::Refused { refused, .. }
+                if refused.reason.is(Refusal::Permit2AllowanceRequired) =>
+            {
+                "allowance_required"
             }
             Self::Refused { .. } => "payment_refused",
             Self::AlreadySettled { .. } => "already_settled",
@@ -235,6 +242,12 @@ impl PayError {
 fn listed(declined: &[Declined]) -> String {
     let lines = declined.iter().map(|d| format!("\n  {} on {}: {}", d.scheme, d.network, d.reason));
     lines.collect()
+}
+
+/// What the payer can do about it, in our words; the server's may be anything.
+fn remedy_of(refused: &Refused) -> String {
+    let needed = Refusal::Permit2AllowanceRequired;
+    if refused.reason.is(needed) { format!("; {}", needed.describe()) } else { String::new() }
 }
 
 const fn fate_of(status: PaymentStatus) -> &'static str {

@@ -12,9 +12,9 @@ use pay402_core::error::Unavailable;
 use pay402_core::facilitator::{Settled, Settlement};
 use pay402_core::payment::{PAYMENT_IDENTIFIER, PaymentRequired};
 use pay402_core::refusal::Reason;
-use pay402_core::scheme::{ClientScheme, Fate};
+use pay402_core::scheme::{Authorized, ClientScheme, Fate};
 use pay402_core::spend::{
-    Clearance, Denied, Intent, NotCleared, Reservation, Verdict, VoidProof, clear,
+    Clearance, Denied, Intent, NotCleared, Quote, Reservation, Verdict, VoidProof, clear,
 };
 use pay402_core::transport::http as transport;
 use pay402_core::wire::json;
@@ -26,7 +26,7 @@ use crate::error::{PayError, PaymentStatus};
 use crate::origin::{names_requested, origin_of};
 use crate::receipt::{Candidate, Priced, Receipt, ReceiptStatus, Terms};
 use crate::router::{Declined, Rail, printable, rank};
-use crate::wallet::{Purchase, Wallet};
+use crate::wallet::{Purchase, Wallet, within};
 
 /// A signed payment, ready to be presented, any number of times. A bearer capability: its
 /// `Debug` shows none of it.
@@ -71,9 +71,12 @@ impl Ready {
     }
 
     fn receipt(&self, status: ReceiptStatus) -> Receipt {
+        let terms = self.terms();
         Receipt {
             status,
-            terms: Some(self.terms()),
+            ceiling: terms.is_metered().then_some(terms.amount),
+            terms: Some(terms),
+            charged: None,
             transaction: None,
             resumed: self.resumed,
             note: None,
@@ -146,7 +149,10 @@ impl Answer {
     pub const fn needs_body(status: StatusCode) -> bool {
         matches!(
             status,
-            StatusCode::PAYMENT_REQUIRED | StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE
+            StatusCode::PAYMENT_REQUIRED
+                | StatusCode::CONFLICT
+                | StatusCode::PRECONDITION_FAILED
+                | StatusCode::SERVICE_UNAVAILABLE
         )
     }
 
@@ -189,6 +195,9 @@ impl Answer {
             }
             StatusCode::CONFLICT if is(Refusal::DuplicateSettlement) => {
                 Self::Refused(Refusal::DuplicateSettlement.into())
+            }
+            StatusCode::PRECONDITION_FAILED if is(Refusal::Permit2AllowanceRequired) => {
+                Self::Refused(Refusal::Permit2AllowanceRequired.into())
             }
             StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
@@ -302,35 +311,53 @@ impl Wallet {
         settlement: Option<Settlement>,
         note: Option<String>,
     ) -> Receipt {
-        let claimed = settlement.as_ref().map(|settlement| printable(&settlement.transaction));
+        let quote = &ready.reservation().quote;
+        let claimed = settlement.map(|settlement| Claimed::of(&settlement, quote));
         let mut receipt = ready.receipt(ReceiptStatus::Unknown);
         receipt.note = note;
-        let booked = match self.fate(&ready.scheme, &ready.clearance).await {
-            Ok(Fate::Used { transaction, .. }) => {
+        let booked = match (self.fate(&ready.scheme, &ready.clearance).await, claimed) {
+            (Ok(Fate::Used { transaction, charged }), claimed) => {
                 receipt.status = ReceiptStatus::Settled;
-                receipt.transaction = transaction.or(claimed);
+                receipt.transaction = transaction.or(claimed.and_then(|c| c.transaction));
+                receipt.charged = within(quote, charged);
+                if receipt.charged.is_none() {
+                    receipt.note = Some("what was charged could not be read; all is booked".into());
+                }
                 let hash = receipt.transaction.clone().unwrap_or_default();
-                self.post(&ready.clearance, &hash).await
+                self.post(&ready.clearance, charged, &hash).await
             }
-            Ok(Fate::Dead) => {
+            (Ok(Fate::Dead), _) => {
                 receipt.status = ReceiptStatus::Unsettled;
                 receipt.note =
                     Some("the chain shows that the payment was not and cannot be used".into());
                 self.void(&ready.clearance, VoidProof::ChainDead).await
             }
-            Ok(Fate::Live) if claimed.is_some() => {
-                receipt.transaction = claimed;
+            // The authorization stays good until it expires, and whoever holds it can still take
+            // all of it: the server's word releases nothing.
+            (Ok(Fate::Live), Some(claimed)) if claimed.charged == Some(Amount::ZERO) => {
+                receipt.status = ReceiptStatus::Unsettled;
+                receipt.charged = claimed.charged;
+                receipt.note = Some(NOTHING_CHARGED.into());
+                Ok(())
+            }
+            (Ok(Fate::Live), Some(claimed)) => {
+                receipt.transaction = claimed.transaction;
+                receipt.charged = claimed.charged;
                 receipt.note =
                     Some("the server says it was paid; the chain does not show it yet".into());
                 Ok(())
             }
-            Err(_) if claimed.is_some() => {
+            (Err(_), Some(claimed)) => {
                 receipt.status = ReceiptStatus::Claimed;
-                receipt.transaction = claimed;
+                receipt.transaction = claimed.transaction;
+                receipt.charged = claimed.charged;
+                if claimed.charged != Some(quote.amount) {
+                    receipt.note = Some(ALL_BOOKED.into());
+                }
                 let hash = receipt.transaction.clone().unwrap_or_default();
-                self.post(&ready.clearance, &hash).await
+                self.post(&ready.clearance, None, &hash).await
             }
-            Ok(Fate::Live) | Err(_) => Ok(()),
+            (Ok(Fate::Live) | Err(_), None) => Ok(()),
         };
         // What could not be booked stays reserved, which counts as spent.
         if let Err(error) = booked {
@@ -344,13 +371,14 @@ impl Wallet {
         let terms = Box::new(ready.terms());
         let mut status = PaymentStatus::Sent;
         let booked = match self.fate(&ready.scheme, &ready.clearance).await {
-            Ok(Fate::Used { transaction, .. }) => {
+            Ok(Fate::Used { transaction, charged }) => {
                 let transaction = transaction.or(refused.transaction.take());
-                let posted = self.post(&ready.clearance, transaction.as_deref().unwrap_or(""));
-                if let Err(error) = posted.await {
+                let hash = transaction.as_deref().unwrap_or("");
+                if let Err(error) = self.post(&ready.clearance, charged, hash).await {
                     tracing::warn!(%error, "a settled payment could not be booked");
                 }
-                return PayError::AlreadySettled { transaction, terms };
+                let charged = within(&ready.reservation().quote, charged);
+                return PayError::AlreadySettled { transaction, charged, terms };
             }
             Ok(Fate::Dead) => {
                 status = PaymentStatus::Failed;
@@ -490,9 +518,10 @@ impl Wallet {
                 info.insert("id".into(), id.into());
             }
         }
-        let authorized = scheme.authorize(clearance).await?;
+        let Authorized { payload, extensions: added } = scheme.authorize(clearance).await?;
+        extend(&mut extensions, added);
         let offer = &clearance.reservation().quote.offer;
-        let presented = Presented { extensions, ..message_of(required, offer, authorized.payload) };
+        let presented = Presented { extensions, ..message_of(required, offer, payload) };
         let mut headers = HeaderMap::new();
         transport::write_payment(&mut headers, &presented)
             .map_err(|error| Unavailable::new("the payment message", error.to_string()))?;
@@ -500,8 +529,49 @@ impl Wallet {
     }
 }
 
-/// Most that a scheme's payload and the identifier add to a payment message, in bytes of JSON.
-const SIGNED_BYTES_MAX: usize = 2 * 1024;
+/// Adds what a scheme brings to what the server advertised. What the server said stays as it is, and
+/// what it did not ask for is not sent.
+fn extend(advertised: &mut Map<String, Value>, added: Map<String, Value>) {
+    for (name, entries) in added {
+        let (Some(Value::Object(extension)), Value::Object(entries)) =
+            (advertised.get_mut(&name), entries)
+        else {
+            continue;
+        };
+        let info = extension.entry("info").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(info) = info {
+            for (key, value) in entries {
+                info.entry(key).or_insert(value);
+            }
+        }
+    }
+}
+
+/// What a server says of a settlement. No proof.
+struct Claimed {
+    transaction: Option<String>,
+    charged: Option<Amount>,
+}
+
+impl Claimed {
+    fn of(settlement: &Settlement, quote: &Quote) -> Self {
+        let transaction = printable(&settlement.transaction);
+        let charged = match quote.scheme.has_ceiling() {
+            true => within(quote, Some(settlement.charged.unwrap_or(quote.amount))),
+            false => Some(quote.amount),
+        };
+        Self { transaction: Some(transaction).filter(|hash| !hash.is_empty()), charged }
+    }
+}
+
+const NOTHING_CHARGED: &str = "the server says that nothing was charged; the amount stays reserved \
+                               until the authorization has expired";
+const ALL_BOOKED: &str =
+    "the chain could not be asked what was charged, so that all of it is booked";
+
+/// Most that a scheme's payload, what it adds to extensions, and the identifier add to a payment
+/// message, in bytes of JSON.
+const SIGNED_BYTES_MAX: usize = 4 * 1024;
 
 /// Whether a payment for `offer` fits into a header. A server fills the rest of the message, and
 /// must not be able to have a signature made that is then thrown away: the same reservation may

@@ -1,7 +1,7 @@
 //! What a caller is told: what was paid, what it would cost.
 
 use pay402_core::spend::{Quote, Reservation, Spent, Verdict};
-use pay402_core::{Amount, NetworkId};
+use pay402_core::{Amount, NetworkId, Scheme};
 use serde::Serialize;
 
 use crate::router::Declined;
@@ -19,7 +19,7 @@ pub struct Terms {
     pub symbol: String,
     /// The asset's decimal places, from our own table.
     pub decimals: u8,
-    /// How much, in atomic units.
+    /// How much, in atomic units: of a metered payment the ceiling.
     pub amount: Amount,
     /// Who is paid, canonical.
     pub pay_to: String,
@@ -47,9 +47,28 @@ impl Terms {
         Self::of_quote(&reservation.quote, &reservation.payer)
     }
 
-    /// The amount for people, such as `0.01 USDC`.
+    /// Whether the amount is a ceiling, of which less may be charged.
+    pub fn is_metered(&self) -> bool {
+        Scheme::new(&self.scheme).has_ceiling()
+    }
+
+    /// The amount for people, such as `0.01 USDC`, or `up to 0.01 USDC` of a metered payment.
     pub fn units(&self) -> String {
-        format!("{} {}", self.amount.to_units(self.decimals), self.symbol)
+        let most = self.units_of(self.amount);
+        if self.is_metered() { format!("up to {most}") } else { most }
+    }
+
+    /// An amount of the same asset for people, such as `0.01 USDC`.
+    pub fn units_of(&self, amount: Amount) -> String {
+        format!("{} {}", amount.to_units(self.decimals), self.symbol)
+    }
+
+    /// For people, what was charged, as far as it is known: `0.0031 USDC of up to 0.01 USDC`.
+    pub fn charged_units(&self, charged: Option<Amount>) -> String {
+        match charged.filter(|_| self.is_metered()) {
+            Some(charged) => format!("{} of {}", self.units_of(charged), self.units()),
+            None => self.units(),
+        }
     }
 }
 
@@ -61,12 +80,13 @@ pub enum ReceiptStatus {
     Free,
     /// Paid; the chain shows the authorization used. Booked as spent.
     Settled,
-    /// Paid, by the server's word alone: the chain could not be asked. Booked as spent.
+    /// Paid, by the server's word alone: the chain could not be asked. Booked as spent, whatever
+    /// the server says that it charged: the whole amount, which it could have taken.
     Claimed,
     /// Sent, and what became of it is not known. Stays reserved, which counts as spent.
     Unknown,
-    /// Sent, and by what the server says not charged. Stays reserved until the chain proves it,
-    /// and the same authorization is presented by the next attempt.
+    /// Sent, and by what the server says not charged, or charged nothing. Stays reserved until the
+    /// chain proves it, and the same authorization is presented by the next attempt.
     Unsettled,
 }
 
@@ -77,6 +97,11 @@ pub struct Receipt {
     pub status: ReceiptStatus,
     /// What was paid, or may have been; `None` when free.
     pub terms: Option<Terms>,
+    /// The most that can be charged of a metered payment, in atomic units; `None` of any other.
+    pub ceiling: Option<Amount>,
+    /// How much was charged, in atomic units, as far as it is known: by the chain's word when
+    /// `settled`, otherwise by the server's.
+    pub charged: Option<Amount>,
     /// The transaction that paid, when it is known.
     pub transaction: Option<String>,
     /// Whether an earlier authorization for the same purchase was presented again.
@@ -91,6 +116,8 @@ impl Receipt {
         Self {
             status: ReceiptStatus::Free,
             terms: None,
+            ceiling: None,
+            charged: None,
             transaction: None,
             resumed: false,
             note: None,

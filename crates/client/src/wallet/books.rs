@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pay402_core::Amount;
 use pay402_core::error::Unavailable;
 use pay402_core::scheme::{ClientScheme, Fate};
-use pay402_core::spend::{Clearance, Reservation, VoidProof};
+use pay402_core::spend::{Clearance, Quote, Reservation, VoidProof};
 use serde::Serialize;
 
 use super::Wallet;
@@ -23,6 +24,12 @@ pub(crate) const PASS_MAX: usize = 16;
 pub(crate) const PASS_WAIT: Duration = Duration::from_secs(5);
 /// Open reservations that [`Wallet::reconcile`] looks at, per payer.
 pub const RECONCILE_MAX: usize = 1_000;
+
+/// What was charged, if it can be: nobody can take more than was signed, so that such a figure
+/// says nothing.
+pub(crate) fn within(quote: &Quote, charged: Option<Amount>) -> Option<Amount> {
+    charged.filter(|charged| *charged <= quote.amount)
+}
 
 /// What [`Wallet::reconcile`] did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -87,8 +94,9 @@ impl Wallet {
                 };
                 let clearance = Clearance::resume(reservation);
                 match self.fate(&scheme, &clearance).await {
-                    Ok(Fate::Used { transaction, .. }) => {
-                        self.post(&clearance, transaction.as_deref().unwrap_or("")).await?;
+                    Ok(Fate::Used { transaction, charged }) => {
+                        let transaction = transaction.unwrap_or_default();
+                        self.post(&clearance, charged, &transaction).await?;
                         done.posted += 1;
                     }
                     Ok(Fate::Dead) => {
@@ -129,15 +137,18 @@ impl Wallet {
         }
     }
 
-    /// Books the whole reserved amount. What a server says it charged less is not proven here, and
-    /// to book too much errs on the owner's side.
+    /// Books what the chain shows to be charged, or the whole reserved amount when it shows no
+    /// figure. What a server says it charged less is no proof: it could have taken all, and to book
+    /// too much errs on the owner's side.
     pub(crate) async fn post(
         &self,
         clearance: &Clearance,
+        charged: Option<Amount>,
         transaction: &str,
     ) -> Result<(), Unavailable> {
         let Reservation { intent, plan, quote, .. } = clearance.reservation();
-        let posted = self.ledger.post(plan, quote.amount, transaction, self.clock.now()).await;
+        let charged = within(quote, charged).unwrap_or(quote.amount);
+        let posted = self.ledger.post(plan, charged, transaction, self.clock.now()).await;
         let Err(error) = posted else { return Ok(()) };
         // Another request with the same payment may have booked it first, under another spelling
         // of the transaction.

@@ -12,6 +12,7 @@ use pay402_core::time::{Clock, SystemClock};
 
 use crate::policy::OwnerPolicy;
 
+pub(crate) use books::within;
 pub use books::{RECONCILE_MAX, Reconciled};
 pub use purchase::Purchase;
 

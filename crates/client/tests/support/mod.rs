@@ -39,19 +39,35 @@ pub fn network() -> NetworkId {
 /// What the chain knows of nonces. Without an entry an authorization is live until it expires.
 pub struct Chain {
     clock: Arc<ManualClock>,
-    used: Mutex<HashMap<[u8; 32], String>>,
+    used: Mutex<HashMap<[u8; 32], Took>>,
     pub down: AtomicBool,
     pub asked: AtomicUsize,
 }
 
 impl Chain {
     pub fn settle(&self, nonce: [u8; 32]) {
-        self.used.lock().expect("no panic while held").insert(nonce, TX.to_owned());
+        self.settle_for(nonce, Took::All);
     }
+
+    pub fn settle_for(&self, nonce: [u8; 32], took: Took) {
+        self.used.lock().expect("no panic while held").insert(nonce, took);
+    }
+}
+
+/// How much of an authorization was taken, as the chain shows it.
+#[derive(Clone, Copy, Debug)]
+pub enum Took {
+    All,
+    Part(u64),
+    /// The chain shows that it was used, but not for how much.
+    Unseen,
 }
 
 /// A scheme whose "signature" is a digest of what is signed.
 pub struct FakeScheme {
+    pub kind: Scheme,
+    /// What it adds to extensions.
+    pub extensions: Mutex<Map<String, Value>>,
     pub chain: Arc<Chain>,
     pub signed: Mutex<Vec<Clearance>>,
     pub broken: AtomicBool,
@@ -84,7 +100,7 @@ pub fn hex(bytes: &[u8]) -> String {
 #[async_trait]
 impl ClientScheme for FakeScheme {
     fn scheme(&self) -> Scheme {
-        Scheme::EXACT
+        self.kind.clone()
     }
 
     fn payer(&self) -> String {
@@ -92,7 +108,7 @@ impl ClientScheme for FakeScheme {
     }
 
     fn quote(&self, offer: &Requirements) -> Result<Quote, Decline> {
-        if offer.scheme != Scheme::EXACT || offer.network != network() {
+        if offer.scheme != self.kind || offer.network != network() {
             return Err(Decline("another scheme or network".into()));
         }
         let asset = AssetId::new(offer.network.clone(), &offer.asset);
@@ -104,7 +120,7 @@ impl ClientScheme for FakeScheme {
         };
         Ok(Quote {
             offer: offer.clone(),
-            scheme: Scheme::EXACT,
+            scheme: self.kind.clone(),
             asset,
             symbol: symbol.into(),
             decimals,
@@ -142,7 +158,8 @@ impl ClientScheme for FakeScheme {
             },
         });
         let Value::Object(payload) = payload else { unreachable!("an object was written") };
-        Ok(Authorized::new(payload))
+        let extensions = self.extensions.lock().expect("no panic while held").clone();
+        Ok(Authorized { payload, extensions })
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {
@@ -155,11 +172,15 @@ impl ClientScheme for FakeScheme {
             return Err(Unavailable::new("rpc", "switched off"));
         }
         let plan = &clearance.reservation().plan;
-        let used = self.chain.used.lock().expect("no panic while held").get(&plan.nonce).cloned();
+        let used = self.chain.used.lock().expect("no panic while held").get(&plan.nonce).copied();
         Ok(match used {
-            Some(transaction) => {
-                let charged = Some(clearance.reservation().quote.amount);
-                Fate::Used { transaction: Some(transaction), charged }
+            Some(took) => {
+                let charged = match took {
+                    Took::All => Some(clearance.reservation().quote.amount),
+                    Took::Part(amount) => Some(amount.into()),
+                    Took::Unseen => None,
+                };
+                Fate::Used { transaction: Some(TX.to_owned()), charged }
             }
             None if self.chain.clock.now() >= plan.valid_before => Fate::Dead,
             None => Fate::Live,
@@ -172,6 +193,8 @@ pub struct World {
     pub clock: Arc<ManualClock>,
     pub chain: Arc<Chain>,
     pub scheme: Arc<FakeScheme>,
+    /// Pays metered offers.
+    pub meter: Arc<FakeScheme>,
     pub ledger: Arc<SqliteLedger>,
     pub policy: OwnerPolicy,
     pub retry: RetryRules,
@@ -190,25 +213,31 @@ impl World {
             down: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
         });
-        let scheme = Arc::new(FakeScheme {
-            chain: Arc::clone(&chain),
-            signed: Mutex::default(),
-            broken: AtomicBool::new(false),
-            unplanned: Mutex::default(),
-            planned: AtomicUsize::new(0),
-        });
+        let scheme = |kind| {
+            Arc::new(FakeScheme {
+                kind,
+                extensions: Mutex::default(),
+                chain: Arc::clone(&chain),
+                signed: Mutex::default(),
+                broken: AtomicBool::new(false),
+                unplanned: Mutex::default(),
+                planned: AtomicUsize::new(0),
+            })
+        };
+        let (scheme, meter) = (scheme(Scheme::EXACT), scheme(Scheme::UPTO));
         let retry = RetryRules {
             presentations_max: 3,
             window: Duration::from_secs(20),
             first_pause: Duration::from_millis(5),
         };
         let policy = OwnerPolicy::new();
-        Self { clock, chain, scheme, ledger: Arc::new(ledger), policy, retry }
+        Self { clock, chain, scheme, meter, ledger: Arc::new(ledger), policy, retry }
     }
 
     pub fn wallet(&self) -> Wallet {
         Wallet::builder(Arc::clone(&self.ledger) as Arc<dyn Ledger>)
             .scheme(Arc::clone(&self.scheme) as Arc<dyn ClientScheme>)
+            .scheme(Arc::clone(&self.meter) as Arc<dyn ClientScheme>)
             .policy(self.policy.clone())
             .clock(Arc::clone(&self.clock) as Arc<dyn Clock>)
             .build()
@@ -251,6 +280,11 @@ pub fn offer(amount: &str, asset: &str) -> Requirements {
         extra: Map::from_iter([("name".to_owned(), json!("USDC")), ("version".into(), json!("2"))]),
         other: Map::new(),
     }
+}
+
+/// A metered offer with this ceiling.
+pub fn metered(ceiling: &str) -> Requirements {
+    Requirements { scheme: Scheme::UPTO, ..offer(ceiling, USDC) }
 }
 
 pub fn required(url: &str, accepts: Vec<Requirements>) -> PaymentRequired {

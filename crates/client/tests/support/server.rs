@@ -88,8 +88,14 @@ pub fn sell(chain: &Chain, seen: &Seen) -> Reply {
 
 /// Content, with the server's word that it was paid.
 pub fn claim_paid() -> Reply {
-    let settlement =
-        Settlement { transaction: TX.into(), network: network(), payer: None, charged: None };
+    claim_charged(None)
+}
+
+/// Content, with the server's word of what was charged for it.
+pub fn claim_charged(charged: Option<u64>) -> Reply {
+    let transaction = if charged == Some(0) { String::new() } else { TX.into() };
+    let charged = charged.map(Into::into);
+    let settlement = Settlement { transaction, network: network(), payer: None, charged };
     outcome(200, &Settled::Done(settlement), "content")
 }
 
