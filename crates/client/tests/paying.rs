@@ -460,7 +460,7 @@ async fn what_cannot_be_planned_is_neither_reserved_nor_signed() {
     let denied = || {
         let message = "the key may spend no more today".to_owned();
         let (rule, asked) = ("session_budget", 10_000.into());
-        Unplanned::Denied(Denied { rule, message, asked, limit: None, remaining: None })
+        Unplanned::from(Denied { rule, message, asked, limit: None, remaining: None })
     };
     let down = || Unplanned::Unavailable(Unavailable::new("rpc", "switched off"));
     let cases = [

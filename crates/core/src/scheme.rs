@@ -64,10 +64,16 @@ pub enum Fate {
 pub enum Unplanned {
     /// What the owner allows on the chain itself does not cover it.
     #[error(transparent)]
-    Denied(Denied),
+    Denied(Box<Denied>),
     /// The chain has to be asked, and cannot be.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+impl From<Denied> for Unplanned {
+    fn from(why: Denied) -> Self {
+        Self::Denied(Box::new(why))
+    }
 }
 
 /// The client's side of a scheme on one network family.

@@ -271,7 +271,7 @@ pub async fn clear(
         Verdict::Deny(why) => return Err(NotCleared::Denied(why)),
     };
     let nonce = scheme.plan_nonce(&quote, fresh).await.map_err(|error| match error {
-        Unplanned::Denied(why) => NotCleared::Denied(why),
+        Unplanned::Denied(why) => NotCleared::Denied(*why),
         Unplanned::Unavailable(error) => NotCleared::Unplanned(error),
     })?;
     let lifetime_s = quote.offer.max_timeout_seconds.min(policy.lifetime_s_max());

@@ -125,7 +125,7 @@ impl<S: Signer + Send + Sync> SessionClient<S> {
                 account.to_checksum(None),
                 quote.asset.network
             );
-            return Err(Unplanned::Denied(denied("session_account", message, quote)));
+            return Err(denied("session_account", message, quote).into());
         }
         let policy = state::policies(rpc, account, standing.epoch, &[key]).await?;
         let policy = policy.first().ok_or_else(|| rpc.unavailable("the node answered too little"));
@@ -136,7 +136,7 @@ impl<S: Signer + Send + Sync> SessionClient<S> {
         let allowed = rpc.ask(allowed).await?;
         if !state::returned::<Contract::isPayeeAllowedCall>(rpc, allowed)? {
             let message = format!("the session key may not pay {}", quote.pay_to);
-            return Err(Unplanned::Denied(denied("session_payee", message, quote)));
+            return Err(denied("session_payee", message, quote).into());
         }
         let allowances = state::allowances(rpc, account, key, &[asset.token()]).await?;
         check_allowance(allowances.first(), asset, quote)?;
@@ -207,7 +207,7 @@ fn check_policy(
         KeyState::Registered => return Ok(()),
     };
     let message = format!("the session key {} {problem}", key.to_checksum(None));
-    Err(Unplanned::Denied(denied("session_key", message, quote)))
+    Err(denied("session_key", message, quote).into())
 }
 
 fn check_allowance(
@@ -217,7 +217,7 @@ fn check_allowance(
 ) -> Result<(), Unplanned> {
     let Some(allowance) = allowance else {
         let message = format!("the session key may not spend {}", asset.info.symbol);
-        return Err(Unplanned::Denied(denied("session_token", message, quote)));
+        return Err(denied("session_token", message, quote).into());
     };
     let units = |amount: Amount| format!("{} {}", amount.to_units(quote.decimals), quote.symbol);
     let (cap, budget) = (U256::from(allowance.limit.cap), U256::from(allowance.limit.budget));
@@ -243,7 +243,7 @@ fn check_allowance(
         return Ok(());
     };
     let denied = denied(rule, message, quote);
-    Err(Unplanned::Denied(Denied { limit: Some(limit), remaining, ..denied }))
+    Err(Denied { limit: Some(limit), remaining, ..denied }.into())
 }
 
 impl<S: Signer + Send + Sync> fmt::Debug for SessionClient<S> {

@@ -432,7 +432,7 @@ async fn the_chain_shows_keys_limits_and_what_is_left() {
     let (account, rpc) = (world.root.address(), &world.rpc);
     let second =
         Session { key: signer("second").address(), payees: Payees::Any, ..world.session() };
-    world.relay(Vec::new(), world.register(&[second.clone()], 0).await).await;
+    world.relay(Vec::new(), world.register(std::slice::from_ref(&second), 0).await).await;
     let client = world.client();
     let clearance = world.clearance(&client, 1).await;
     world.settle(&client, &clearance).await;
