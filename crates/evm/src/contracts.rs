@@ -1,5 +1,5 @@
 //! What we call on chain, and the events we read: tokens, accounts, Permit2 and its proxies,
-//! delegation managers, Multicall3.
+//! delegation managers, `AgentAccount`, Multicall3.
 //!
 //! The ABI only; nothing here makes a call.
 #![allow(missing_docs)] // the items are the standards' own; the macro's output carries no docs
@@ -134,6 +134,20 @@ sol! {
             bytes32[] modes,
             bytes[] executionCallDatas
         ) external;
+    }
+
+    /// What `AgentAccount` tells of payments (docs/agent-account.md).
+    interface AgentAccount {
+        event Paid(
+            address indexed key,
+            address indexed token,
+            address indexed to,
+            uint256 value,
+            uint256 nonce
+        );
+
+        function epoch() external view returns (uint64);
+        function isNonceUsed(address key, uint256 nonce) external view returns (bool);
     }
 
     struct Call3 {

@@ -3,10 +3,11 @@
 //! **Invariant:** a mandate names payer, payee and the most that may move; who carries it out can
 //! change none of them.
 
-use alloy::primitives::{Address, B256, U256};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use pay402_core::{NetworkId, PaymentKey};
 
 use crate::address::canonical;
+use crate::agent_account::PaymentContext;
 use crate::typed_data::{Authorization, PermitTransfer};
 
 /// A delegation that was redeemed or may be (ERC-7710). Its context is kept apart: it is what can
@@ -21,10 +22,32 @@ pub(crate) struct Delegation {
     pub(crate) to: Address,
     /// How much, in atomic units.
     pub(crate) value: U256,
-    /// The hash of its context: what it is known by. The chain need not refuse it twice.
+    /// The hash of its context, less the signature where we know which part that is: what it is told
+    /// apart by. The chain need not refuse it twice.
     pub(crate) context: B256,
-    /// When we stop, in seconds since the Unix epoch: the delegation itself may have no end.
+    /// What the context says, where the payer's own account carries it out and the context has the
+    /// form of `AgentAccount`'s. Such an account takes it once, and tells whether it did.
+    pub(crate) agent: Option<PaymentContext>,
+    /// The first time, in seconds since the Unix epoch, at which it is over: by its own deadline, or
+    /// when we stop, since others may have no end.
     pub(crate) until: U256,
+}
+
+impl Delegation {
+    /// The delegation that `context` stands for. `until` counts where the context names no deadline.
+    pub(crate) fn new(
+        (manager, delegator): (Address, Address),
+        (to, value): (Address, U256),
+        context: &[u8],
+        until: U256,
+    ) -> Self {
+        let agent = PaymentContext::decode(context).filter(|_| manager == delegator);
+        let (named, until) = match &agent {
+            Some(agent) => (PaymentContext::named(context), U256::from(agent.deadline + 1)),
+            None => (context, until),
+        };
+        Self { manager, delegator, to, value, context: keccak256(named), agent, until }
+    }
 }
 
 /// What a payer agreed to. Without its signature it is worth nothing, so it may be printed.
@@ -72,6 +95,7 @@ impl Mandate {
             // Tokens want `now > validAfter`.
             Self::Authorization(authorization) => U256::from(time) <= authorization.valid_after,
             Self::Permit(permit) => U256::from(time) < permit.valid_after,
+            Self::Delegation(Delegation { agent: Some(agent), .. }) => time < agent.valid_after,
             Self::Delegation(_) => false,
         }
     }
@@ -96,8 +120,9 @@ impl Mandate {
         }
     }
 
-    /// What the chain would refuse twice. A nonce of Permit2 is the payer's for every token; a
-    /// delegation has none that we can read, and is known by manager and context.
+    /// What the chain would refuse twice. A nonce of Permit2 is the payer's for every token, and one
+    /// of `AgentAccount` its key's in one epoch; other delegations have none that we can read, and
+    /// are known by manager and context.
     pub(crate) fn key(&self, network: &NetworkId, token: &Address) -> PaymentKey {
         let payer = canonical(&self.payer());
         let (contract, nonce) = match self {
@@ -108,7 +133,13 @@ impl Mandate {
                 (canonical(&crate::typed_data::PERMIT2), B256::from(permit.nonce).to_string())
             }
             Self::Delegation(delegation) => {
-                (canonical(&delegation.manager), delegation.context.to_string())
+                let nonce = match &delegation.agent {
+                    Some(PaymentContext { key, epoch, nonce, .. }) => {
+                        format!("{}/{epoch}/{}", canonical(key), B256::from(*nonce))
+                    }
+                    None => delegation.context.to_string(),
+                };
+                (canonical(&delegation.manager), nonce)
             }
         };
         PaymentKey::new(network, &contract, &payer, &nonce)

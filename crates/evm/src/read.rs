@@ -2,7 +2,7 @@
 //!
 //! Shared by the resource server and the facilitator, for every scheme and transfer method.
 
-use alloy::primitives::{Address, B256, U256, keccak256};
+use alloy::primitives::{Address, B256, U256};
 use pay402_core::asset::AssetId;
 use pay402_core::error::Malformed;
 use pay402_core::time::UnixTime;
@@ -122,16 +122,13 @@ impl ReadPayment {
             }
             TransferMethod::Erc7710 => {
                 let payload = Erc7710Payload::parse(payload).map_err(form)?;
-                let context = keccak256(payload.context.expose());
-                let delegation = Delegation {
-                    manager: payload.manager,
-                    delegator: payload.delegator,
-                    to: pay_to,
-                    value: asked.amount,
-                    context,
-                    until: U256::MAX,
-                };
-                (Mandate::Delegation(delegation), payload.context, context)
+                let delegation = Delegation::new(
+                    (payload.manager, payload.delegator),
+                    (pay_to, asked.amount),
+                    payload.context.expose(),
+                    U256::MAX,
+                );
+                (Mandate::Delegation(delegation), payload.context, delegation.context)
             }
         };
         let token_permit = match mandate {
@@ -149,7 +146,12 @@ impl ReadPayment {
         token: Address,
         digest: B256,
     ) -> Self {
-        let (mut deployment, signature) = match presented.unwrap_deployment() {
+        // A context is its manager's, whatever it ends with: unwrapped, one could be presented twice.
+        let wrapped = match mandate {
+            Mandate::Delegation(_) => None,
+            Mandate::Authorization(_) | Mandate::Permit(_) => presented.unwrap_deployment(),
+        };
+        let (mut deployment, signature) = match wrapped {
             Some((deployment, signature)) => (Some(deployment), signature),
             None => (None, presented),
         };
@@ -191,7 +193,10 @@ impl ReadPayment {
         let (early, late) = match self.mandate {
             Mandate::Authorization(_) => (Refusal::ValidAfter, Refusal::ValidBefore),
             Mandate::Permit(_) => (Refusal::PermitNotYetValid, Refusal::PermitExpired),
-            // What a delegation says of times is between the payer and the manager.
+            Mandate::Delegation(delegation) if delegation.agent.is_some() => {
+                (Refusal::ValidAfter, Refusal::ValidBefore)
+            }
+            // What other delegations say of times is between the payer and the manager.
             Mandate::Delegation(_) => return Ok(()),
         };
         let with_margin = U256::from(now.plus_s(margin_s).0);

@@ -10,6 +10,7 @@ use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
 use pay402_evm::Settings;
 use pay402_evm::address::parse_address;
+use pay402_evm::agent_account::AGENT_ACCOUNT;
 use pay402_facilitator::Options;
 use serde::Deserialize;
 
@@ -77,6 +78,9 @@ pub(crate) struct Network {
     /// Contracts that may be called to carry out delegations (ERC-7710). Default none.
     #[serde(default)]
     pub(crate) delegation_managers: Vec<String>,
+    /// Code that payers' accounts may have adopted (EIP-7702) to pay by ERC-7710 themselves. Default
+    /// `AgentAccount`.
+    pub(crate) delegates: Option<Vec<String>>,
     /// Assets beside the default ones of the network.
     #[serde(default, rename = "asset")]
     pub(crate) assets: Vec<Asset>,
@@ -179,6 +183,10 @@ impl Network {
             Some(ETHEREUM) => (2, 12),
             _ => (default.confirmations, default.block_time_s),
         };
+        let delegates = match &self.delegates {
+            Some(delegates) => contracts(&format!("{setting}.delegates"), delegates)?,
+            None => vec![AGENT_ACCOUNT],
+        };
         let fee_per_gas_max = self.fee_per_gas_max_gwei.map(|gwei| u128::from(gwei) * WEI_PER_GWEI);
         Ok(Settings {
             setting: setting.to_owned(),
@@ -191,6 +199,7 @@ impl Network {
                 &format!("{setting}.delegation_managers"),
                 &self.delegation_managers,
             )?,
+            delegates,
             ..default
         })
     }
@@ -433,6 +442,9 @@ mod tests {
         let settings = config.networks[0].settings("network[0]").unwrap();
         assert_eq!(settings.factories, [address.parse::<Address>().unwrap()]);
         assert!(settings.delegation_managers.is_empty());
+        assert_eq!(settings.delegates, [AGENT_ACCOUNT], "unless others are named");
+        let config = with("delegates = []").unwrap();
+        assert!(config.networks[0].settings("network[0]").unwrap().delegates.is_empty());
         let config = with(&format!("delegation_managers = [\"{address}\", \"0x1\"]")).unwrap();
         let error = config.networks[0].settings("network[0]").unwrap_err();
         assert_eq!(error.key, "network[0].delegation_managers[1]");

@@ -62,6 +62,8 @@ and a token that is not in the default table is added below it:
 Calls into contracts that payers choose are made only where they are allowed:
   factories = ["0x..."]             # may deploy wallets (ERC-6492)
   delegation_managers = ["0x..."]   # may carry out delegations (ERC-7710)
+  delegates = ["0x..."]             # code that accounts may have adopted (EIP-7702) to pay by
+                                    # themselves; by default AgentAccount
 
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]

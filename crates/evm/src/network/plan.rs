@@ -191,8 +191,7 @@ impl Plan {
 
     fn of_delegation(fields: EncodedDelegation) -> Self {
         let (token, manager, delegator, to, value, until, context) = fields;
-        let hash = alloy::primitives::keccak256(&context);
-        let delegation = Delegation { manager, delegator, to, value, context: hash, until };
+        let delegation = Delegation::new((manager, delegator), (to, value), &context, until);
         Self {
             token,
             mandate: Mandate::Delegation(delegation),
@@ -385,8 +384,6 @@ fn decode_token_permit(
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::keccak256;
-
     use super::*;
 
     fn address(byte: u8) -> Address {
@@ -429,14 +426,20 @@ mod tests {
 
     fn delegation() -> Plan {
         let context = vec![9; 70];
-        let delegation = Delegation {
-            manager: address(4),
-            delegator: address(2),
-            to: address(3),
-            value: U256::from(1000),
-            context: keccak256(&context),
-            until: U256::from(77),
-        };
+        let (parties, paid) = ((address(4), address(2)), (address(3), U256::from(1000)));
+        let delegation = Delegation::new(parties, paid, &context, U256::from(77));
+        Plan {
+            mandate: Mandate::Delegation(delegation),
+            signature: SignatureBytes::new(context),
+            ..authorization()
+        }
+    }
+
+    fn agent_payment() -> Plan {
+        let context = [vec![9; 66], vec![0, 0, 0, 0, 0, 77], vec![9; 65]].concat();
+        let (parties, paid) = ((address(2), address(2)), (address(3), U256::from(1000)));
+        let delegation = Delegation::new(parties, paid, &context, U256::MAX);
+        assert_eq!(delegation.until, U256::from(78), "its own deadline");
         Plan {
             mandate: Mandate::Delegation(delegation),
             signature: SignatureBytes::new(context),
@@ -474,6 +477,7 @@ mod tests {
             sponsored(permit(None)),
             sponsored(permit(Some(address(9)))),
             delegation(),
+            agent_payment(),
         ]
     }
 

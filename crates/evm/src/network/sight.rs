@@ -6,8 +6,11 @@ use pay402_core::error::Unavailable;
 use pay402_core::time::UnixTime;
 use serde_json::{Value, json};
 
-use crate::contracts::{Eip3009, ExactProxy, Permit2, PermitTransferFrom, UptoProxy};
-use crate::mandate::Mandate;
+use crate::agent_account::PaymentContext;
+use crate::contracts::{
+    AgentAccount, DelegationManager, Eip3009, ExactProxy, Permit2, PermitTransferFrom, UptoProxy,
+};
+use crate::mandate::{Delegation, Mandate};
 use crate::permit2::nonce_position;
 use crate::rpc::{Answer, Block, Call, Log, Rpc, RpcError};
 use crate::typed_data::{PERMIT2, PermitTransfer};
@@ -43,7 +46,7 @@ pub(crate) enum Sighting {
     /// The payer cancelled it in `block`.
     Cancelled { block: u64, head: u64 },
     /// It is used, but by what is out of sight: too long ago, or the node has no logs, or (for a
-    /// permit) within another call.
+    /// permit, and a payment of `AgentAccount`) within another call.
     UsedUnseen { head_time: UnixTime },
 }
 
@@ -58,15 +61,13 @@ pub(crate) async fn sight_near(
     subject: &Subject<'_>,
     near: Option<u64>,
 ) -> Result<Sighting, Unavailable> {
-    let Some(used) = subject.used_call(None) else {
-        // A delegation leaves no trace that we could read.
-        let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
-        return Ok(Sighting::Unused { head_time: UnixTime(head.time()) });
-    };
-    let [head, used] = rpc.ask_all([Call::head(), used]).await?;
-    let head: Block = rpc.read(head)?;
-    let used = subject.read_used(rpc, used)?;
-    if used {
+    // Of most delegations no trace is left that we could read: they count as unused.
+    let mut calls = vec![Call::head()];
+    calls.extend(subject.used_calls(None));
+    let mut answers = rpc.ask_many(calls).await?;
+    let used = answers.split_off(1);
+    let head: Block = rpc.read(answers.pop().expect("one answer per call"))?;
+    if subject.read_used(rpc, used)? {
         return find_use(rpc, subject, &head, near).await;
     }
     if U256::from(head.time()) < subject.mandate.ends() {
@@ -91,36 +92,57 @@ pub(crate) const fn is_cancelled_for_good(block: u64, head: u64) -> bool {
 }
 
 impl Subject<'_> {
-    /// The question whether the chain took the mandate; `None` when there is no such question.
-    fn used_call(&self, block: Option<u64>) -> Option<Call> {
-        let (contract, data) = match self.mandate {
+    /// The questions whether the chain took the mandate; none when nothing on it tells.
+    fn used_calls(&self, block: Option<u64>) -> Vec<Call> {
+        let at = |contract, data| match block {
+            None => Call::view(contract, data),
+            Some(number) => Call::view_at(contract, data, number),
+        };
+        match self.mandate {
             Mandate::Authorization(authorization) => {
                 let call = Eip3009::authorizationStateCall {
                     authorizer: authorization.from,
                     nonce: authorization.nonce,
                 };
-                (self.token, call.abi_encode())
+                vec![at(self.token, call.abi_encode())]
             }
             Mandate::Permit(permit) => {
                 let (word, _) = nonce_position(permit.nonce);
-                (PERMIT2, Permit2::nonceBitmapCall { owner: permit.from, word }.abi_encode())
+                let call = Permit2::nonceBitmapCall { owner: permit.from, word };
+                vec![at(PERMIT2, call.abi_encode())]
             }
-            Mandate::Delegation(_) => return None,
-        };
-        Some(match block {
-            None => Call::view(contract, data),
-            Some(number) => Call::view_at(contract, data, number),
-        })
+            Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. }) => {
+                let call = AgentAccount::isNonceUsedCall { key: agent.key, nonce: agent.nonce };
+                vec![
+                    at(*delegator, call.abi_encode()),
+                    at(*delegator, AgentAccount::epochCall {}.abi_encode()),
+                ]
+            }
+            Mandate::Delegation(_) => Vec::new(),
+        }
     }
 
-    fn read_used(&self, rpc: &Rpc, answer: Answer) -> Result<bool, Unavailable> {
-        let word = rpc.read_call(answer)?.word().ok_or_else(|| {
-            rpc.unavailable("the contract does not tell the state of an authorization")
-        })?;
-        Ok(match self.mandate {
-            Mandate::Permit(permit) => word.bit(nonce_position(permit.nonce).1),
-            Mandate::Authorization(_) | Mandate::Delegation(_) => !word.is_zero(),
-        })
+    fn read_used(&self, rpc: &Rpc, answers: Vec<Answer>) -> Result<bool, Unavailable> {
+        let mut words = Vec::with_capacity(answers.len());
+        for answer in answers {
+            words.push(rpc.read_call(answer)?.word());
+        }
+        let silent = || rpc.unavailable("the contract does not tell the state of an authorization");
+        match (self.mandate, words.as_slice()) {
+            (Mandate::Authorization(_), [state]) => Ok(!state.ok_or_else(silent)?.is_zero()),
+            (Mandate::Permit(permit), [bitmap]) => {
+                Ok(bitmap.ok_or_else(silent)?.bit(nonce_position(permit.nonce).1))
+            }
+            // It speaks of its present epoch, and only while it runs this code. After that what it
+            // did in this one is in its logs alone.
+            (Mandate::Delegation(Delegation { agent: Some(agent), .. }), [used, epoch]) => {
+                let is_unused =
+                    *used == Some(U256::ZERO) && *epoch == Some(U256::from(agent.epoch));
+                Ok(!is_unused)
+            }
+            (Mandate::Delegation(_), _) => Ok(false),
+            _ => Err(silent()),
+        }
     }
 
     /// The log queries that may show what used or cancelled the mandate in these blocks.
@@ -149,6 +171,11 @@ impl Subject<'_> {
                     filter(PERMIT2, json!([invalidated, payer])),
                 ]
             }
+            Mandate::Delegation(Delegation { delegator, to, agent: Some(agent), .. }) => {
+                let (key, token) = (agent.key.into_word(), self.token.into_word());
+                let paid = AgentAccount::Paid::SIGNATURE_HASH;
+                vec![filter(*delegator, json!([paid, key, token, to.into_word()]))]
+            }
             Mandate::Delegation(_) => Vec::new(),
         }
     }
@@ -160,9 +187,9 @@ pub(crate) async fn used_at(
     subject: &Subject<'_>,
     block: u64,
 ) -> Result<bool, Unavailable> {
-    match subject.used_call(Some(block)) {
-        Some(call) => subject.read_used(rpc, rpc.ask(call).await?),
-        None => Ok(false),
+    match subject.used_calls(Some(block)) {
+        calls if calls.is_empty() => Ok(false),
+        calls => subject.read_used(rpc, rpc.ask_many(calls).await?),
     }
 }
 
@@ -245,6 +272,10 @@ async fn uses_in(
     match subject.mandate {
         Mandate::Authorization(_) => Ok(Ok(logs.iter().find_map(|log| use_in(log, head)))),
         Mandate::Permit(permit) => permit_in(rpc, permit, &logs, head).await.map(Ok),
+        Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. }) => {
+            let candidates = logs.iter().filter_map(|log| paid_in(log, agent)).collect();
+            caller_in(rpc, candidates, head, |sent| sent.redeems(*delegator, agent)).await.map(Ok)
+        }
         Mandate::Delegation(_) => Ok(Ok(None)),
     }
 }
@@ -279,10 +310,32 @@ async fn permit_in(
             if invalidates(log, permit) {
                 return Ok(Some(Sighting::Cancelled { block, head: head.max(block) }));
             }
-        } else if candidates.len() < CANDIDATES_MAX {
+        } else {
             candidates.push((block, transaction, U256::try_from_be_slice(&log.data)));
         }
     }
+    caller_in(rpc, candidates, head, |sent| sent.spends(permit)).await
+}
+
+/// What `AgentAccount` logs names a payment by key and nonce, but not by its epoch: the same nonce
+/// may have paid the same in another one.
+fn paid_in(log: &Log, agent: &PaymentContext) -> Option<Candidate> {
+    let paid = AgentAccount::Paid::abi_decode_data(&log.data).ok();
+    let (value, _) = paid.filter(|(_, nonce)| *nonce == agent.nonce)?;
+    Some((log.block()?, log.transaction_hash?, Some(value)))
+}
+
+/// A log that may be of the use: its block, its transaction, and what it says moved.
+type Candidate = (u64, B256, Option<U256>);
+
+/// The first of these transactions whose call is the use.
+async fn caller_in(
+    rpc: &Rpc,
+    mut candidates: Vec<Candidate>,
+    head: u64,
+    is_use: impl Fn(&SentCall) -> bool,
+) -> Result<Option<Sighting>, Unavailable> {
+    candidates.truncate(CANDIDATES_MAX);
     if candidates.is_empty() {
         return Ok(None);
     }
@@ -290,7 +343,7 @@ async fn permit_in(
     let answers = rpc.ask_many(calls.collect()).await?;
     for ((block, transaction, moved), answer) in candidates.into_iter().zip(answers) {
         let sent: Option<SentCall> = rpc.read(answer)?;
-        if sent.is_some_and(|sent| sent.spends(permit)) {
+        if sent.is_some_and(|sent| is_use(&sent)) {
             return Ok(Some(Sighting::Used { transaction, block, head: head.max(block), moved }));
         }
     }
@@ -311,6 +364,18 @@ struct SentCall {
 }
 
 impl SentCall {
+    /// Whether it has the account make this very payment, among others perhaps.
+    fn redeems(&self, account: Address, agent: &PaymentContext) -> bool {
+        let is = |context: &Bytes| {
+            PaymentContext::decode(context).is_some_and(|read| {
+                (read.key, read.epoch, read.nonce) == (agent.key, agent.epoch, agent.nonce)
+            })
+        };
+        self.to == Some(account)
+            && DelegationManager::redeemDelegationsCall::abi_decode(&self.input)
+                .is_ok_and(|call| call.permissionContexts.iter().any(is))
+    }
+
     /// Whether it calls the proxy with this permit. The call may be one of ours or another's: the
     /// proxy lets nobody change what the payer signed.
     fn spends(&self, permit: &PermitTransfer) -> bool {

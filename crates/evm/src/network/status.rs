@@ -6,7 +6,9 @@
 //! - by EIP-3009, the token logs the use of the nonce and the transfer as its very next log;
 //! - by Permit2, the transaction itself calls the proxy with that very permit;
 //! - by ERC-7710, the transaction is our own call of the manager, and the transfer is not one that
-//!   the use of an EIP-3009 nonce made.
+//!   the use of an EIP-3009 nonce made;
+//! - by ERC-7710 of an `AgentAccount`, the account logs the payment with its nonce, and the token the
+//!   transfer as its very next log.
 //!
 //! "Never" takes block time well past the mandate's end and an unused nonce in that same block, or a
 //! cancellation that is deep. All else stays open.
@@ -22,8 +24,9 @@ use super::plan::Plan;
 use super::sight::{
     Sighting, Subject, find_use, is_cancelled_for_good, is_over, sight_near, used_at,
 };
-use crate::contracts::Eip3009;
-use crate::mandate::Mandate;
+use crate::agent_account::PaymentContext;
+use crate::contracts::{AgentAccount, Eip3009};
+use crate::mandate::{Delegation, Mandate};
 use crate::rpc::{Block, Call, Log, Receipt, Rpc};
 
 /// Where the payment of `plan` stands.
@@ -127,13 +130,14 @@ impl Inquiry<'_> {
                 // Displaced or not, it is of no use to send anything while the cancellation stands.
                 Ok(ChainStatus::Open { expired: false, displaced: false })
             }
-            // A permit that somebody spent within another call leaves no proof. After its end it
-            // can move no more, and that it may have moved is all that can be said.
+            // A permit that somebody spent within another call leaves no proof, nor does a payment
+            // of an account that went on to another epoch or code. After its end it can move no
+            // more, and that it may have moved is all that can be said.
             Sighting::UsedUnseen { head_time }
-                if matches!(self.plan.mandate, Mandate::Permit(_))
+                if !matches!(self.plan.mandate, Mandate::Authorization(_))
                     && is_over(&self.plan.mandate, head_time) =>
             {
-                let refused = Refusal::PermitNonceUsed.into();
+                let refused = self.used_refusal().into();
                 Ok(ChainStatus::Failed { refused, fee: Amount::new(fee) })
             }
             Sighting::UsedUnseen { .. } => Err(self
@@ -165,12 +169,16 @@ impl Inquiry<'_> {
         if proves(&receipt, self.plan) {
             return Ok(ChainStatus::Proven { transaction: name, block: receipt.block(), fee });
         }
-        let used = match self.plan.mandate {
+        let refused = Refused::from(self.used_refusal()).with_transaction(name);
+        Ok(ChainStatus::Failed { refused, fee })
+    }
+
+    /// The refusal of a mandate that was used for something else, or that may have been.
+    const fn used_refusal(&self) -> Refusal {
+        match self.plan.mandate {
             Mandate::Permit(_) => Refusal::PermitNonceUsed,
             Mandate::Authorization(_) | Mandate::Delegation(_) => Refusal::NonceAlreadyUsed,
-        };
-        let refused = Refused::from(used).with_transaction(name);
-        Ok(ChainStatus::Failed { refused, fee })
+        }
     }
 
     fn is_deep(&self, head: u64, block: u64) -> bool {
@@ -214,6 +222,20 @@ fn proves(receipt: &Receipt, plan: &Plan) -> bool {
             Mandate::Authorization(authorization) => {
                 let used = [Eip3009::AuthorizationUsed::SIGNATURE_HASH, payer, authorization.nonce];
                 logs.windows(2).any(|two| says(two[0], &used, &[]) && moved(two[1]))
+            }
+            Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. }) => {
+                let PaymentContext { key, nonce, .. } = *agent;
+                let paid = AgentAccount::Paid::SIGNATURE_HASH;
+                let paid = [paid, key.into_word(), plan.token.into_word(), payee];
+                let logged = [value, nonce.to_be_bytes()].concat();
+                let logs = receipt.logs.iter();
+                let logs: Vec<&Log> =
+                    logs.filter(|log| [plan.token, *delegator].contains(&log.address)).collect();
+                logs.windows(2).any(|two| {
+                    (two[0].address, two[1].address) == (*delegator, plan.token)
+                        && says(two[0], &paid, &logged)
+                        && moved(two[1])
+                })
             }
             Mandate::Permit(_) | Mandate::Delegation(_) => {
                 let after_use = |index: usize| {

@@ -15,7 +15,7 @@ use pay402_core::{Amount, Payment, Refusal, Refused};
 use super::EvmNetwork;
 use super::plan::{Account, Plan};
 use super::sight::{Sighting, Subject, find_recent_use};
-use crate::contracts::{Eip1271, Eip3009, Erc20, Permit2};
+use crate::contracts::{AgentAccount, Eip1271, Eip3009, Erc20, Permit2};
 use crate::mandate::{Delegation, Mandate};
 use crate::permit2::nonce_position;
 use crate::read::ReadPayment;
@@ -50,7 +50,7 @@ pub(crate) async fn verify(
 
     let (fingerprint, payer) = (read.fingerprint(payment.terms()), read.payer());
     let mandate = match read.mandate {
-        Mandate::Delegation(delegation) => {
+        Mandate::Delegation(delegation) if delegation.agent.is_none() => {
             let until = U256::from(time.plus_s(payment.terms().max_timeout_seconds).0);
             Mandate::Delegation(Delegation { until, ..delegation })
         }
@@ -157,8 +157,10 @@ impl View {
             thought = answers.next();
         }
         let signature_holds = match (account, thought) {
+            // Whatever the payer's account is, its manager decides.
+            _ if matches!(read.mandate, Mandate::Delegation(_)) => true,
             (Account::Plain, _) => matches!(read.judgement, Judgement::Payer(_)),
-            // Its account decides when it is there, or its manager: the simulation tells.
+            // Its account decides when it is there: the simulation tells.
             (Account::Undeployed, _) | (Account::Contract, None) => true,
             (Account::Contract, Some(opinion)) => says_yes(&rpc.read_call(opinion)?),
         };
@@ -205,7 +207,7 @@ impl View {
         if let Mandate::Delegation(delegation) = &read.mandate
             && !self.carries_out(network, delegation)
         {
-            return Err(refuse(Refusal::ManagerNotAllowed).into());
+            return Err(self.manager_not_allowed(delegation).by(read.payer()).into());
         }
         match (&read.deployment, self.account) {
             // Without code and without a deployment that we would carry out.
@@ -249,6 +251,19 @@ impl View {
         let own = delegation.manager == delegation.delegator
             && self.delegate.is_some_and(|delegate| network.settings.delegates.contains(&delegate));
         own || network.settings.delegation_managers.contains(&delegation.manager)
+    }
+
+    fn manager_not_allowed(&self, delegation: &Delegation) -> Refused {
+        match self.delegate.filter(|_| delegation.manager == delegation.delegator) {
+            Some(delegate) => Refused::new(
+                Refusal::ManagerNotAllowed,
+                format!(
+                    "the payer's account is delegated (EIP-7702) to {delegate}, which is not one that \
+                     this facilitator calls"
+                ),
+            ),
+            None => Refusal::ManagerNotAllowed.into(),
+        }
     }
 
     fn bad_signature(&self, read: &ReadPayment) -> Refused {
@@ -336,6 +351,10 @@ fn state_calls(read: &ReadPayment) -> Vec<Call> {
                 Call::view(read.token, allowance.abi_encode()),
             ]
         }
+        Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. }) => {
+            let call = AgentAccount::isNonceUsedCall { key: agent.key, nonce: agent.nonce };
+            vec![Call::view(*delegator, call.abi_encode())]
+        }
         Mandate::Delegation(_) => Vec::new(),
     }
 }
@@ -356,6 +375,8 @@ fn read_states(
             // A token that does not tell allows nothing.
             (bitmap.map(|bitmap| bitmap.bit(bit)), Some(allowance.unwrap_or_default()))
         }
+        // An account of another code does not answer; the simulation tells what it does instead.
+        (Mandate::Delegation(_), [used]) => (Some(used.is_some_and(|used| !used.is_zero())), None),
         // Nothing on the chain tells; that it is settled once is by our own journal.
         _ => (Some(false), None),
     })

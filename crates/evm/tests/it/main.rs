@@ -3,7 +3,10 @@
 
 mod account;
 mod accounts;
+#[path = "../../../devchain/tests/account/mod.rs"]
+mod account;
 mod client;
+mod delegation;
 mod faults;
 mod form;
 mod permit;
