@@ -21,6 +21,7 @@ usage: cargo xtask <verb>
 
   setup            install what the tests need besides Rust (npm and pip packages, from lockfiles)
   test [--quick]   every test: Rust, doc tests, contracts, interop; --quick leaves out what needs setup
+  campaign         what takes too long for every run: 20,000 mutated payments, each refused or the same
   tidy             the rules that neither the compiler nor clippy knows
   ci               what must pass before a change is merged: fmt, clippy, tidy, test
   bench [args]     measure, in release; --json prints one JSON object per line
@@ -57,6 +58,7 @@ fn run(arguments: &[String]) -> Outcome {
         ["setup"] => setup::run(&root),
         ["test"] => suites::run(&root, suites::Extent::Full),
         ["test", "--quick"] => suites::run(&root, suites::Extent::Quick),
+        ["campaign"] => suites::campaign(&root),
         ["tidy"] => tidy::run(&root),
         ["ci"] => checks::run(&root),
         ["bench", ref rest @ ..] => bench::run(&root, rest),

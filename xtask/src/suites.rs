@@ -20,6 +20,9 @@ const INTEROP_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Our Permit2 beside the genuine one.
 const PERMIT2_LIMIT: Duration = Duration::from_secs(5 * 60);
 
+/// The campaigns, which run beside one another.
+const CAMPAIGN_LIMIT: Duration = Duration::from_secs(30 * 60);
+
 /// The flags that every Rust step shares, so that none builds anything again.
 const SAME_BUILD: [&str; 3] = ["--workspace", "--all-features", "--locked"];
 
@@ -50,6 +53,14 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Outcome {
     let reports: Vec<Report> =
         plan(root, extent, &binary).into_iter().map(|(suite, step)| timed(suite, step)).collect();
     summary(&reports, began.elapsed())
+}
+
+/// Runs the tests called `campaign_…`, which are too long for every run and therefore ignored
+/// otherwise. What each tried, and from which seed, is in its file.
+pub(crate) fn campaign(root: &Path) -> Outcome {
+    let arguments = ["test", "--package", "pay402-evm", "--test", "it"];
+    let chosen = ["--all-features", "--locked", "--", "--ignored", "--nocapture", "campaign_"];
+    Step::new(root, "cargo", &[&arguments[..], &chosen].concat(), CAMPAIGN_LIMIT).run()
 }
 
 /// The suites, in the order in which they run.

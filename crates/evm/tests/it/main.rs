@@ -9,6 +9,7 @@ mod client;
 mod delegation;
 mod faults;
 mod form;
+mod mutations;
 mod permit;
 mod server;
 mod settle;

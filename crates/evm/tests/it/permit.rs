@@ -118,7 +118,7 @@ impl House {
         self.transact(payer, USDC_ADDRESS, &call).await;
     }
 
-    async fn allowance(&self, owner: Address) -> U256 {
+    pub(crate) async fn allowance(&self, owner: Address) -> U256 {
         use alloy::providers::Provider as _;
         use alloy::rpc::types::TransactionRequest;
         let call = token::allowanceCall { owner, spender: PERMIT2 }.abi_encode();
@@ -504,7 +504,7 @@ async fn a_metered_payment_is_sent_by_the_named_signer_only() {
 
 /// The payment with an EIP-2612 permit, changed by `change` before it is signed and by `spoil`
 /// after.
-fn sponsored(
+pub(crate) fn sponsored(
     terms: &Requirements,
     change: impl Fn(&mut TokenPermit),
     spoil: impl Fn(&mut serde_json::Map<String, Value>),
