@@ -4,14 +4,11 @@
 //!
 //! Nothing here asks a chain; what the account allows, it decides itself.
 
-use alloy::primitives::{Address, U256, address};
+use alloy::primitives::{Address, U256};
 
-/// Where `AgentAccount` is on every network on which anyone deployed it. It names the version too.
-pub const AGENT_ACCOUNT: Address = address!("0x8DA472a94aeEb4801807d4641696B654C93eb94b");
+pub use crate::account::{AGENT_ACCOUNT, CONTEXT_BYTES};
 
-/// Length of a permission context: key 20, epoch 8, nonce 32, validAfter 6, deadline 6, signature 65.
-pub const CONTEXT_BYTES: usize = 137;
-/// Of these, what is signed: all but the signature.
+/// Of a context, what is signed: all but the signature.
 const NAMED_BYTES: usize = CONTEXT_BYTES - 65;
 
 /// What a permission context says of its payment. The account takes a nonce once per key and epoch.

@@ -21,7 +21,7 @@ use pay402_evm::network::sight::FINALITY_MARGIN_S;
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::{AssetTable, ExactServer, Settings, TransferMethod};
 
-use crate::account::{self, Account, Session, TokenLimit, execution, redeem, seconds};
+use crate::agent::{self as account, Account, Session, TokenLimit, execution, redeem, seconds};
 use crate::support::{CHAIN_ID, House, PAY_TO, PAYER, START, STRANGER, network_id, pair, usdc};
 
 mod token {

@@ -3,8 +3,9 @@
 
 mod account;
 mod accounts;
-#[path = "../../../devchain/tests/account/mod.rs"]
-mod account;
+#[allow(dead_code, reason = "tests of the contract itself use the rest")]
+#[path = "../../../devchain/tests/agent_account/signed.rs"]
+mod agent;
 mod client;
 mod delegation;
 mod faults;
