@@ -14,8 +14,9 @@ use pay402_devchain::genesis::{
 use crate::signed::{
     Account, AgentAccount, AuthorizationNonce, INVALID, Payment, RegisterSessions, RevokeAll,
     RevokeSession, Session, TokenLimit, TransferWithAuthorization, context, execution, namespace,
-    redeem, seconds, signer, twin,
+    redeem, seconds, signer,
 };
+use crate::support::permit2::twin;
 use crate::support::{PAYEE, Usdc};
 use crate::world::{BUDGET, CAP, CHAIN, FUNDS, PUPPET, WINDOW, World, designator, limit};
 
@@ -287,8 +288,8 @@ async fn storage_outlives_another_delegate() {
 #[tokio::test]
 async fn an_operation_belongs_to_one_account() {
     let world = World::ready().await;
-    let twin_root = signer("other root");
-    let other = Account { address: twin_root.address(), ..world.account };
+    let other_root = signer("other root");
+    let other = Account { address: other_root.address(), ..world.account };
     world.harness.chain.set_code(other.address, designator(AGENT_ACCOUNT_ADDRESS));
     world.harness.set_usdc(other.address, FUNDS);
     let deadline = world.now() + 600;

@@ -10,8 +10,9 @@ use pay402_devchain::genesis::{AGENT_ACCOUNT_ADDRESS, USDC_ADDRESS};
 
 use crate::signed::{
     Account, AgentAccount, INVALID, Payment, RevokeAll, Session, Slotted, TokenLimit,
-    TransferWithAuthorization, USDC_DOMAIN, VALID, seconds, signer, token_domain, twin,
+    TransferWithAuthorization, USDC_DOMAIN, VALID, seconds, signer, token_domain,
 };
+use crate::support::permit2::twin;
 use crate::support::{PAYEE, Usdc, authorization};
 use crate::world::{BUDGET, CAP, CHAIN, FUNDS, PUPPET, START, WINDOW, World, designator, limit};
 
@@ -339,7 +340,7 @@ async fn what_is_embedded_must_be_what_the_token_means() {
     }
     // The high twin recovers to nobody, whatever it stands beside.
     let bad = Some(AgentAccount::BadSignature::SELECTOR);
-    assert_eq!(world.says_no(digest, good.packed(&twin(&signed))).await, bad);
+    assert_eq!(world.says_no(digest, good.packed(&twin(&signed.into()))).await, bad);
     assert_eq!(world.says_no(digest, good.packed(&[0; 65])).await, bad);
     // The key's signature alone is no signature of the account.
     assert_eq!(world.says_no(digest, signed.into()).await, bad);

@@ -5,6 +5,8 @@
 
 mod adoption;
 mod authorizations;
+mod fuzz;
+mod gas;
 mod payments;
 mod signed;
 #[path = "../support/mod.rs"]

@@ -7,8 +7,9 @@ use pay402_devchain::genesis::{AGENT_ACCOUNT_ADDRESS, USDC_ADDRESS};
 
 use crate::signed::{
     Account, AgentAccount, Payment, Session, TokenLimit, context, execution, packed_call, redeem,
-    seconds, signer, twin,
+    seconds, signer,
 };
+use crate::support::permit2::twin;
 use crate::support::{PAYEE, Usdc};
 use crate::world::{BUDGET, CAP, CHAIN, FUNDS, Mood, PUPPET, WINDOW, World, designator, limit};
 

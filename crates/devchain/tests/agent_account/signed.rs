@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "this is test code, which the lint does not recognise here")]
 
 use alloy::primitives::aliases::U48;
-use alloy::primitives::{Address, B256, Bytes, U256, keccak256, uint};
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{Eip712Domain, SolCall, SolStruct, SolValue};
@@ -314,12 +314,4 @@ pub(crate) fn token_domain(
 pub(crate) fn namespace(id: &str) -> U256 {
     let inner = U256::from_be_bytes(keccak256(id).0) - U256::from(1);
     U256::from_be_bytes(keccak256(inner.abi_encode()).0) & !U256::from(0xff)
-}
-
-/// The other signature that the same key and digest have: `n - s`, and the other `v`.
-pub(crate) fn twin(signature: &[u8]) -> Bytes {
-    let order = uint!(0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141_U256);
-    let s = order - U256::from_be_slice(&signature[32..64]);
-    let v = 27 + 28 - signature[64];
-    [&signature[..32], &s.to_be_bytes::<32>(), &[v]].concat().into()
 }

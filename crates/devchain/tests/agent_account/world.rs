@@ -169,8 +169,12 @@ impl World {
 
     /// The root's own transaction to itself; it is given the ETH that it needs.
     pub(crate) async fn send_as_root<C: SolCall>(&self, call: &C) -> TransactionReceipt {
+        self.send_as_root_to(self.root.address(), call.abi_encode()).await
+    }
+
+    pub(crate) async fn send_as_root_to(&self, to: Address, data: Vec<u8>) -> TransactionReceipt {
         self.harness.chain.set_balance(self.root.address(), U256::from(10).pow(U256::from(18)));
-        self.send_from(&self.root, self.root.address(), call.abi_encode(), U256::ZERO).await
+        self.send_from(&self.root, to, data, U256::ZERO).await
     }
 
     async fn send_from(
