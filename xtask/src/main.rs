@@ -7,6 +7,7 @@
 mod bench;
 mod checks;
 mod deny;
+mod fuzz;
 mod process;
 mod setup;
 mod suites;
@@ -25,6 +26,8 @@ usage: cargo xtask <verb>
   tidy             the rules that neither the compiler nor clippy knows
   ci               what must pass before a change is merged: fmt, clippy, tidy, test
   bench [args]     measure, in release; --json prints one JSON object per line
+  fuzz-account [calls] [seed]
+                   a random adversary on AgentAccount, in release; a million calls from a new seed
   deny             cargo-deny, if it is installed
 ";
 
@@ -62,6 +65,7 @@ fn run(arguments: &[String]) -> Outcome {
         ["tidy"] => tidy::run(&root),
         ["ci"] => checks::run(&root),
         ["bench", ref rest @ ..] => bench::run(&root, rest),
+        ["fuzz-account", ref rest @ ..] if rest.len() <= 2 => fuzz::run(&root, rest),
         ["deny"] => deny::run(&root),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

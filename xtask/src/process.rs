@@ -35,6 +35,13 @@ impl Step {
         Self { command, line: [&[program], arguments].concat().join(" "), limit }
     }
 
+    /// With an environment variable more.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self.line = format!("{name}={value} {}", self.line);
+        self
+    }
+
     /// Runs it to its end, saying first what is run.
     ///
     /// # Errors

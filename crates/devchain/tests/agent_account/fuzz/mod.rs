@@ -26,6 +26,8 @@ const EPISODE: u64 = 400;
 const SHORT: u64 = 20_000;
 /// Calls of the long form, unless told otherwise.
 const LONG: u64 = 1_000_000;
+/// Fewer calls need not have met every rule: somebody looks at one episode again.
+const THOROUGH: u64 = SHORT / 4;
 
 /// How often each kind of call ended in which way.
 #[derive(Debug, Default)]
@@ -107,7 +109,7 @@ macro_rules! short_form {
     ($($name:ident from $episode:literal;)+) => {$(
         #[test]
         fn $name() {
-            assert_thorough(&campaign($episode, SHORT / 4));
+            assert_thorough(&campaign($episode, THOROUGH));
         }
     )+};
 }
@@ -119,8 +121,8 @@ short_form! {
     an_adversary_with_session_keys_stays_within_the_policies_4 from 4_000_000;
 }
 
-/// `cargo xtask fuzz-account` runs it in release: a million calls, or as many as `PAY402_FUZZ_CALLS` says, from the
-/// episode `PAY402_FUZZ_SEED` on.
+/// A million calls, or as many as `PAY402_FUZZ_CALLS` says, from the episode `PAY402_FUZZ_SEED` on. To see an episode
+/// that failed again: its number as the seed, and 400 calls.
 #[test]
 #[ignore = "takes minutes; `cargo xtask fuzz-account` runs it in release"]
 fn an_adversary_with_session_keys_stays_within_the_policies_for_long() {
@@ -134,5 +136,7 @@ fn an_adversary_with_session_keys_stays_within_the_policies_for_long() {
         println!("{count:>9}  {kind}: {outcome}");
     }
     println!("{calls} calls from episode {seed} on, in {} s", took.as_secs());
-    assert_thorough(&tally);
+    if calls >= THOROUGH {
+        assert_thorough(&tally);
+    }
 }
