@@ -3,6 +3,8 @@
 //! The oracle of every test is one coherence check, [`pay402::books`]: what the chain says equals
 //! what every role remembers.
 
+pub mod den;
+
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // tests
 
 mod crash;
+mod hostile;
 mod malformed;
 mod once;
 mod purchase;

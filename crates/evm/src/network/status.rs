@@ -121,6 +121,13 @@ impl Inquiry<'_> {
                 }
                 Some(receipt) => failed_of_ours(receipt),
             }),
+            // Ours used it and did not make the transfer: a token that keeps a fee, for example.
+            Sighting::Used { transaction, .. }
+                if fruitless.is_some_and(|receipt| receipt.transaction_hash == transaction) =>
+            {
+                Ok(fruitless
+                    .map_or(ChainStatus::Open { expired: false, displaced }, failed_of_ours))
+            }
             Sighting::Used { transaction, .. } => self.of_use(transaction, fee).await,
             Sighting::Cancelled { block, head } => {
                 if self.is_deep(head, block) && is_cancelled_for_good(block, head) {
