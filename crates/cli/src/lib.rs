@@ -16,6 +16,7 @@ mod error;
 mod facilitator;
 mod logging;
 mod pay;
+mod sale;
 mod secret;
 mod serve;
 #[cfg(feature = "devchain")]

@@ -12,7 +12,7 @@ use pay402_core::error::Misconfigured;
 use pay402_core::refusal::Retry;
 use pay402_core::spend::Verdict;
 use pay402_core::{NetworkId, Price};
-use pay402_evm::{AssetTable, ExactClient, Rpc};
+use pay402_evm::{AssetTable, ExactClient, Rpc, UptoClient};
 use pay402_store::SqliteLedger;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request};
@@ -76,7 +76,8 @@ pub(crate) struct Args {
     /// Folder for the record of what was spent.
     #[arg(long, env = "PAY402_STATE_DIR", value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
-    /// JSON-RPC node of the paying network, to prove what became of a payment.
+    /// JSON-RPC node of the paying network: proves what became of a payment, and tells whether
+    /// Permit2 lacks the allowance that a facilitator would sponsor.
     #[arg(long, env = "EVM_RPC_URL", value_name = "URL", hide_env_values = true)]
     rpc_url: Option<Url>,
 }
@@ -118,10 +119,12 @@ async fn client(args: &Args) -> Result<PayingClient, CliError> {
             secret::signer("EVM_PRIVATE_KEY", &key)?
         }
     };
-    let mut scheme = ExactClient::new(signer, AssetTable::defaults());
+    let mut exact = ExactClient::new(signer.clone(), AssetTable::defaults());
+    let mut upto = UptoClient::new(signer, AssetTable::defaults());
     if let Some(url) = &args.rpc_url {
         let (network, rpc) = Rpc::discover("--rpc-url", url.as_str()).await?;
-        scheme = scheme.with_rpc(network, rpc);
+        exact = exact.with_rpc(network.clone(), rpc.clone());
+        upto = upto.with_rpc(network, rpc);
     }
     let folder = match &args.state_dir {
         Some(folder) => folder.clone(),
@@ -132,8 +135,11 @@ async fn client(args: &Args) -> Result<PayingClient, CliError> {
     if !args.networks.is_empty() {
         policy = policy.only_networks(args.networks.iter().cloned());
     }
-    let wallet =
-        Wallet::builder(Arc::new(ledger)).scheme(Arc::new(scheme)).policy(policy).build()?;
+    let wallet = Wallet::builder(Arc::new(ledger))
+        .scheme(Arc::new(exact))
+        .scheme(Arc::new(upto))
+        .policy(policy)
+        .build()?;
     let http = reqwest::Client::builder()
         .connect_timeout(Duration::from_secs(10))
         .user_agent(concat!("pay402/", env!("CARGO_PKG_VERSION")));

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::hex;
-use axum::Router;
 use axum::body::Bytes;
-use axum::extract::OriginalUri;
+use axum::extract::{OriginalUri, State};
 use axum::middleware::{self, Next};
 use axum::response::Json;
 use axum::routing::{MethodFilter, on};
+use axum::{Extension, Router};
+use http::{StatusCode, Uri};
 use pay402_core::error::Misconfigured;
 use pay402_core::grants::Grants;
-use pay402_evm::{AssetTable, ExactServer};
-use pay402_server::{MemoryGrants, RemoteFacilitator, ResourceServer, Route};
+use pay402_server::{Charge, MemoryGrants, RemoteFacilitator, ResourceServer};
 use pay402_store::SqliteGrants;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -27,6 +27,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::CliError;
+use crate::sale::{Meter, SaleArgs};
 use crate::{secret, terminal};
 
 /// How long connections have to end once nothing has to be finished any more.
@@ -44,6 +45,8 @@ const DRAIN: Duration = Duration::from_secs(25);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  pay402 serve --facilitator http://127.0.0.1:4020 \\\n    \
     --pay-to 0xYourAddress --network eip155:84532 --price '$0.01' --route 'GET /paid'\n\n\
+    By use, in steps of a quarter cent up to a cent:\n  \
+    pay402 serve … --price '$0.01' --upto '$0.0025'\n\n\
     A facilitator that asks for an API key finds it in FACILITATOR_API_KEY, or in the file that\n\
     FACILITATOR_API_KEY_FILE names.")]
 pub(crate) struct Args {
@@ -59,9 +62,8 @@ pub(crate) struct Args {
     /// Network to be paid on: a CAIP-2 id such as eip155:8453, or a name such as base.
     #[arg(long, env = "EVM_NETWORK", default_value = "eip155:84532")]
     network: String,
-    /// Price per request, in dollars.
-    #[arg(long, default_value = "$0.01")]
-    price: String,
+    #[command(flatten)]
+    sale: SaleArgs,
     /// Method and path that are for sale. May be repeated.
     #[arg(long = "route", default_value = "GET /paid")]
     routes: Vec<String>,
@@ -80,7 +82,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     terminal::say(&format!(
         "selling {} for {} on http://{address}",
         args.routes.join(", "),
-        args.price
+        args.sale.price
     ));
     let under_way = Arc::new(Semaphore::new(SALES));
     let counted = Arc::clone(&under_way);
@@ -107,8 +109,8 @@ async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
         Some(path) => Arc::new(SqliteGrants::open(path)?),
         None => Arc::new(MemoryGrants::default()),
     };
-    let builder = ResourceServer::builder(Arc::new(facilitator), grants)
-        .scheme(Arc::new(ExactServer::new(AssetTable::defaults())));
+    let sale = args.sale.sale(&args.network)?;
+    let builder = ResourceServer::builder(Arc::new(facilitator), grants).scheme(sale.scheme());
     let builder = match &args.public_url {
         Some(url) => builder.public_url(url.as_str()),
         None if args.listen.ip().is_loopback() => builder.loopback_urls(),
@@ -122,12 +124,13 @@ async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
     let mut app = Router::new();
     for text in &args.routes {
         let (method, path) = parse_route(text)?;
-        let route = Route::new(&args.price, &args.pay_to)
+        let route = sale
+            .route(&args.pay_to)
             .on(&args.network)
             .description("An example answer for sale")
             .mime_type("application/json");
         let handler = on(method, answer).layer(server.layer(route)?);
-        app = app.route(path, handler);
+        app = app.route(path, handler.with_state(sale.meter()));
     }
     Ok((app, server))
 }
@@ -203,12 +206,24 @@ fn parse_route(text: &str) -> Result<(MethodFilter, &str), Misconfigured> {
     Ok((filter.ok_or_else(|| bad("must begin with a method such as GET"))?, path))
 }
 
-async fn answer(OriginalUri(uri): OriginalUri, body: Bytes) -> Json<Value> {
+async fn answer(
+    State(meter): State<Option<Meter>>,
+    OriginalUri(uri): OriginalUri,
+    body: Bytes,
+) -> Result<(Option<Extension<Charge>>, Json<Value>), (StatusCode, &'static str)> {
+    let units = units_of(&uri).ok_or((StatusCode::BAD_REQUEST, "units must be a number\n"))?;
     let mut answer = json!({ "ok": true, "server": "pay402", "path": uri.path() });
     if let Ok(received) = serde_json::from_slice::<Value>(&body) {
         answer["received"] = received;
     }
-    Json(answer)
+    Ok((meter.map(|meter| Extension(meter.charge(units))), Json(answer)))
+}
+
+/// How much a request asks for: `?units=N`, one unless it says; `None` when that is no number.
+fn units_of(uri: &Uri) -> Option<u32> {
+    let query = uri.query().unwrap_or_default().as_bytes();
+    let mut pairs = url::form_urlencoded::parse(query);
+    pairs.find(|(name, _)| name == "units").map_or(Some(1), |(_, units)| units.parse().ok())
 }
 
 /// Listens, or says why that is not possible.
@@ -302,6 +317,18 @@ mod tests {
             std::fs::write(&file, bad).unwrap();
             let error = claims_name(&database).unwrap_err().to_string();
             assert!(error.contains("grants.db.claims"), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_request_says_how_many_units_it_wants() {
+        let units = |uri: &str| units_of(&uri.parse().unwrap());
+        for (uri, wanted) in [("/paid", 1), ("/paid?a=b&units=3", 3), ("/paid?units=0", 0)] {
+            assert_eq!(units(uri), Some(wanted), "{uri}");
+        }
+        for bad in ["/paid?units=", "/paid?units=-1", "/paid?units=many", "/paid?units=4294967296"]
+        {
+            assert_eq!(units(bad), None, "{bad}");
         }
     }
 
