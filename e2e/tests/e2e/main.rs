@@ -4,5 +4,6 @@
 mod crash;
 mod hostile;
 mod malformed;
+mod metered;
 mod once;
 mod purchase;
