@@ -13,6 +13,8 @@ pub(crate) mod exit {
     pub(crate) const USAGE: u8 = 2;
     pub(crate) const CONFIG: u8 = 3;
     pub(crate) const NETWORK: u8 = 4;
+    pub(crate) const REFUSED: u8 = 5;
+    pub(crate) const OUTCOME_UNKNOWN: u8 = 13;
     pub(crate) const HTTP_FAILED: u8 = 22;
 }
 
@@ -62,6 +64,17 @@ impl CliError {
         Self { retryable: true, ..error }
     }
 
+    /// Somebody said no, and nothing was done.
+    pub(crate) fn refused(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(code, exit::REFUSED, message)
+    }
+
+    /// Something was sent, and it is not known how it ended.
+    pub(crate) fn unclear(message: impl Into<String>) -> Self {
+        let error = Self::new("outcome_unknown", exit::OUTCOME_UNKNOWN, message);
+        Self { retryable: true, ..error }
+    }
+
     pub(crate) fn http_failed(status: u16) -> Self {
         Self::new("http_failed", exit::HTTP_FAILED, format!("the server answered {status}"))
     }
@@ -78,6 +91,11 @@ impl CliError {
 
     pub(crate) fn suggest(mut self, suggestion: impl Into<String>) -> Self {
         self.suggestion = Some(suggestion.into());
+        self
+    }
+
+    pub(crate) fn with_details(mut self, details: Value) -> Self {
+        *self.details = details;
         self
     }
 

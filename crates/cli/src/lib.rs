@@ -6,6 +6,7 @@
 //! One file per subcommand. Results go to standard output, everything else to standard error; an
 //! error is one sentence for people, or one JSON object when standard error is not a terminal.
 
+mod account;
 #[cfg(feature = "devchain")]
 pub mod books;
 #[cfg(feature = "devchain")]
@@ -47,6 +48,8 @@ enum Command {
     Demo(demo::Args),
     /// Fetch a URL and pay for it when it asks, within the owner's limits.
     Pay(pay::Args),
+    /// Let an agent's key pay from your account, within limits that the chain enforces.
+    Account(account::Args),
     /// Sell a small example resource, to try clients against.
     Serve(serve::Args),
     /// Verify and settle payments for resource servers.
@@ -92,6 +95,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         #[cfg(feature = "devchain")]
         Command::Demo(args) => demo::run(args).await,
         Command::Pay(args) => pay::run(args).await,
+        Command::Account(args) => account::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Facilitator(args) => facilitator::run(args).await,
         #[cfg(feature = "devchain")]

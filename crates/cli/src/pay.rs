@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::primitives::Address;
 use pay402_client::{
     OwnerPolicy, Paid, PayError, PayingClient, Preview, Priced, Receipt, ReceiptStatus, Wallet,
 };
 use pay402_core::error::Misconfigured;
 use pay402_core::refusal::Retry;
+use pay402_core::scheme::ClientScheme;
 use pay402_core::spend::Verdict;
 use pay402_core::{NetworkId, Price};
-use pay402_evm::{AssetTable, ExactClient, Rpc, UptoClient};
+use pay402_evm::address::parse_address;
+use pay402_evm::{AssetTable, ExactClient, Rpc, SessionClient, UptoClient};
 use pay402_store::SqliteLedger;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request};
@@ -29,7 +32,8 @@ const DATA_BYTES_MAX: u64 = 16 * 1024 * 1024;
 ///
 /// The response goes to standard output, everything else to standard error. The key of the paying
 /// account is read from EVM_PRIVATE_KEY, from the file named by EVM_PRIVATE_KEY_FILE, or from
-/// --keystore. What was spent is remembered in the state folder, so limits hold across calls.
+/// --keystore; with --account, a session key pays from an account that granted it. What was spent is
+/// remembered in the state folder, so limits hold across calls.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 done, 2 usage, 3 configuration, 4 network, 5 payment failed, \
@@ -73,6 +77,13 @@ pub(crate) struct Args {
     /// PAY402_PASSWORD_FILE.
     #[arg(long, value_name = "FILE")]
     keystore: Option<PathBuf>,
+    /// Account to pay from with a session key that it granted (see `pay402 account`).
+    #[arg(long, env = "PAY402_ACCOUNT", value_name = "ADDRESS", value_parser = address)]
+    account: Option<Address>,
+    /// File with the session key; without it the key is read from PAY402_SESSION_KEY or the file
+    /// named by PAY402_SESSION_KEY_FILE.
+    #[arg(long, value_name = "FILE", conflicts_with = "keystore")]
+    session_key: Option<PathBuf>,
     /// Folder for the record of what was spent.
     #[arg(long, env = "PAY402_STATE_DIR", value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
@@ -80,6 +91,10 @@ pub(crate) struct Args {
     /// Permit2 lacks the allowance that a facilitator would sponsor.
     #[arg(long, env = "EVM_RPC_URL", value_name = "URL", hide_env_values = true)]
     rpc_url: Option<Url>,
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    parse_address(text).map_err(|error| error.to_string())
 }
 
 fn dollars(text: &str) -> Result<Price, String> {
@@ -102,30 +117,11 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 async fn client(args: &Args) -> Result<PayingClient, CliError> {
-    let signer = match &args.keystore {
-        Some(path) => {
-            let password = secret::from_environment("PAY402_PASSWORD")?.ok_or_else(|| {
-                Misconfigured::new("PAY402_PASSWORD", "is not set; --keystore needs the password")
-            })?;
-            let key = pay402_evm::keystore::open_file("--keystore", path, &password)?;
-            secret::signer_from("--keystore", &key)?
-        }
-        None => {
-            let key = secret::from_environment("EVM_PRIVATE_KEY")?.ok_or_else(|| {
-                let problem = "is not set; it must hold the key of the account that pays \
-                               (or use EVM_PRIVATE_KEY_FILE, or --keystore)";
-                Misconfigured::new("EVM_PRIVATE_KEY", problem)
-            })?;
-            secret::signer("EVM_PRIVATE_KEY", &key)?
-        }
+    let rpc = match &args.rpc_url {
+        Some(url) => Some(Rpc::discover("--rpc-url", url.as_str()).await?),
+        None => None,
     };
-    let mut exact = ExactClient::new(signer.clone(), AssetTable::defaults());
-    let mut upto = UptoClient::new(signer, AssetTable::defaults());
-    if let Some(url) = &args.rpc_url {
-        let (network, rpc) = Rpc::discover("--rpc-url", url.as_str()).await?;
-        exact = exact.with_rpc(network.clone(), rpc.clone());
-        upto = upto.with_rpc(network, rpc);
-    }
+    let schemes = schemes(args, rpc)?;
     let folder = match &args.state_dir {
         Some(folder) => folder.clone(),
         None => secret::state_folder()?,
@@ -135,15 +131,51 @@ async fn client(args: &Args) -> Result<PayingClient, CliError> {
     if !args.networks.is_empty() {
         policy = policy.only_networks(args.networks.iter().cloned());
     }
-    let wallet = Wallet::builder(Arc::new(ledger))
-        .scheme(Arc::new(exact))
-        .scheme(Arc::new(upto))
-        .policy(policy)
-        .build()?;
+    let wallet = Wallet::builder(Arc::new(ledger)).policy(policy);
+    let wallet = schemes.into_iter().fold(wallet, |wallet, scheme| wallet.scheme(scheme));
+    let wallet = wallet.build()?;
     let http = reqwest::Client::builder()
         .connect_timeout(Duration::from_secs(10))
         .user_agent(concat!("pay402/", env!("CARGO_PKG_VERSION")));
     Ok(PayingClient::builder(wallet).http(http).build()?)
+}
+
+/// What pays: an account with its own key, or a session key from the account that granted it.
+fn schemes(
+    args: &Args,
+    rpc: Option<(NetworkId, Rpc)>,
+) -> Result<Vec<Arc<dyn ClientScheme>>, CliError> {
+    let assets = AssetTable::defaults();
+    let session_key = secret::session_key(args.session_key.as_deref())?;
+    let (account, key) = match (args.account, session_key) {
+        (Some(account), Some(key)) => (account, key),
+        (Some(_), None) => {
+            let problem = "needs a session key; name its file with --session-key, or set \
+                           PAY402_SESSION_KEY or PAY402_SESSION_KEY_FILE";
+            return Err(Misconfigured::new("--account", problem).into());
+        }
+        (None, Some(_)) => {
+            let problem =
+                "needs the account that it pays from: --account ADDRESS, or PAY402_ACCOUNT";
+            return Err(Misconfigured::new("--session-key", problem).into());
+        }
+        (None, None) => {
+            let signer = secret::account(args.keystore.as_deref())?;
+            let mut exact = ExactClient::new(signer.clone(), assets.clone());
+            let mut upto = UptoClient::new(signer, assets);
+            if let Some((network, rpc)) = rpc {
+                exact = exact.with_rpc(network.clone(), rpc.clone());
+                upto = upto.with_rpc(network, rpc);
+            }
+            return Ok(vec![Arc::new(exact), Arc::new(upto)]);
+        }
+    };
+    let (network, rpc) = rpc.ok_or_else(|| {
+        let problem =
+            "is not set; a session key asks the chain what it may spend (or use EVM_RPC_URL)";
+        Misconfigured::new("--rpc-url", problem)
+    })?;
+    Ok(vec![Arc::new(SessionClient::new(account, key, assets).with_rpc(network, rpc))])
 }
 
 fn request(args: &Args) -> Result<Request, CliError> {
@@ -338,6 +370,9 @@ fn explain(error: PayError) -> CliError {
         shown.suggestion = match denied.rule {
             "max_per_payment" => Some("raise --max-amount if you want to pay that much".into()),
             "total_budget" => Some("raise --max-spend if you want to spend more in total".into()),
+            rule if rule.starts_with("session_") => {
+                Some("the account's owner sets what a session key may pay: `pay402 account`".into())
+            }
             _ => None,
         };
     }

@@ -8,6 +8,8 @@ use pay402_core::error::Misconfigured;
 use pay402_evm::keystore::read_private;
 use zeroize::Zeroizing;
 
+/// The environment variable with the API key at a facilitator, or `<name>_FILE` with a file.
+pub(crate) const API_KEY: &str = "FACILITATOR_API_KEY";
 /// Largest secret file, in bytes.
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
 
@@ -49,6 +51,34 @@ pub(crate) fn signer_from(
 ) -> Result<PrivateKeySigner, Misconfigured> {
     PrivateKeySigner::from_slice(&bytes[..])
         .map_err(|_| Misconfigured::new(setting, "is not a private key of secp256k1"))
+}
+
+/// The key of the account that pays: from an encrypted key file, else from EVM_PRIVATE_KEY or the
+/// file named by EVM_PRIVATE_KEY_FILE.
+pub(crate) fn account(keystore: Option<&Path>) -> Result<PrivateKeySigner, Misconfigured> {
+    if let Some(path) = keystore {
+        let password = from_environment("PAY402_PASSWORD")?.ok_or_else(|| {
+            Misconfigured::new("PAY402_PASSWORD", "is not set; --keystore needs the password")
+        })?;
+        let key = pay402_evm::keystore::open_file("--keystore", path, &password)?;
+        return signer_from("--keystore", &key);
+    }
+    let key = from_environment("EVM_PRIVATE_KEY")?.ok_or_else(|| {
+        let problem = "is not set; it must hold the key of the account that pays (or use \
+                       EVM_PRIVATE_KEY_FILE, or --keystore)";
+        Misconfigured::new("EVM_PRIVATE_KEY", problem)
+    })?;
+    signer("EVM_PRIVATE_KEY", &key)
+}
+
+/// The session key that pays from another account: from a file, else from PAY402_SESSION_KEY or the
+/// file named by PAY402_SESSION_KEY_FILE. `None` where none is set.
+pub(crate) fn session_key(file: Option<&Path>) -> Result<Option<PrivateKeySigner>, Misconfigured> {
+    let (setting, key) = match file {
+        Some(path) => ("--session-key", Some(from_file("--session-key", path)?)),
+        None => ("PAY402_SESSION_KEY", from_environment("PAY402_SESSION_KEY")?),
+    };
+    key.map(|key| signer(setting, &key)).transpose()
 }
 
 /// The user's folder for state that outlives a call: `$XDG_STATE_HOME/pay402`, else

@@ -28,12 +28,11 @@ use zeroize::Zeroizing;
 
 use crate::error::CliError;
 use crate::sale::{Meter, SaleArgs};
-use crate::{secret, terminal};
+use crate::secret::{self, API_KEY};
+use crate::terminal;
 
 /// How long connections have to end once nothing has to be finished any more.
 pub(crate) const CONNECTION_GRACE: Duration = Duration::from_secs(2);
-/// The environment variable with the API key at the facilitator, or `<name>_FILE` with a file.
-const API_KEY: &str = "FACILITATOR_API_KEY";
 /// Hexadecimal digits of the name of a store of claims: 128 random bits.
 const CLAIMS_NAME_DIGITS: usize = 32;
 /// Requests that are served at a time.

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::AGENT_ACCOUNT;
 use super::abi::AgentAccount as Contract;
 use super::session::{Session, TokenLimit};
+use crate::contracts::{Eip3009, Erc20};
 use crate::rpc::{Answer, Block, Call, Log, Rpc};
 
 /// Where the account's state begins (ERC-7201, `pay402.storage.AgentAccount`): the epoch, and after
@@ -207,6 +208,29 @@ pub async fn allowances(
         allowances.push(Allowance { limit, left: left.left, resets });
     }
     Ok(allowances)
+}
+
+/// The decimals that a token says it has; `None` when it says none, or is no token.
+///
+/// # Errors
+/// When the node does not answer.
+pub async fn decimals(rpc: &Rpc, token: Address) -> Result<Option<u8>, Unavailable> {
+    let call = Call::view(token, Erc20::decimalsCall {}.abi_encode());
+    let word = rpc.read_call(rpc.ask(call).await?)?.word();
+    Ok(word.and_then(|word| u8::try_from(word).ok()))
+}
+
+/// What `account` holds of a token, in atomic units; `None` when it is no token.
+///
+/// # Errors
+/// When the node does not answer.
+pub async fn balance(
+    rpc: &Rpc,
+    token: Address,
+    account: Address,
+) -> Result<Option<U256>, Unavailable> {
+    let call = Call::view(token, Eip3009::balanceOfCall { account }.abi_encode());
+    Ok(rpc.read_call(rpc.ask(call).await?)?.word())
 }
 
 /// What is stored of `keys` in `epoch`, in their order.
