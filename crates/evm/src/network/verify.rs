@@ -48,6 +48,7 @@ pub(crate) async fn verify(
     read.check_times(time, network.settings.margin_s())?;
     view.judge(network, &read).await?;
 
+    let short = view.is_allowance_short(&read);
     let (fingerprint, payer) = (read.fingerprint(payment.terms()), read.payer());
     let mandate = match read.mandate {
         Mandate::Delegation(delegation) if delegation.agent.is_none() => {
@@ -64,7 +65,8 @@ pub(crate) async fn verify(
         // What we would not call now must not be called when the account's code is gone by then.
         deployment: deployment(network, &read).cloned(),
         signature: read.signature,
-        token_permit: read.token_permit,
+        // One that is not needed is not submitted: it would change the payer's allowance.
+        token_permit: if short { read.token_permit } else { None },
     };
     let expires = UnixTime(mandate.ends().saturating_to());
     let amount = Amount::new(read.charge);
@@ -235,14 +237,18 @@ impl View {
             let head = self.head.number();
             return Err(already_used(network, read, head).await.by(read.payer()).into());
         }
-        let short = self.allowance.is_some_and(|allowance| allowance < needed(read));
-        if short && read.token_permit.is_none() {
+        if self.is_allowance_short(read) && read.token_permit.is_none() {
             return Err(refuse(Refusal::Permit2AllowanceRequired).into());
         }
         if let Called::Failed(why) = &self.simulation {
             return Err(self.explain(network, read, why).await?.into());
         }
         Ok(())
+    }
+
+    /// Whether Permit2 may move less than the payment needs.
+    fn is_allowance_short(&self, read: &ReadPayment) -> bool {
+        self.allowance.is_some_and(|allowance| allowance < needed(read))
     }
 
     /// Whether we call this delegation's manager: one that the operator allows, or the payer's own

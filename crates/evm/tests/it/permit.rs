@@ -562,6 +562,18 @@ async fn a_permit_for_permit2_is_taken_along() {
 }
 
 #[tokio::test]
+async fn a_token_permit_that_is_not_needed_is_not_submitted() {
+    let house = house().await;
+    let payer = dev_signer(PAYER).address();
+    for terms in [exact(10_000), upto(10_000)] {
+        let had = house.allowance(payer).await;
+        let (status, _) = house.settled(&sponsored(&terms, |_| {}, |_| {})).await;
+        assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+        assert_eq!(house.allowance(payer).await, had - U256::from(10_000), "what was paid");
+    }
+}
+
+#[tokio::test]
 async fn a_permit_that_somebody_else_submitted_does_no_harm() {
     let house = unapproved().await;
     let payment = sponsored(&exact(10_000), |_| {}, |_| {});
