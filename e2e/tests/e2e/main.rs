@@ -5,5 +5,6 @@ mod crash;
 mod hostile;
 mod malformed;
 mod metered;
+mod matrix;
 mod once;
 mod purchase;
