@@ -1,6 +1,7 @@
 //! The real binary, as its users start it: demo, exit codes, errors for programs, and what it logs.
 #![allow(clippy::unwrap_used)] // tests
 
+mod account;
 mod canary;
 mod commands;
 mod process;
