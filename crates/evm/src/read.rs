@@ -230,7 +230,8 @@ impl ReadPayment {
     }
 
     /// Everything that identifies this very payment. The signature's bytes are no part of it: the
-    /// same authorization can be signed in more than one encoding.
+    /// same authorization can be signed in more than one encoding. Nor is the charge: it is said only
+    /// when the payment is settled, and the journal keeps it beside the fingerprint.
     pub(crate) fn fingerprint(&self, terms: &Requirements) -> Digest {
         Digest::of(&[
             terms.scheme.as_str().as_bytes(),
@@ -239,7 +240,6 @@ impl ReadPayment {
             self.digest.as_slice(),
             self.token.as_slice(),
             self.mandate.payee().as_slice(),
-            &self.charge.to_be_bytes::<32>(),
             &terms.max_timeout_seconds.to_be_bytes(),
         ])
     }

@@ -4,7 +4,7 @@
 mod crash;
 mod hostile;
 mod malformed;
-mod metered;
 mod matrix;
+mod metered;
 mod once;
 mod purchase;

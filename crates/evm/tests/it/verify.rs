@@ -9,7 +9,7 @@ use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer};
 use pay402_evm::exact::{AUTHORIZATION_LIFETIME_S_MAX, Eip3009Payload};
 use pay402_evm::network::verify::HEAD_STALE_S;
 use pay402_evm::typed_data::Authorization;
-use pay402_evm::{Asset, AssetTable, ExactServer, Peg, Settings};
+use pay402_evm::{Asset, AssetTable, ExactServer, Peg, Settings, TransferMethod};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -73,6 +73,13 @@ async fn terms_are_held_against_our_table() {
     claim.scheme = scheme;
     let payment = Payment::pair(other, claim).unwrap();
     house.refuses(&payment, Refusal::UnsupportedScheme).await;
+}
+
+#[tokio::test]
+async fn a_token_without_eip3009_is_not_asked_to_take_it() {
+    let table = AssetTable::defaults().with(usdc().by(TransferMethod::Permit2));
+    let house = House::with(table, Settings::default());
+    house.refuses(&payment(), Refusal::Eip3009NotSupported).await;
 }
 
 #[tokio::test]
