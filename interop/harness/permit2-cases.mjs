@@ -292,6 +292,8 @@ function nonces() {
   const used = error("InvalidNonce");
   return [
     after(invalidate(...bit(5n)), one("taken-back", used, () => ({ nonce: 5n }))),
+    // Taking back another of the same word does not give it back.
+    after(invalidate(...bit(8n)), one("taken-back-still", used, () => ({ nonce: 5n }))),
     one("neighbour", OK, () => ({ nonce: 6n })),
     one("next-word", OK, () => ({ nonce: 256n + 5n })),
     one("last-nonce", OK, () => ({ nonce: ALL_NONCES })),

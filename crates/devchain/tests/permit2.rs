@@ -207,6 +207,26 @@ async fn a_transfer_that_the_token_refuses() {
     assert!(harness.send(SPENDER, PERMIT2, &call).await.status());
 }
 
+#[tokio::test]
+async fn what_a_token_may_answer() {
+    let harness = Harness::new();
+    let token = Address::repeat_byte(0x0c);
+    let permit = Permit { token, ..permit(&harness, 5) };
+    let call = permit.transfer(&dev_signer(PAYER), PAYEE, U256::from(5));
+    // No answer, and a word of one.
+    for code in ["00", "60015f5260205ff3"] {
+        harness.chain.set_code(token, code.parse().unwrap());
+        assert_eq!(harness.answer(SPENDER, PERMIT2, &call).await, Ok(Bytes::new()), "{code}");
+    }
+    // Words of zero, two and all bits; one byte; and a revert with a word of one.
+    for code in
+        ["60205ff3", "60025f5260205ff3", "5f195f5260205ff3", "60015f5360015ff3", "60015f5260205ffd"]
+    {
+        harness.chain.set_code(token, code.parse().unwrap());
+        harness.reverts_with(SPENDER, PERMIT2, &call, words("TRANSFER_FROM_FAILED")).await;
+    }
+}
+
 /// A trap for whoever takes a transaction's status for a payment.
 #[tokio::test]
 async fn a_token_without_code_transfers_nothing_successfully() {

@@ -6,11 +6,12 @@ use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::rpc::types::TransactionReceipt;
 use alloy::sol_types::{SolCall, SolError, SolEvent, SolStruct};
 use pay402_devchain::genesis::{
-    DEV_USDC, EXACT_PERMIT2_PROXY, PERMIT2, UPTO_PERMIT2_PROXY, USDC_ADDRESS, dev_signer,
+    DEV_USDC, EXACT_PERMIT2_PROXY, MULTICALL3, PERMIT2, UPTO_PERMIT2_PROXY, USDC_ADDRESS,
+    dev_signer,
 };
 use support::permit2::abi::{Permit2, Proxy};
 use support::permit2::{ExactPayment, UptoPayment, exact, sign, upto, usdc_permit, words};
-use support::{Harness, PAYEE, Usdc};
+use support::{Harness, PAYEE, Usdc, multicall};
 
 /// The development account of the facilitator.
 const FACILITATOR: usize = 0;
@@ -94,6 +95,24 @@ async fn exact_moves_the_whole_amount_once() {
     let replay = harness.send_unchecked(FACILITATOR, EXACT_PERMIT2_PROXY, call.abi_encode()).await;
     assert!(!replay.status());
     assert_eq!(harness.usdc(PAYEE).await, U256::from(10_000));
+}
+
+#[tokio::test]
+async fn many_exact_payments_settle_in_one_transaction() {
+    let harness = approved().await;
+    let calls = (1..=3).map(|amount| {
+        let call = ExactPayment::new(&harness, PAYEE, amount).settle(&dev_signer(PAYER));
+        multicall::Call3 {
+            target: EXACT_PERMIT2_PROXY,
+            allowFailure: false,
+            callData: call.abi_encode().into(),
+        }
+    });
+    let call = multicall::aggregate3Call { calls: calls.collect() };
+    let receipt = harness.send(FACILITATOR, MULTICALL3, &call).await;
+    assert!(receipt.status());
+    assert_eq!(count::<Proxy::Settled>(&receipt, EXACT_PERMIT2_PROXY), 3);
+    assert_eq!(harness.usdc(PAYEE).await, U256::from(6));
 }
 
 #[tokio::test]
