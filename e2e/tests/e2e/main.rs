@@ -1,6 +1,7 @@
 //! One binary for every end-to-end test: linking is the dear part.
 #![allow(clippy::unwrap_used)] // tests
 
+mod account;
 mod crash;
 mod hostile;
 mod malformed;

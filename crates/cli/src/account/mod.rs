@@ -25,7 +25,7 @@ use url::Url;
 use self::chain::Chain;
 use self::road::{Errand, Road};
 use self::session::Granted;
-use crate::error::CliError;
+use crate::error::{CliError, exit};
 use crate::{secret, terminal};
 
 /// How long what the root signs may wait to be sent, in seconds.
@@ -245,10 +245,22 @@ impl Office {
         errand: &Errand,
         is_done: impl AsyncFn(&Standing) -> Result<bool, CliError>,
     ) -> Result<Option<String>, CliError> {
-        let transaction =
-            self.road.carry_out(&self.chain, &self.root, &self.standing, errand).await?;
+        let sent = self.road.carry_out(&self.chain, &self.root, &self.standing, errand).await;
+        let transaction = match sent {
+            Ok(transaction) => transaction,
+            // Somebody may have sent what the root signed before us.
+            Err(error) if error.exit == exit::REFUSED && self.is_done_now(&is_done).await? => None,
+            Err(error) => return Err(error),
+        };
         self.chain.wait(self.account(), transaction.as_deref(), is_done).await?;
         Ok(transaction)
+    }
+
+    async fn is_done_now(
+        &self,
+        is_done: &impl AsyncFn(&Standing) -> Result<bool, CliError>,
+    ) -> Result<bool, CliError> {
+        is_done(&state::standing(&self.chain.rpc, self.account()).await?).await
     }
 
     /// Has a session granted, adopting first if that is needed. A key that was made for it is kept
