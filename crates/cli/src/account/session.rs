@@ -151,10 +151,7 @@ impl Args {
             // The road by EIP-3009 stays closed: `pay402 pay` does not take it.
             slots: 0,
         };
-        let made = match &self.new_key {
-            Some(path) => Some((path.clone(), PrivateKeySigner::random())),
-            None => None,
-        };
+        let made = self.new_key.as_ref().map(|path| (path.clone(), PrivateKeySigner::random()));
         let key = made.as_ref().map(|(_, signer)| signer.address()).or(self.key);
         let key = key.expect("one of both is given");
         let session = Session {

@@ -333,8 +333,8 @@ fn payees_line(payees: &Payees) -> String {
 /// A duration as short as it can be said exactly.
 fn duration(seconds: u32) -> String {
     let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
-    let (scale, unit) =
-        units.into_iter().find(|(scale, _)| seconds % scale == 0).unwrap_or((1, "second"));
+    let exact = units.into_iter().find(|(scale, _)| seconds.is_multiple_of(*scale));
+    let (scale, unit) = exact.unwrap_or((1, "second"));
     match seconds / scale {
         1 => unit.to_owned(),
         count => format!("{count} {unit}s"),
