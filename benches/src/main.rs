@@ -11,6 +11,7 @@
 )]
 
 mod bare;
+mod hostile;
 mod load;
 mod paid;
 mod report;
@@ -85,10 +86,10 @@ fn options(arguments: &[String]) -> Result<Options> {
 
 async fn run(options: &Options) -> Result<()> {
     let mut printed = 0;
+    let chosen = |name: &&str| name.contains(&options.filter);
     for (group, names) in
         [("unpaid", unpaid::NAMES), ("verify", verify::NAMES), ("paid", paid::NAMES)]
     {
-        let chosen = |name: &&str| name.contains(&options.filter);
         if !names.iter().any(chosen) {
             continue;
         }
@@ -99,6 +100,12 @@ async fn run(options: &Options) -> Result<()> {
         };
         for bench in benches.iter().filter(|bench| chosen(&bench.name)) {
             println!("{}", if options.json { bench.json() } else { bench.text() });
+            printed += 1;
+        }
+    }
+    if hostile::NAMES.iter().any(chosen) {
+        for line in hostile::run().await? {
+            println!("{}", if options.json { line.json() } else { line.text() });
             printed += 1;
         }
     }
