@@ -6,12 +6,15 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::error::{Malformed, Unavailable};
 use crate::facilitator::Kind;
 use crate::time::UnixTime;
-use crate::{Amount, Digest, NetworkId, Payment, PaymentKey, Presented, Refused, Requirements};
+use crate::{
+    Amount, Digest, NetworkId, Payment, PaymentKey, Presented, Refusal, Refused, Requirements,
+};
 
 /// Bytes that are a bearer capability: signed transactions, calldata with signatures. Hidden from
 /// `Debug`, wiped on drop.
@@ -83,6 +86,25 @@ pub struct Identified {
     pub fingerprint: Digest,
     /// Who pays, as spelled on the wire.
     pub payer: String,
+}
+
+/// Something that is sent for an account without being a payment: adopting code, or what a payment
+/// has to wait for. It has a journal entry of its own.
+#[derive(Clone, Debug)]
+pub struct Errand {
+    /// What is not to be done twice.
+    pub key: PaymentKey,
+    /// Everything that identifies it.
+    pub fingerprint: Digest,
+    /// For whom it is done, as spelled on the wire.
+    pub account: String,
+    /// The last moment at which it is begun (exclusive, chain time).
+    pub expires: UnixTime,
+    /// What has to be sent, in the family's own encoding.
+    pub plan: SecretBytes,
+    /// How many of its kind are begun for one account in one day (UTC); `None` when the key alone
+    /// bounds it.
+    pub daily_max: Option<u32>,
 }
 
 /// Why verification gave no [`Verified`].
@@ -216,6 +238,35 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// See [`Unverified`].
     async fn verify(&self, payment: &Payment) -> Result<Verified, Unverified>;
+
+    /// Whether what somebody asks to have sent for an account has the family's form. As
+    /// [`Network::form`]; fields are named relative to the request.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    fn account_form(&self, _request: &Map<String, Value>) -> Result<(), Malformed> {
+        Err(Malformed::new("network", "is one on which nothing is sent for accounts"))
+    }
+
+    /// Reads what somebody asks to have sent for an account, and checks all that needs no chain. The
+    /// same for a repeat as for the first.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    fn identify_account(&self, _request: &Map<String, Value>) -> Result<Identified, Refused> {
+        Err(Refusal::SponsoringNotOffered.into())
+    }
+
+    /// Checks everything, the chain included. `None` when there is nothing left to do.
+    ///
+    /// # Errors
+    /// See [`Unverified`].
+    async fn check_account(
+        &self,
+        _request: &Map<String, Value>,
+    ) -> Result<Option<Errand>, Unverified> {
+        Err(Refused::from(Refusal::SponsoringNotOffered).into())
+    }
 
     /// The signer that alone may send what carries out `plan`, as spelled on the wire; `None` when
     /// any may.

@@ -150,6 +150,22 @@ refusals! {
     ManagerNotAllowed = "erc7710_delegation_manager_not_allowed", 402, Never, Untouched;
     /// The delegation does not let this payment through when it is simulated on the chain.
     DelegationSimulationFailed = "invalid_exact_evm_erc7710_simulation_failed", 402, NewPayment, Untouched;
+    /// This facilitator sends nothing of this kind for accounts.
+    SponsoringNotOffered = "sponsoring_not_offered", 402, Never, Untouched;
+    /// Enough was sent for this account today; ask again tomorrow.
+    SponsoringLimit = "sponsoring_limit_reached", 402, Same, Untouched;
+    /// The EIP-7702 authorization is not one of this account, on this network, for its next transaction.
+    AdoptionInvalid = "account_authorization_invalid", 402, NewPayment, Untouched;
+    /// The account would delegate, or delegates, to code that this facilitator does not sponsor.
+    DelegateNotAllowed = "delegate_not_allowed", 402, Never, Untouched;
+    /// The transaction was mined and the account does not have the code: another one of the account came first.
+    AdoptionNotEffective = "adoption_not_effective", 402, NewPayment, Untouched;
+    /// The account has no code that could carry the operation out; send the authorization to adopt it along.
+    AccountNotAdopted = "account_not_adopted", 402, NewPayment, Untouched;
+    /// The call is not one of the operations that this facilitator sponsors.
+    OperationNotAllowed = "account_operation_not_allowed", 402, Never, Untouched;
+    /// The account does not carry the operation out.
+    OperationFailed = "account_operation_failed", 402, NewPayment, Untouched;
     /// The payment is for another network than the requirements, or one nobody here serves.
     InvalidNetwork = "invalid_network" | "invalid_exact_evm_network_mismatch" | "invalid_upto_evm_network_mismatch", 402, NewPayment, Untouched;
     /// The payment does not have the form its scheme asks for.

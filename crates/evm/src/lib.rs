@@ -53,7 +53,7 @@ pub use account::SessionClient;
 pub use assets::{Asset, AssetTable, Peg, TransferMethod};
 pub use exact::client::ExactClient;
 pub use exact::server::ExactServer;
-pub use network::{EvmNetwork, Settings};
+pub use network::{EvmNetwork, Settings, Sponsoring};
 pub use rpc::Rpc;
 pub use upto::client::UptoClient;
 pub use upto::server::UptoServer;

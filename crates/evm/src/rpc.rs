@@ -254,6 +254,11 @@ impl Call {
         Self::new("eth_chainId", json!([]))
     }
 
+    /// The tip that the node proposes, in wei for a unit of gas.
+    pub(crate) fn tip() -> Self {
+        Self::new("eth_maxPriorityFeePerGas", json!([]))
+    }
+
     /// The newest block.
     pub(crate) fn head() -> Self {
         Self::new("eth_getBlockByNumber", json!(["latest", false]))
@@ -292,6 +297,15 @@ impl Call {
     /// A read-only call at the block with this number.
     pub(crate) fn view_at(to: Address, data: Vec<u8>, number: u64) -> Self {
         Self::new("eth_call", json!([bounded_view(to, data), U64::from(number)]))
+    }
+
+    /// The same call on a state with these accounts changed, which not every node can do. The
+    /// question must be one about a call, with its block.
+    pub(crate) fn overriding(mut self, overrides: Value) -> Self {
+        if let Value::Array(params) = &mut self.params {
+            params.push(overrides);
+        }
+        self
     }
 
     /// A call as if `from` had sent a transaction with `gas` to `to`, at `block` (a tag).

@@ -155,7 +155,7 @@ impl Ecdsa {
         self.0.s() <= HALF_ORDER
     }
 
-    fn recover(&self, digest: &B256) -> Option<Address> {
+    pub(crate) fn recover(&self, digest: &B256) -> Option<Address> {
         // A high `s` is made low first, so that its maker is known and it can be told apart.
         self.0.normalized_s().recover_address_from_prehash(digest).ok()
     }

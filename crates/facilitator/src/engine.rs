@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
+use crate::errand;
 use crate::lease;
 use crate::options::Options;
 use crate::recover;
@@ -234,6 +235,43 @@ impl Engine {
         }
     }
 
+    /// Sends what somebody asks to have sent for an account, in the form of `network`'s family, and
+    /// waits for the outcome at most `wait`. A success moved no money. Whoever repeats the request is
+    /// told the same again; it goes on when this future is dropped.
+    ///
+    /// # Errors
+    /// Only when this call has nothing sent and nothing entered.
+    pub async fn account_for(
+        &self,
+        network: &NetworkId,
+        request: Map<String, Value>,
+        wait: Duration,
+    ) -> Result<Settled, Unavailable> {
+        let Some(crew) = self.0.crews.get(network).cloned() else {
+            return Ok(Settled::Refused(Refusal::InvalidNetwork.into()));
+        };
+        let desk = Arc::clone(&crew.desk);
+        if !matches!(desk.run(), Run::Settling | Run::Draining) {
+            let what = format!("settling on {}", desk.id);
+            return Err(Unavailable::new(what, "this process does not settle here any more"));
+        }
+        let identified = match desk.network.identify_account(&request) {
+            Ok(identified) => identified,
+            Err(refused) => return Ok(Settled::Refused(refused)),
+        };
+        let deadline = Instant::now() + wait.min(desk.options.settle_wait_max);
+        let request = errand::Request { crew, request, identified, deadline };
+        let running = tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = desk.crashed() => Ok(Settled::Pending { transaction: None }),
+                told = request.run() => told,
+            }
+        });
+        // A task that died: what it had done is in the journal.
+        running.await.unwrap_or(Ok(Settled::Pending { transaction: None }))
+    }
+
     /// Where a payment stands; `None` when it was never entered.
     ///
     /// # Errors
@@ -301,6 +339,16 @@ impl Engine {
     pub fn wait_for(&self, payment: &Payment) -> Duration {
         let asked = Duration::from_secs(payment.terms().max_timeout_seconds);
         asked.min(self.0.options.settle_wait_max)
+    }
+
+    /// The longest that any call waits.
+    pub(crate) fn wait_max(&self) -> Duration {
+        self.0.options.settle_wait_max
+    }
+
+    /// The network with this id.
+    pub(crate) fn network(&self, id: &NetworkId) -> Option<&dyn Network> {
+        self.0.crews.get(id).map(|crew| &*crew.desk.network)
     }
 
     /// The network that serves these terms, for what can be checked without asking it.

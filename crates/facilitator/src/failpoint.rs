@@ -6,6 +6,14 @@
 //! nothing here does anything.
 
 use std::fmt;
+#[cfg(feature = "failpoints")]
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+#[cfg(feature = "failpoints")]
+use tokio::sync::Notify;
 
 /// The variable that names the point at which the process aborts.
 pub const VARIABLE: &str = "PAY402_FAILPOINT";
@@ -62,7 +70,8 @@ pub struct Failpoints {
 #[derive(Clone, Debug)]
 enum Armed {
     Abort(Failpoint),
-    Hold(Failpoint, std::sync::Arc<tokio::sync::Notify>),
+    /// Where, who is told, and how often it is passed before.
+    Hold(Failpoint, Arc<Notify>, Arc<AtomicUsize>),
 }
 
 impl Failpoints {
@@ -93,9 +102,16 @@ impl Failpoints {
 
     /// Whoever comes to `point` tells the returned signal and goes no further.
     #[cfg(feature = "failpoints")]
-    pub fn hold_at(point: Failpoint) -> (Self, std::sync::Arc<tokio::sync::Notify>) {
-        let reached = std::sync::Arc::new(tokio::sync::Notify::new());
-        (Self { armed: Some(Armed::Hold(point, std::sync::Arc::clone(&reached))) }, reached)
+    pub fn hold_at(point: Failpoint) -> (Self, Arc<Notify>) {
+        Self::hold_after(0, point)
+    }
+
+    /// As [`Failpoints::hold_at`], for whoever comes to `point` after `passes` others.
+    #[cfg(feature = "failpoints")]
+    pub fn hold_after(passes: usize, point: Failpoint) -> (Self, Arc<Notify>) {
+        let reached = Arc::new(Notify::new());
+        let left = Arc::new(AtomicUsize::new(passes));
+        (Self { armed: Some(Armed::Hold(point, Arc::clone(&reached), left)) }, reached)
     }
 
     /// Passes `point`, or does not.
@@ -103,9 +119,12 @@ impl Failpoints {
     pub(crate) async fn pass(&self, point: Failpoint) {
         match &self.armed {
             Some(Armed::Abort(armed)) if *armed == point => std::process::abort(),
-            Some(Armed::Hold(armed, reached)) if *armed == point => {
-                reached.notify_one();
-                std::future::pending::<()>().await;
+            Some(Armed::Hold(armed, reached, left)) if *armed == point => {
+                let less = |left: usize| left.checked_sub(1);
+                if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+                    reached.notify_one();
+                    std::future::pending::<()>().await;
+                }
             }
             _ => {}
         }

@@ -11,6 +11,7 @@
 //! - at most one caller is told of a success (`settle`, `waiters`);
 //! - an entry whose transaction was signed is closed only when its signer's nonce is consumed, so
 //!   a signer's lane never has a gap that nobody holds the bytes for (`follow`);
+//! - what is sent beside payments has an entry of its own and takes the same road (`errand`);
 //! - what the journal stores is sealed (`seal`);
 //! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`).
 //!
@@ -20,6 +21,7 @@
 pub mod api;
 mod desk;
 mod engine;
+mod errand;
 pub mod failpoint;
 mod follow;
 mod lease;

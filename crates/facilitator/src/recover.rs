@@ -125,7 +125,7 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
         desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await?;
     }
     custody.count_for(&entry.new.payer);
-    if entry.new.amount.is_zero() {
+    if entry.new.plan.is_empty() {
         return Ok(Some(Taken::Uncharged(custody)));
     }
     let plan = desk.sealer.open(Content::Plan, key, &entry.new.plan)?;

@@ -473,16 +473,20 @@ fn duplicate(entry: &Entry, transaction: Option<String>) -> Answer {
 }
 
 fn failed_again(entry: &Entry) -> Answer {
+    refused_by(entry).map_or_else(|| pending(Some(entry)), Answer::from)
+}
+
+/// The refusal with which an entry ended; `None` for one that did not fail.
+pub(crate) fn refused_by(entry: &Entry) -> Option<Refused> {
     let Stage::Final(Outcome::Failed { reason, message, transaction, .. }) = &entry.stage else {
-        return pending(Some(entry));
+        return None;
     };
-    let refused = Refused {
+    Some(Refused {
         reason: Reason::parse(reason),
         message: message.clone(),
         payer: Some(entry.new.payer.clone()),
         transaction: transaction.clone(),
-    };
-    refused.into()
+    })
 }
 
 fn settled_hash(entry: &Entry) -> Option<String> {
@@ -493,7 +497,7 @@ fn settled_hash(entry: &Entry) -> Option<String> {
 }
 
 /// The transaction that moved, or may move, the money; none where nothing was charged.
-fn hash(entry: &Entry) -> Option<String> {
+pub(crate) fn hash(entry: &Entry) -> Option<String> {
     match &entry.stage {
         Stage::Due => None,
         Stage::Signed(signed) | Stage::Sent(signed) => Some(signed.sent.transaction.clone()),

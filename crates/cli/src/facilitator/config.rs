@@ -8,9 +8,9 @@ use std::time::Duration;
 use alloy::primitives::Address;
 use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
-use pay402_evm::Settings;
 use pay402_evm::address::parse_address;
 use pay402_evm::agent_account::AGENT_ACCOUNT;
+use pay402_evm::{Settings, Sponsoring};
 use pay402_facilitator::Options;
 use serde::Deserialize;
 
@@ -22,6 +22,8 @@ const BLOCK_TIME_S: RangeInclusive<u64> = 1..=600;
 const GAS_LIMIT_MAX: RangeInclusive<u64> = 60_000..=10_000_000;
 /// What `fee_per_gas_max_gwei` may be.
 const FEE_PER_GAS_MAX_GWEI: RangeInclusive<u64> = 1..=100_000;
+/// What `operations_per_account_max` may be: each asks the journal for every turn before it.
+const OPERATIONS_PER_ACCOUNT_MAX: RangeInclusive<u64> = 1..=100;
 const WEI_PER_GWEI: u128 = 1_000_000_000;
 /// What `strikes_max` may be: so many times are remembered of one payer.
 const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
@@ -81,9 +83,36 @@ pub(crate) struct Network {
     /// Code that payers' accounts may have adopted (EIP-7702) to pay by ERC-7710 themselves. Default
     /// `AgentAccount`.
     pub(crate) delegates: Option<Vec<String>>,
+    /// What is sent for accounts at the signer's cost, beside payments. Default nothing.
+    #[serde(default)]
+    pub(crate) sponsor: Sponsor,
     /// Assets beside the default ones of the network.
     #[serde(default, rename = "asset")]
     pub(crate) assets: Vec<Asset>,
+}
+
+/// `[network.sponsor]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sponsor {
+    /// Whether accounts may have their adoption of a delegate sent (EIP-7702), and what their root
+    /// signed. Default no.
+    #[serde(default)]
+    pub(crate) adoptions: bool,
+    /// How many of these are begun for one account in a day. Default 8.
+    pub(crate) operations_per_account_max: Option<u32>,
+}
+
+impl Sponsor {
+    fn settings(&self) -> Sponsoring {
+        let default = Sponsoring::default();
+        Sponsoring {
+            adoptions: self.adoptions,
+            operations_per_account_max: self
+                .operations_per_account_max
+                .unwrap_or(default.operations_per_account_max),
+        }
+    }
 }
 
 /// `[[network.asset]]`.
@@ -200,7 +229,7 @@ impl Network {
                 &self.delegation_managers,
             )?,
             delegates,
-            ..default
+            sponsoring: self.sponsor.settings(),
         })
     }
 
@@ -209,7 +238,9 @@ impl Network {
             let problem = "must be 1 or more: a block is the least a settlement needs";
             return Err(Misconfigured::new(format!("{setting}.confirmations"), problem));
         }
+        let operations = self.sponsor.operations_per_account_max.map(u64::from);
         for (field, value, allowed) in [
+            ("sponsor.operations_per_account_max", operations, OPERATIONS_PER_ACCOUNT_MAX),
             ("block_time_s", self.block_time_s, BLOCK_TIME_S),
             ("gas_limit_max", self.gas_limit_max, GAS_LIMIT_MAX),
             ("fee_per_gas_max_gwei", self.fee_per_gas_max_gwei, FEE_PER_GAS_MAX_GWEI),
@@ -435,6 +466,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_sponsored_unless_it_is_set() {
+        let settings = |text: &str| {
+            parse(text).unwrap().networks[0].settings("network[0]").unwrap().sponsoring
+        };
+        assert!(!settings(GOOD).adoptions);
+        let with = |lines: &str| format!("{GOOD}\n[network.sponsor]\n{lines}");
+        let set = settings(&with("adoptions = true\noperations_per_account_max = 3"));
+        assert_eq!((set.adoptions, set.operations_per_account_max), (true, 3));
+        for bad in ["adoption = true", "operations_per_account_max = 0"] {
+            assert!(parse(&with(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn contracts_that_are_called_are_addresses() {
         let with = |line: &str| parse(&GOOD.replace("rpc =", &format!("{line}\nrpc =")));
         let address = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
@@ -461,6 +506,11 @@ mod tests {
             ("rpc =", "block_time_s = 0\nrpc =", "network[0].block_time_s"),
             ("rpc =", "block_time_s = 601\nrpc =", "network[0].block_time_s"),
             ("rpc =", "gas_limit_max = 21000\nrpc =", "network[0].gas_limit_max"),
+            (
+                "[[network.asset]]",
+                "[network.sponsor]\noperations_per_account_max = 101\n[[network.asset]]",
+                "network[0].sponsor.operations_per_account_max",
+            ),
             ("rpc =", "fee_per_gas_max_gwei = 0\nrpc =", "network[0].fee_per_gas_max_gwei"),
             ("rpc =", "fee_per_gas_max_gwei = -1\nrpc =", "line 6"),
         ] {

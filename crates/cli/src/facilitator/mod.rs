@@ -65,6 +65,12 @@ Calls into contracts that payers choose are made only where they are allowed:
   delegates = ["0x..."]             # code that accounts may have adopted (EIP-7702) to pay by
                                     # themselves; by default AgentAccount
 
+Nothing but payments is sent at the signer's cost, unless it is set:
+  [network.sponsor]
+  adoptions = true                  # POST /account: accounts adopt a delegate (EIP-7702), and
+                                    # have it do what their owner signed, within gas_limit_max
+  operations_per_account_max = 8    # of these, for one account in a day
+
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]
   name = "shop"

@@ -4,6 +4,7 @@
 //! field is checked by name, and what is unknown is kept. Together with [`crate::transport`] this
 //! is the only place that branches on a version.
 
+pub mod account;
 pub mod json;
 pub mod stored;
 pub mod v1;

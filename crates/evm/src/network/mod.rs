@@ -1,8 +1,11 @@
 //! One EVM network, to the facilitator: configuration, checks at start, signing and sending.
 //!
 //! The verification of a payment is in [`verify`], what the chain shows of it in [`sight`], its proof
-//! in [`status`], and what nodes' error texts mean in `errors`.
+//! in [`status`], and what nodes' error texts mean in `errors`. What is sent beside payments is in
+//! [`account`] and `errand`.
 
+pub mod account;
+pub(crate) mod errand;
 pub(crate) mod errors;
 pub(crate) mod plan;
 pub mod sight;
@@ -20,14 +23,14 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    ChainStatus, Identified, Network, SecretBytes, SendError, SentAs, SignedTransaction,
+    ChainStatus, Errand, Identified, Network, SecretBytes, SendError, SentAs, SignedTransaction,
     Unverified, Verified,
 };
 use pay402_core::time::Clock;
 use pay402_core::{
     Digest, NetworkId, Payment, Presented, Refused, Requirements, Scheme, WireVersion,
 };
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::address::canonical;
@@ -37,6 +40,8 @@ use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
 use crate::sponsor::EIP2612_GAS_SPONSORING;
 use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_domain};
+use account::AccountRequest;
+use errand::ErrandPlan;
 use plan::{MULTICALL3, Plan};
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
@@ -44,6 +49,8 @@ use plan::{MULTICALL3, Plan};
 pub const GAS_LIMIT_MAX_DEFAULT: u64 = 400_000;
 /// Highest fee per gas unless configured otherwise, in wei: 200 gwei.
 pub const FEE_PER_GAS_MAX_DEFAULT: u128 = 200_000_000_000;
+/// Adoptions and operations that are begun for one account in a day unless configured otherwise.
+pub const OPERATIONS_PER_ACCOUNT_MAX_DEFAULT: u32 = 8;
 /// Time between blocks unless configured otherwise, in seconds.
 pub const BLOCK_TIME_S_DEFAULT: u64 = 2;
 
@@ -76,6 +83,24 @@ pub struct Settings {
     /// Contracts that payers may have delegated their account to (EIP-7702) and pay by their own
     /// `redeemDelegations`.
     pub delegates: Vec<Address>,
+    /// What is sent for accounts at our cost, beside payments.
+    pub sponsoring: Sponsoring,
+}
+
+/// What is sent for accounts at our cost, beside payments. Nothing unless set.
+#[derive(Clone, Debug)]
+pub struct Sponsoring {
+    /// Whether accounts may have us send their adoption of one of the delegates (EIP-7702), and the
+    /// operations that their root signed.
+    pub adoptions: bool,
+    /// How many of these are begun for one account in a day (UTC).
+    pub operations_per_account_max: u32,
+}
+
+impl Default for Sponsoring {
+    fn default() -> Self {
+        Self { adoptions: false, operations_per_account_max: OPERATIONS_PER_ACCOUNT_MAX_DEFAULT }
+    }
 }
 
 impl Default for Settings {
@@ -89,6 +114,7 @@ impl Default for Settings {
             factories: Vec::new(),
             delegation_managers: Vec::new(),
             delegates: Vec::new(),
+            sponsoring: Sponsoring::default(),
         }
     }
 }
@@ -366,6 +392,21 @@ impl Network for EvmNetwork {
         verify::verify(self, payment).await
     }
 
+    fn account_form(&self, request: &Map<String, Value>) -> Result<(), Malformed> {
+        AccountRequest::parse(request).map(drop)
+    }
+
+    fn identify_account(&self, request: &Map<String, Value>) -> Result<Identified, Refused> {
+        account::identify(self, request)
+    }
+
+    async fn check_account(
+        &self,
+        request: &Map<String, Value>,
+    ) -> Result<Option<Errand>, Unverified> {
+        account::check(self, request).await
+    }
+
     fn sender(&self, plan: &SecretBytes) -> Option<String> {
         Some(Plan::decode(plan)?.sender()?.to_checksum(None))
     }
@@ -382,7 +423,10 @@ impl Network for EvmNetwork {
         nonce: u64,
         plan: &SecretBytes,
     ) -> Result<SignedTransaction, Unavailable> {
-        submit::sign(self, signer, nonce, &self.plan(plan)?).await
+        match ErrandPlan::decode(plan) {
+            Some(errand) => submit::sign_errand(self, signer, nonce, &errand).await,
+            None => submit::sign(self, signer, nonce, &self.plan(plan)?).await,
+        }
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
@@ -394,7 +438,10 @@ impl Network for EvmNetwork {
         plan: &SecretBytes,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
-        status::status(self, &self.plan(plan)?, sent).await
+        match ErrandPlan::decode(plan) {
+            Some(ErrandPlan::Account(errand)) => errand.status(self, sent).await,
+            None => status::status(self, &self.plan(plan)?, sent).await,
+        }
     }
 }
 

@@ -17,12 +17,14 @@ use alloy::primitives::{Address, B256, U64, U256};
 use alloy::sol_types::SolEvent as _;
 use pay402_core::error::Unavailable;
 use pay402_core::network::{ChainStatus, SentAs};
+use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Refusal, Refused};
 
 use super::EvmNetwork;
 use super::plan::Plan;
 use super::sight::{
-    Sighting, Subject, find_use, is_cancelled_for_good, is_over, sight_near, used_at,
+    FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good, is_over, sight_near,
+    used_at,
 };
 use crate::agent_account::PaymentContext;
 use crate::contracts::{AgentAccount, Eip3009};
@@ -35,8 +37,7 @@ pub(crate) async fn status(
     plan: &Plan,
     sent: Option<&SentAs>,
 ) -> Result<ChainStatus, Unavailable> {
-    let confirmations = network.settings.confirmations;
-    let inquiry = Inquiry { network, rpc: &network.rpc, plan, confirmations };
+    let inquiry = Inquiry { network, rpc: &network.rpc, plan };
     match sent {
         Some(sent) => inquiry.of_sent(sent).await,
         None => inquiry.of_authorization(None, false).await,
@@ -47,45 +48,19 @@ struct Inquiry<'a> {
     network: &'a EvmNetwork,
     rpc: &'a Rpc,
     plan: &'a Plan,
-    confirmations: u64,
 }
 
 impl Inquiry<'_> {
     async fn of_sent(&self, sent: &SentAs) -> Result<ChainStatus, Unavailable> {
-        let rpc = self.rpc;
-        let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
-        let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
-        let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
-        // The count is asked before the receipt: a transaction that raised it has its receipt.
-        let [head, count, receipt] = rpc
-            .ask_all([Call::head(), Call::mined_nonces(signer), Call::receipt(transaction)])
-            .await?;
-        let head: Block = rpc.read(head)?;
-        let count: U64 = rpc.read(count)?;
-        let receipt: Option<Receipt> = rpc.read(receipt)?;
-        if let Some(receipt) = receipt {
-            return self.of_receipt(&head, receipt).await;
-        }
-        let displaced = count.to::<u64>() > sent.nonce;
-        if displaced {
-            // A node may answer a batch's parts from different moments: ask for the receipt again.
-            let receipt = rpc.ask(Call::receipt(transaction)).await?;
-            if let Some(receipt) = rpc.read(receipt)? {
-                return self.of_receipt(&head, receipt).await;
+        let receipt = match mined(self.network, Some(sent)).await? {
+            Mined::Deep(receipt) => receipt,
+            Mined::Shallow { transaction } => return Ok(ChainStatus::Shallow { transaction }),
+            Mined::Reorganized => {
+                return Ok(ChainStatus::Open { expired: false, displaced: false });
             }
-        }
-        self.of_authorization(None, displaced).await
-    }
-
-    /// Our transaction was mined.
-    async fn of_receipt(&self, head: &Block, receipt: Receipt) -> Result<ChainStatus, Unavailable> {
-        if !self.is_canonical(head, &receipt).await? {
-            return Ok(ChainStatus::Open { expired: false, displaced: false });
-        }
+            Mined::No { displaced, .. } => return self.of_authorization(None, displaced).await,
+        };
         let transaction = receipt.transaction_hash.to_string();
-        if !self.is_deep(head.number(), receipt.block()) {
-            return Ok(ChainStatus::Shallow { transaction });
-        }
         if proves(&receipt, self.plan) {
             let fee = Amount::new(receipt.fee());
             return Ok(ChainStatus::Proven { transaction, block: receipt.block(), fee });
@@ -163,7 +138,7 @@ impl Inquiry<'_> {
         let Some(receipt) = receipt else {
             return Err(rpc.unavailable("the receipt of the use of the authorization is missing"));
         };
-        if !self.is_canonical(&head, &receipt).await? {
+        if !is_canonical(rpc, &head, &receipt).await? {
             return Err(rpc.unavailable("the chain is being reorganized"));
         }
         let name = transaction.to_string();
@@ -189,17 +164,74 @@ impl Inquiry<'_> {
     }
 
     fn is_deep(&self, head: u64, block: u64) -> bool {
-        head.saturating_add(1).saturating_sub(block) >= self.confirmations
+        is_deep(self.network, head, block)
     }
+}
 
-    async fn is_canonical(&self, head: &Block, receipt: &Receipt) -> Result<bool, Unavailable> {
-        if receipt.block() == head.number() {
-            return Ok(receipt.block_hash == head.hash);
-        }
-        let block = self.rpc.ask(Call::block(receipt.block())).await?;
-        let block: Option<Block> = self.rpc.read(block)?;
-        Ok(block.is_some_and(|block| block.hash == receipt.block_hash))
+/// What became of a transaction.
+pub(super) enum Mined {
+    /// It is in a canonical block at the depth asked for.
+    Deep(Box<Receipt>),
+    /// It is in a canonical block, not deep enough yet.
+    Shallow { transaction: String },
+    /// It was in a block that is no longer canonical.
+    Reorganized,
+    /// It is in no block; `displaced` when another one has its nonce.
+    No { time: UnixTime, displaced: bool },
+}
+
+/// Looks up what became of a transaction, if one was signed.
+pub(super) async fn mined(
+    network: &EvmNetwork,
+    sent: Option<&SentAs>,
+) -> Result<Mined, Unavailable> {
+    let rpc = &network.rpc;
+    let Some(sent) = sent else {
+        let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
+        return Ok(Mined::No { time: UnixTime(head.time()), displaced: false });
+    };
+    let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
+    let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
+    let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
+    // The count is asked before the receipt: a transaction that raised it has its receipt.
+    let [head, count, receipt] =
+        rpc.ask_all([Call::head(), Call::mined_nonces(signer), Call::receipt(transaction)]).await?;
+    let head: Block = rpc.read(head)?;
+    let count: U64 = rpc.read(count)?;
+    let mut receipt: Option<Receipt> = rpc.read(receipt)?;
+    let displaced = count.to::<u64>() > sent.nonce;
+    if receipt.is_none() && displaced {
+        // A node may answer a batch's parts from different moments: ask for the receipt again.
+        receipt = rpc.read(rpc.ask(Call::receipt(transaction)).await?)?;
     }
+    let Some(receipt) = receipt else {
+        return Ok(Mined::No { time: UnixTime(head.time()), displaced });
+    };
+    if !is_canonical(rpc, &head, &receipt).await? {
+        return Ok(Mined::Reorganized);
+    }
+    Ok(match is_deep(network, head.number(), receipt.block()) {
+        true => Mined::Deep(Box::new(receipt)),
+        false => Mined::Shallow { transaction: receipt.transaction_hash.to_string() },
+    })
+}
+
+/// Whether a block of this time is so far past an end that no reorganization brings it back.
+pub(super) const fn is_past(end_s: u64, time: UnixTime) -> bool {
+    time.0 >= end_s.saturating_add(FINALITY_MARGIN_S)
+}
+
+fn is_deep(network: &EvmNetwork, head: u64, block: u64) -> bool {
+    head.saturating_add(1).saturating_sub(block) >= network.settings.confirmations
+}
+
+async fn is_canonical(rpc: &Rpc, head: &Block, receipt: &Receipt) -> Result<bool, Unavailable> {
+    if receipt.block() == head.number() {
+        return Ok(receipt.block_hash == head.hash);
+    }
+    let block = rpc.ask(Call::block(receipt.block())).await?;
+    let block: Option<Block> = rpc.read(block)?;
+    Ok(block.is_some_and(|block| block.hash == receipt.block_hash))
 }
 
 /// Our transaction was mined, its authorization is unused: it failed by itself.

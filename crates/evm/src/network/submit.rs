@@ -1,16 +1,21 @@
-//! Signing and sending the transaction that settles a payment.
+//! Signing and sending transactions: those that settle payments, and errands.
 //!
 //! **Invariant:** what is signed here is returned to be journalled; nothing is sent by signing.
 
-use alloy::consensus::{SignableTransaction as _, TxEip1559};
-use alloy::eips::Encodable2718 as _;
+use alloy::consensus::transaction::RlpEcdsaEncodableTx;
+use alloy::consensus::{SignableTransaction, TxEip1559, TxEip7702};
+use alloy::eips::Encodable2718;
 use alloy::eips::eip2930::AccessList;
-use alloy::primitives::{Address, Bytes, TxKind, U64, U256};
+use alloy::eips::eip7702::SignedAuthorization;
+use alloy::primitives::{Address, Bytes, Signature, TxKind, U64, U256};
 use alloy::signers::SignerSync as _;
+use alloy::signers::local::PrivateKeySigner;
 use pay402_core::error::Unavailable;
 use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
 use serde_json::json;
 
+use super::account::NoGas;
+use super::errand::ErrandPlan;
 use super::plan::{Account, Plan};
 use super::{EvmNetwork, errors};
 use crate::rpc::{Answer, Block, Call, Rpc};
@@ -21,6 +26,8 @@ const TIP_FALLBACK: u128 = 1_000_000_000;
 /// chain for everyone to see, and for a plain account's transfer should the node be behind. What
 /// a payer's contract can burn by failing late is bounded by it.
 const GAS_LIMIT_FAILING: u64 = 120_000;
+/// Gas that each authorization of a transaction costs beforehand (EIP-7702).
+pub(super) const AUTHORIZATION_GAS: u64 = 25_000;
 
 /// Signs the transaction that carries out `plan`. The payer's code is looked at again: it decides
 /// how the signature is presented, and it may have changed since the payment was verified.
@@ -45,12 +52,7 @@ pub(super) async fn sign(
 
     let expected = call(plan.account);
     let [code, head, tip, gas] = rpc
-        .ask_all([
-            Call::code(plan.mandate.payer()),
-            Call::head(),
-            Call::new("eth_maxPriorityFeePerGas", json!([])),
-            estimate(&expected),
-        ])
+        .ask_all([Call::code(plan.mandate.payer()), Call::head(), Call::tip(), estimate(&expected)])
         .await?;
     let code = rpc.read_bytes(code)?;
     let account = plan.account_with(&code);
@@ -63,29 +65,100 @@ pub(super) async fn sign(
         }
     };
     let gas_limit = gas_limit(gas, gas_limit_max);
-    let head: Block = rpc.read(head)?;
-    let tip = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
-    let fees = Fees::new(
-        head.base_fee_per_gas.unwrap_or_default(),
-        tip.unwrap_or(TIP_FALLBACK),
-        network.settings.fee_per_gas_max,
-    )
-    .ok_or_else(|| rpc.unavailable("gas costs more than the configured cap"))?;
+    let fees = Fees::read(network, head, tip)?;
+    let draft = Draft { to: target, value: U256::ZERO, input, gas_limit, authorization: None };
+    sign_draft(network, (signer, nonce), fees, draft)
+}
 
-    let transaction = TxEip1559 {
-        chain_id: network.chain_id,
-        nonce,
-        gas_limit,
-        max_fee_per_gas: fees.cap,
-        max_priority_fee_per_gas: fees.tip,
-        to: TxKind::Call(target),
-        value: U256::ZERO,
-        access_list: AccessList::default(),
-        input,
-    };
+/// Signs the transaction of an errand. One that would fail is not signed: what it is for is closed by
+/// its time.
+pub(super) async fn sign_errand(
+    network: &EvmNetwork,
+    signer: &str,
+    nonce: u64,
+    plan: &ErrandPlan,
+) -> Result<SignedTransaction, Unavailable> {
+    let rpc = &network.rpc;
+    let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
+    let ErrandPlan::Account(errand) = plan;
+    let estimate = errand.estimate(network, signer.address());
+    let [head, tip, gas] = rpc.ask_all([Call::head(), Call::tip(), estimate]).await?;
+    let fees = Fees::read(network, head, tip)?;
+    let gas_limit = errand.gas_limit(network, gas).map_err(|problem| match problem {
+        NoGas::Fails(why) => rpc.unavailable(&format!("the transaction would fail: {why}")),
+        NoGas::TooMuch => rpc.unavailable("it needs more gas than is paid"),
+        NoGas::Unknown(error) => error,
+    })?;
+    sign_draft(network, (signer, nonce), fees, errand.draft(gas_limit))
+}
+
+/// A transaction, less what its sender adds.
+pub(super) struct Draft {
+    pub(super) to: Address,
+    /// In wei.
+    pub(super) value: U256,
+    pub(super) input: Bytes,
+    pub(super) gas_limit: u64,
+    /// The code that an account adopts with it (EIP-7702).
+    pub(super) authorization: Option<SignedAuthorization>,
+}
+
+fn sign_draft(
+    network: &EvmNetwork,
+    (signer, nonce): (&PrivateKeySigner, u64),
+    fees: Fees,
+    draft: Draft,
+) -> Result<SignedTransaction, Unavailable> {
+    let Draft { to, value, input, gas_limit, authorization } = draft;
+    let chain_id = network.chain_id;
+    let (max_fee_per_gas, max_priority_fee_per_gas) = (fees.cap, fees.tip);
+    let access_list = AccessList::default();
+    match authorization {
+        None => {
+            let to = TxKind::Call(to);
+            let transaction = TxEip1559 {
+                chain_id,
+                nonce,
+                gas_limit,
+                max_fee_per_gas,
+                max_priority_fee_per_gas,
+                to,
+                value,
+                access_list,
+                input,
+            };
+            sealed(network, signer, transaction)
+        }
+        Some(authorization) => {
+            let authorization_list = vec![authorization];
+            let transaction = TxEip7702 {
+                chain_id,
+                nonce,
+                gas_limit,
+                max_fee_per_gas,
+                max_priority_fee_per_gas,
+                to,
+                value,
+                access_list,
+                authorization_list,
+                input,
+            };
+            sealed(network, signer, transaction)
+        }
+    }
+}
+
+fn sealed<T>(
+    network: &EvmNetwork,
+    signer: &PrivateKeySigner,
+    transaction: T,
+) -> Result<SignedTransaction, Unavailable>
+where
+    T: SignableTransaction<Signature> + RlpEcdsaEncodableTx,
+{
     let signature = signer
         .sign_hash_sync(&transaction.signature_hash())
-        .map_err(|_| rpc.unavailable("the signer did not sign"))?;
+        .map_err(|_| network.rpc.unavailable("the signer did not sign"))?;
     let signed = transaction.into_signed(signature);
     Ok(SignedTransaction {
         transaction: signed.hash().to_string(),
@@ -104,10 +177,10 @@ pub(super) async fn send(rpc: &Rpc, raw: &SecretBytes) -> Result<(), SendError> 
 }
 
 /// Asks how much gas a call from `from` takes, up to `gas_limit_max`: beyond it, it fails.
-fn estimate(from: Address, to: Address, data: &Bytes, gas_limit_max: u64) -> Call {
+pub(super) fn estimate(from: Address, to: Address, data: &Bytes, gas_limit_max: u64) -> Call {
     let gas = U64::from(gas_limit_max);
     let call = json!({ "from": from, "to": to, "gas": gas, "data": data });
-    Call::new("eth_estimateGas", json!([call]))
+    Call::new("eth_estimateGas", json!([call, "latest"]))
 }
 
 /// The gas limit after what the node says to [`estimate`]. What fails is sent nevertheless: it is
@@ -122,7 +195,7 @@ fn gas_limit(estimate: Answer, max: u64) -> u64 {
 }
 
 /// A quarter more than estimated, since the state may differ by then, but never above `max`.
-fn with_headroom(estimate: u64, max: u64) -> u64 {
+pub(super) fn with_headroom(estimate: u64, max: u64) -> u64 {
     estimate.saturating_add(estimate / 4).min(max)
 }
 
@@ -134,6 +207,18 @@ struct Fees {
 }
 
 impl Fees {
+    fn read(network: &EvmNetwork, head: Answer, tip: Answer) -> Result<Self, Unavailable> {
+        let rpc = &network.rpc;
+        let head: Block = rpc.read(head)?;
+        let tip = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
+        Self::new(
+            head.base_fee_per_gas.unwrap_or_default(),
+            tip.unwrap_or(TIP_FALLBACK),
+            network.settings.fee_per_gas_max,
+        )
+        .ok_or_else(|| rpc.unavailable("gas costs more than the configured cap"))
+    }
+
     /// Twice the base fee, so that the transaction stays valid while the base fee rises for five
     /// blocks, and the tip; at most `max`. `None` when not even the base fee fits under `max`.
     fn new(base: U256, tip: u128, max: u128) -> Option<Self> {

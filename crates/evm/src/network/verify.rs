@@ -13,6 +13,7 @@ use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Payment, Refusal, Refused};
 
 use super::EvmNetwork;
+use super::account::delegate_of;
 use super::plan::{Account, Plan};
 use super::sight::{Sighting, Subject, find_recent_use};
 use crate::contracts::{AgentAccount, Eip1271, Eip3009, Erc20, Permit2};
@@ -29,8 +30,6 @@ pub const HEAD_STALE_S: u64 = 30;
 
 /// What `isValidSignature` answers for yes.
 const EIP1271_YES: [u8; 4] = Eip1271::isValidSignatureCall::SELECTOR;
-/// What the code of an account begins with that delegated itself (EIP-7702); the delegate follows.
-const EIP7702_PREFIX: [u8; 3] = [0xef, 0x01, 0x00];
 
 pub(crate) fn identify(network: &EvmNetwork, payment: &Payment) -> Result<Identified, Refused> {
     let read = read(network, payment)?;
@@ -167,7 +166,7 @@ impl View {
             (Account::Contract, Some(opinion)) => says_yes(&rpc.read_call(opinion)?),
         };
         let (used, allowance) = read_states(network, read, states)?;
-        let delegate = code.strip_prefix(&EIP7702_PREFIX).and_then(|rest| rest.try_into().ok());
+        let delegate = delegate_of(&code);
         let simulation = simulated;
         let mut view =
             Self { head, account, delegate, signature_holds, balance, used, allowance, simulation };

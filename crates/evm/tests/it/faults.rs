@@ -95,6 +95,15 @@ pub(crate) fn over(
     house: &House,
     script: impl Fn(&str, &Value) -> Meddling + Send + Sync + 'static,
 ) -> EvmNetwork {
+    over_as(house, Settings::default(), script)
+}
+
+/// As [`over`], with these settings.
+pub(crate) fn over_as(
+    house: &House,
+    settings: Settings,
+    script: impl Fn(&str, &Value) -> Meddling + Send + Sync + 'static,
+) -> EvmNetwork {
     let line = Line { chain: house.chain.transport(), script: Arc::new(script) };
     EvmNetwork::new(
         network_id(),
@@ -102,7 +111,7 @@ pub(crate) fn over(
         vec![dev_signer(FACILITATOR)],
         AssetTable::defaults(),
         house.time.clone(),
-        Settings::default(),
+        settings,
     )
     .unwrap()
 }

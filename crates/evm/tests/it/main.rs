@@ -3,6 +3,7 @@
 
 mod account;
 mod accounts;
+mod adoption;
 #[allow(dead_code, reason = "tests of the contract itself use the rest")]
 #[path = "../../../devchain/tests/agent_account/signed.rs"]
 mod agent;

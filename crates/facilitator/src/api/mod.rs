@@ -1,4 +1,5 @@
-//! The facilitator over HTTP: `/verify`, `/settle`, `/supported` and `/health` (spec v2 §7).
+//! The facilitator over HTTP: `/verify`, `/settle`, `/supported` and `/health` (spec v2 §7), and our
+//! own `/account`.
 //!
 //! An invalid payment is an answer with status 200; a malformed request is 400 and names the
 //! field; what could not be told is 503. Replies are in the version of the request. Nothing here
@@ -19,6 +20,7 @@ use axum::routing::get;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use pay402_core::error::Malformed;
 use pay402_core::facilitator::{Settled, Verdict};
+use pay402_core::wire::account::{AccountRequest, decode_account_request, encode_account_answer};
 use pay402_core::wire::{self, FacilitatorRequest, MESSAGE_BYTES_MAX};
 use pay402_core::{Digest, Payment};
 use serde_json::{Value, json};
@@ -45,6 +47,7 @@ pub fn router(engine: Engine, access: Access) -> Router {
     Router::new()
         .route("/verify", get(describe_verify).post(verify))
         .route("/settle", get(describe_settle).post(settle))
+        .route("/account", get(describe_account).post(account))
         .route("/supported", get(supported))
         .route("/health", get(health))
         .fallback(not_found)
@@ -101,6 +104,21 @@ async fn settle(State(api): State<Api>, request: Request) -> Response {
     }
 }
 
+async fn account(State(api): State<Api>, request: Request) -> Response {
+    let AccountRequest { network, request } = match read_account(&api, request).await {
+        Ok(read) => read,
+        Err(turned_away) => return turned_away.into_response(),
+    };
+    match api.engine.account_for(&network, request, api.engine.wait_max()).await {
+        Ok(settled) => json_answer(StatusCode::OK, &encode_account_answer(&network, &settled)),
+        Err(error) => {
+            tracing::warn!(%error, "a request for an account could not be answered");
+            let refused = Settled::Refused(unavailable::settle(&error));
+            answer::retry_later(&encode_account_answer(&network, &refused))
+        }
+    }
+}
+
 async fn supported(State(api): State<Api>) -> Response {
     json_answer(StatusCode::OK, &wire::encode_supported(api.engine.kinds()))
 }
@@ -139,6 +157,21 @@ async fn describe_settle() -> Response {
     json_answer(StatusCode::OK, &description("/settle", "settles a payment, at most once"))
 }
 
+async fn describe_account() -> Response {
+    let body = json!({
+        "endpoint": "/account",
+        "method": "POST",
+        "description": "adopts code for an account (EIP-7702), or carries out what its owner signed",
+        "body": {
+            "network": "CAIP-2 id",
+            "account": "the account's address",
+            "authorization": "optional: {chainId, address, nonce, yParity, r, s}",
+            "call": "optional: call data of an operation with its owner's signature",
+        },
+    });
+    json_answer(StatusCode::OK, &body)
+}
+
 fn description(endpoint: &str, does: &str) -> Value {
     json!({
         "endpoint": endpoint,
@@ -154,12 +187,12 @@ fn description(endpoint: &str, does: &str) -> Value {
 }
 
 async fn not_found() -> Response {
-    let message = "there is /verify, /settle, /supported and /health";
+    let message = "there is /verify, /settle, /account, /supported and /health";
     json_answer(StatusCode::NOT_FOUND, &json!({"error": "not_found", "message": message}))
 }
 
 async fn wrong_method() -> Response {
-    let message = "use POST for /verify and /settle, GET for the others";
+    let message = "use POST for /verify, /settle and /account, GET for the others";
     let body = json!({"error": "method_not_allowed", "message": message});
     json_answer(StatusCode::METHOD_NOT_ALLOWED, &body)
 }
@@ -182,6 +215,16 @@ async fn read(api: &Api, request: Request) -> Result<(Caller, FacilitatorRequest
         network.terms_form(&message.terms).map_err(|error| error.within("paymentRequirements"))?;
     }
     Ok((caller, message))
+}
+
+async fn read_account(api: &Api, request: Request) -> Result<AccountRequest, TurnedAway> {
+    let (parts, body) = request.into_parts();
+    api.access.admit(&parts.headers)?;
+    let message = decode_account_request(&read_body(body).await?)?;
+    if let Some(network) = api.engine.network(&message.network) {
+        network.account_form(&message.request)?;
+    }
+    Ok(message)
 }
 
 fn identify(api: &Api, parts: &Parts) -> Result<Caller, TurnedAway> {

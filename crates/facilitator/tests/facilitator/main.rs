@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(unreachable_pub)] // modules of one test program
 
+#[path = "../../../devchain/tests/account/mod.rs"]
+mod account;
 mod api;
 mod bed;
 mod chain;
 mod crash;
+mod errands;
 mod evm;
 mod faults;
 mod flaky;
