@@ -49,7 +49,7 @@ The signer pays the gas of settlements and needs nothing else. A key file instea
 A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   confirmations = 1           # blocks, its own included, before a settlement counts
   block_time_s = 2            # payments must leave time for two blocks
-  gas_limit_max = 400000      # most gas of one settlement
+  gas_limit_max = 400000      # most gas of one settlement; 600000 more to deploy a wallet
   fee_per_gas_max_gwei = 200  # highest price of gas
 and a token that is not in the default table is added below it:
   [[network.asset]]

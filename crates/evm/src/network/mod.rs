@@ -42,11 +42,14 @@ use crate::sponsor::EIP2612_GAS_SPONSORING;
 use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_domain};
 use account::AccountRequest;
 use errand::ErrandPlan;
-use plan::{MULTICALL3, Plan};
+use plan::{Account, MULTICALL3, Plan};
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
 pub const GAS_LIMIT_MAX_DEFAULT: u64 = 400_000;
+/// Gas that a settlement may use beyond [`Settings::gas_limit_max`] when it deploys the payer's wallet
+/// first. Small wallets take about 300,000, accounts with modules 400,000 and more.
+pub const DEPLOYMENT_GAS_MAX: u64 = 600_000;
 /// Highest fee per gas unless configured otherwise, in wei: 200 gwei.
 pub const FEE_PER_GAS_MAX_DEFAULT: u128 = 200_000_000_000;
 /// Adoptions and operations that are begun for one account in a day unless configured otherwise.
@@ -70,7 +73,8 @@ pub struct Settings {
     /// Time between blocks, in seconds. Payments must have two of them left to settle in, and
     /// never less than [`SETTLEMENT_MARGIN_S_MIN`].
     pub block_time_s: u64,
-    /// Most gas that one settlement may use; bounds what a payer's contract can make us spend.
+    /// Most gas that one settlement may use; bounds what a payer's contract can make us spend. One
+    /// that deploys the payer's wallet may use [`DEPLOYMENT_GAS_MAX`] more.
     pub gas_limit_max: u64,
     /// Highest fee per gas that is paid, in wei.
     pub fee_per_gas_max: u128,
@@ -130,6 +134,14 @@ impl Settings {
     /// Shortest time that must remain before an authorization expires, in seconds.
     pub(crate) fn margin_s(&self) -> u64 {
         self.block_time_s.saturating_mul(2).max(SETTLEMENT_MARGIN_S_MIN)
+    }
+
+    /// Most gas that a settlement may use whose payer has this kind of account.
+    pub(crate) const fn gas_max(&self, account: Account) -> u64 {
+        match account {
+            Account::Undeployed => self.gas_limit_max.saturating_add(DEPLOYMENT_GAS_MAX),
+            Account::Plain | Account::Contract => self.gas_limit_max,
+        }
     }
 }
 

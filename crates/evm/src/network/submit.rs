@@ -39,20 +39,25 @@ pub(super) async fn sign(
 ) -> Result<SignedTransaction, Unavailable> {
     let rpc = &network.rpc;
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
-    let gas_limit_max = network.settings.gas_limit_max;
     if plan.sender().is_some_and(|sender| sender != signer.address()) {
         return Err(rpc.unavailable("the payment names another sender than this signer"));
     }
-    let estimate =
-        |call: &(Address, Bytes)| estimate(signer.address(), call.0, &call.1, gas_limit_max);
     let call = |account: Account| {
         let (target, calldata) = plan.call(account);
         (target, Bytes::from(calldata))
     };
+    let estimate = |call: &(Address, Bytes), account: Account| {
+        estimate(signer.address(), call.0, &call.1, network.settings.gas_max(account))
+    };
 
     let expected = call(plan.account);
     let [code, head, tip, gas] = rpc
-        .ask_all([Call::code(plan.mandate.payer()), Call::head(), Call::tip(), estimate(&expected)])
+        .ask_all([
+            Call::code(plan.mandate.payer()),
+            Call::head(),
+            Call::tip(),
+            estimate(&expected, plan.account),
+        ])
         .await?;
     let code = rpc.read_bytes(code)?;
     let account = plan.account_with(&code);
@@ -60,11 +65,11 @@ pub(super) async fn sign(
         true => (expected, gas),
         false => {
             let changed = call(account);
-            let gas = rpc.ask(estimate(&changed)).await?;
+            let gas = rpc.ask(estimate(&changed, account)).await?;
             (changed, gas)
         }
     };
-    let gas_limit = gas_limit(gas, gas_limit_max);
+    let gas_limit = gas_limit(gas, network.settings.gas_max(account));
     let fees = Fees::read(network, head, tip)?;
     let draft = Draft { to: target, value: U256::ZERO, input, gas_limit, authorization: None };
     sign_draft(network, (signer, nonce), fees, draft)
@@ -176,9 +181,9 @@ pub(super) async fn send(rpc: &Rpc, raw: &SecretBytes) -> Result<(), SendError> 
     }
 }
 
-/// Asks how much gas a call from `from` takes, up to `gas_limit_max`: beyond it, it fails.
-pub(super) fn estimate(from: Address, to: Address, data: &Bytes, gas_limit_max: u64) -> Call {
-    let gas = U64::from(gas_limit_max);
+/// Asks how much gas a call from `from` takes, up to `gas_max`: beyond it, it fails.
+pub(super) fn estimate(from: Address, to: Address, data: &Bytes, gas_max: u64) -> Call {
+    let gas = U64::from(gas_max);
     let call = json!({ "from": from, "to": to, "gas": gas, "data": data });
     Call::new("eth_estimateGas", json!([call, "latest"]))
 }

@@ -401,7 +401,7 @@ fn simulation(network: &EvmNetwork, read: &ReadPayment, account: Account, block:
     };
     let (target, calldata) = plan.call(account);
     let sender = plan.sender().unwrap_or_else(|| network.first_signer());
-    Call::simulate((sender, target), calldata, network.settings.gas_limit_max, block)
+    Call::simulate((sender, target), calldata, network.settings.gas_max(account), block)
 }
 
 /// What the payer's account thinks of the signature (EIP-1271), within the gas cap. Of a delegation
@@ -441,7 +441,8 @@ async fn deploys(network: &EvmNetwork, read: &ReadPayment) -> Result<bool, Unava
     ];
     let data = Multicall3::aggregate3Call { calls }.abi_encode();
     let route = (network.first_signer(), super::plan::MULTICALL3);
-    let call = Call::simulate(route, data, network.settings.gas_limit_max, "latest");
+    let gas = network.settings.gas_max(Account::Undeployed);
+    let call = Call::simulate(route, data, gas, "latest");
     let Called::Returned(bytes) = network.rpc.read_call(network.rpc.ask(call).await?)? else {
         return Ok(false);
     };

@@ -15,7 +15,7 @@ use pay402_evm::network::OPERATIONS_PER_ACCOUNT_MAX_DEFAULT;
 use pay402_evm::{AssetTable, EvmNetwork, Settings, Sponsoring};
 use serde_json::{Map, Value, json};
 
-use crate::account::{self, Account, AgentAccount, Session, TokenLimit, seconds};
+use crate::agent::{self as account, Account, AgentAccount, Session, TokenLimit, seconds};
 use crate::faults::{Meddling, over_as};
 use crate::support::{CHAIN_ID, FACILITATOR, House, START, sign_with};
 

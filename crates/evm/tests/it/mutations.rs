@@ -102,7 +102,6 @@ impl World {
         let settings = Settings {
             factories: vec![first_contract()],
             delegates: vec![AGENT_ACCOUNT_ADDRESS],
-            gas_limit_max: 600_000,
             ..Settings::default()
         };
         let house = House::with(AssetTable::defaults(), settings);

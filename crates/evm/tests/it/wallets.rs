@@ -14,6 +14,7 @@ use pay402_devchain::genesis::{
     CREATE2_DEPLOYER, MULTICALL3, USDC_ADDRESS, WALLET_1271, dev_signer,
 };
 use pay402_devchain::zoo;
+use pay402_evm::network::{DEPLOYMENT_GAS_MAX, GAS_LIMIT_MAX_DEFAULT};
 use pay402_evm::signature::SIGNATURE_BYTES_MAX;
 use pay402_evm::typed_data::token_domain;
 use pay402_evm::{AssetTable, Settings};
@@ -75,20 +76,13 @@ impl Method {
     }
 }
 
-/// Enough for a wallet to be deployed and to pay.
-const GAS_LIMIT_MAX: u64 = 600_000;
-
 fn plainly(signature: Vec<u8>) -> Vec<u8> {
     signature
 }
 
 /// A house whose network was checked; these factories may be called.
 async fn house(factories: &[Address]) -> House {
-    let settings = Settings {
-        factories: factories.to_vec(),
-        gas_limit_max: GAS_LIMIT_MAX,
-        ..Settings::default()
-    };
+    let settings = Settings { factories: factories.to_vec(), ..Settings::default() };
     let house = House::with(AssetTable::defaults(), settings);
     house.network.check().await.unwrap();
     house
@@ -304,7 +298,8 @@ async fn a_deployment_right_before_ours_costs_at_most_one_bounded_revert() {
             } else {
                 assert!(failed_as(&status, Refusal::TransactionReverted), "{method:?}: {status:?}");
                 assert_eq!(moved, U256::ZERO);
-                assert!(house.gas_of(&sent.transaction).await <= GAS_LIMIT_MAX);
+                let cap = GAS_LIMIT_MAX_DEFAULT + DEPLOYMENT_GAS_MAX;
+                assert!(house.gas_of(&sent.transaction).await <= cap);
                 // The authorization is unused, and the wallet stands: the next try pays.
                 house.settles(&payment, wallet.address).await;
             }
@@ -415,7 +410,7 @@ async fn a_wallet_that_says_yes_and_then_no_costs_one_bounded_revert() {
         house.settles(&method.pay(wallet, STRANGER, plainly), wallet).await;
         // It says yes at the head, where it is asked, and no in the block after.
         let payment = method.pay(wallet, STRANGER, plainly);
-        let cap = GAS_LIMIT_MAX;
+        let cap = GAS_LIMIT_MAX_DEFAULT;
         house
             .reverts_within(&payment, cap, async |house| {
                 let next = U256::from(house.chain.block_number() + 2);
@@ -434,7 +429,7 @@ async fn a_wallet_that_burns_gas_is_refused_within_the_cap() {
         let house = house(&[]).await;
         let wallet = house.deploy(zoo::GAS_WALLET.creation(&[])).await;
         house.fund(wallet);
-        for amount in [U256::from(GAS_LIMIT_MAX), U256::from(3_000_000), U256::MAX] {
+        for amount in [U256::from(GAS_LIMIT_MAX_DEFAULT), U256::from(3_000_000), U256::MAX] {
             house.tell(wallet, &abi::setGasToBurnCall { amount }).await;
             let payment = method.pay(wallet, STRANGER, plainly);
             house.refuses(&payment, method.bad_signature()).await;
@@ -469,7 +464,7 @@ async fn a_wallet_that_turns_dear_costs_at_most_what_was_estimated() {
             let status = house.network.status(&verified.plan, Some(&sent)).await.unwrap();
             assert!(failed_as(&status, Refusal::TransactionReverted), "{method:?}: {status:?}");
             let used = house.gas_of(&sent.transaction).await;
-            assert!(used <= GAS_LIMIT_MAX / 2, "{method:?}: {used}");
+            assert!(used <= GAS_LIMIT_MAX_DEFAULT / 2, "{method:?}: {used}");
             house.tell(wallet, &honest).await;
         }
     }

@@ -27,7 +27,7 @@ use pay402_store::SqliteJournal;
 use serde_json::{Map, Value, json};
 use tower::ServiceExt as _;
 
-use crate::account::{self, Account};
+use crate::agent::{self, Account};
 use crate::bed::{LONG, SHORT, done, options, pending, refused, until};
 
 const CHAIN_ID: u64 = 84_532;
@@ -101,13 +101,13 @@ fn id() -> NetworkId {
 }
 
 fn account_of(name: &str) -> Account {
-    Account { chain_id: CHAIN_ID, address: account::signer(name).address() }
+    Account { chain_id: CHAIN_ID, address: agent::signer(name).address() }
 }
 
 /// The request of this account to adopt the code.
 fn adoption(name: &str) -> Map<String, Value> {
     let tuple = Authorization { chain_id: U256::from(CHAIN_ID), address: AGENT_ACCOUNT, nonce: 0 };
-    let signature = account::signer(name).sign_hash_sync(&tuple.signature_hash()).unwrap();
+    let signature = agent::signer(name).sign_hash_sync(&tuple.signature_hash()).unwrap();
     let signed = tuple.into_signed(signature);
     let request = json!({
         "account": account_of(name).address,
@@ -125,7 +125,7 @@ fn adoption(name: &str) -> Map<String, Value> {
 
 /// The request of this account's root to end a key.
 fn revocation(name: &str, key: Address) -> Map<String, Value> {
-    let root = account::signer(name);
+    let root = agent::signer(name);
     let deadline = START + 10 * 24 * 60 * 60;
     let call = account_of(name).revoke(&root, key, 0, deadline).abi_encode();
     let request = json!({ "account": root.address(), "call": Bytes::from(call) });

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(unreachable_pub)] // modules of one test program
 
-#[path = "../../../devchain/tests/account/mod.rs"]
-mod account;
+#[allow(dead_code, reason = "tests of the contract itself use the rest")]
+#[path = "../../../devchain/tests/agent_account/signed.rs"]
+mod agent;
 mod api;
 mod bed;
 mod chain;
