@@ -1,4 +1,6 @@
-// How every script in this folder takes its input and gives its answer: environment in, one JSON line out.
+// How every script in this folder takes its input and gives its answer: environment in, one JSON line out. Clients that
+// stay take their settings from lines of standard input.
+import { createInterface } from "node:readline";
 
 /** The value of an environment variable that must be there. */
 export function required(name) {
@@ -12,12 +14,19 @@ export function required(name) {
 
 /** The request a client script is asked to make. */
 export function requestFromEnvironment() {
-  return {
-    url: required("URL"),
-    privateKey: required("EVM_PRIVATE_KEY"),
-    method: process.env.METHOD ?? "GET",
-    body: process.env.BODY,
-  };
+  return { ...requestFrom(process.env), url: required("URL"), privateKey: required("EVM_PRIVATE_KEY") };
+}
+
+/** The request that settings ask for, by the names that they have in the environment. */
+export function requestFrom({ URL: url, EVM_PRIVATE_KEY: privateKey, METHOD: method = "GET", BODY: body }) {
+  return { url, privateKey, method, body };
+}
+
+/** Answers each line of standard input, settings as one JSON object, with one line: what `buy` makes of it, or `{threw}`. */
+export async function answerLines(buy) {
+  for await (const line of createInterface({ input: process.stdin })) {
+    report(await buy(JSON.parse(line)).catch((error) => ({ threw: String(error?.stack ?? error) })));
+  }
 }
 
 /** What a server script sells, to whom the money goes and who settles. */

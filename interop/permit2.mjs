@@ -1,14 +1,13 @@
 // Compares our Permit2 with the genuine one: both stand at the canonical address, each on an anvil of its own; the same
 // calls go to both, and everything that comes of them has to be the same. What is compared: interop/README.md, "Permit2".
 // Usage: node interop/permit2.mjs [--filter <text>] [--json] [--list]. Needs `node interop/setup.mjs` once.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, parseArgs } from "node:util";
 import { x402ExactPermit2ProxyABI, x402UptoPermit2ProxyABI } from "@x402/evm";
 import { concatHex, hexToBigInt, keccak256, numberToHex, size, slice } from "viem";
-import { PERMIT2, artifact } from "./harness/chain.mjs";
+import { PERMIT2, artifact, genuinePermit2 } from "./harness/chain.mjs";
 import { PERMIT2_ABI, goodCalls, permit2Cases } from "./harness/permit2-cases.mjs";
 import { call, startWorld } from "./harness/permit2-world.mjs";
 import { ProcessGroup } from "./harness/processes.mjs";
@@ -17,7 +16,6 @@ import { ProcessGroup } from "./harness/processes.mjs";
 const BENT_CALLS = 600;
 /** Of these, how many have to pass and how many to fail, so that neither is compared in vain. */
 const BENT_LEAST = 20;
-const GENUINE = fileURLToPath(new URL("genuine/node_modules/@1inch/solidity-utils/dist/src/permit2.json", import.meta.url));
 
 const { values: options } = parseArgs({
   options: {
@@ -47,7 +45,7 @@ let passed = 0;
 let failed = 0;
 try {
   const worlds = await Promise.all([
-    startWorld({ group, folder, name: "genuine", runtime: JSON.parse(readFileSync(GENUINE, "utf8")).bytecode }),
+    startWorld({ group, folder, name: "genuine", runtime: genuinePermit2() }),
     startWorld({ group, folder, name: "ours", runtime: artifact("Permit2").runtimeCode }),
   ]);
   // A case that is filtered out runs all the same, since each begins where the one before it ended; it is not counted.

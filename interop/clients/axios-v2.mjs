@@ -1,15 +1,12 @@
-// Buys one resource with @x402/axios, stock settings: scheme `exact` on every EVM network.
+// Buys one resource with @x402/axios, stock settings.
 import axios from "axios";
 import { decodePaymentResponseHeader, wrapAxiosWithPaymentFromConfig } from "@x402/axios";
 import { decodePaymentRequiredHeader } from "@x402/core/http";
-import { ExactEvmScheme } from "@x402/evm";
-import { privateKeyToAccount } from "viem/accounts";
 import { report, requestFromEnvironment } from "../environment.mjs";
+import { schemesFrom } from "./payer.mjs";
 
-const { url, privateKey, method, body } = requestFromEnvironment();
-const api = wrapAxiosWithPaymentFromConfig(axios.create(), {
-  schemes: [{ network: "eip155:*", client: new ExactEvmScheme(privateKeyToAccount(privateKey)) }],
-});
+const { url, method, body } = requestFromEnvironment();
+const api = wrapAxiosWithPaymentFromConfig(axios.create(), { schemes: schemesFrom(process.env) });
 const headers = body === undefined ? {} : { "content-type": "application/json" };
 let response;
 try {

@@ -1,21 +1,27 @@
-// Buys one resource with @x402/fetch, stock settings: default spend controls, scheme `exact` on every EVM network.
+// Buys with @x402/fetch, stock settings: default spend controls. One purchase for each line of standard input.
 import { decodePaymentResponseHeader, wrapFetchWithPaymentFromConfig } from "@x402/fetch";
 import { decodePaymentRequiredHeader } from "@x402/core/http";
-import { ExactEvmScheme } from "@x402/evm";
-import { privateKeyToAccount } from "viem/accounts";
-import { jsonOrText, report, requestFromEnvironment } from "../environment.mjs";
+import { answerLines, jsonOrText, requestFrom } from "../environment.mjs";
+import { schemesFrom } from "./payer.mjs";
 
-const { url, privateKey, method, body } = requestFromEnvironment();
-const pay = wrapFetchWithPaymentFromConfig(fetch, {
-  schemes: [{ network: "eip155:*", client: new ExactEvmScheme(privateKeyToAccount(privateKey)) }],
-});
-const headers = body === undefined ? {} : { "content-type": "application/json" };
-const response = await pay(url, { method, headers, body });
-const price = response.headers.get("payment-required");
-const outcome = response.headers.get("payment-response");
-report({
-  status: response.status,
-  body: jsonOrText(await response.text()),
-  outcome: outcome ? decodePaymentResponseHeader(outcome) : null,
-  error: price ? decodePaymentRequiredHeader(price).error : null,
+await answerLines(async (settings) => {
+  const { url, method, body } = requestFrom(settings);
+  let payment = null;
+  const watched = (input, init) => {
+    const request = new Request(input, init);
+    payment = request.headers.get("payment-signature") ?? payment;
+    return fetch(request);
+  };
+  const pay = wrapFetchWithPaymentFromConfig(watched, { schemes: schemesFrom(settings) });
+  const headers = body === undefined ? {} : { "content-type": "application/json" };
+  const response = await pay(url, { method, headers, body });
+  const price = response.headers.get("payment-required");
+  const outcome = response.headers.get("payment-response");
+  return {
+    status: response.status,
+    body: jsonOrText(await response.text()),
+    outcome: outcome ? decodePaymentResponseHeader(outcome) : null,
+    error: price ? decodePaymentRequiredHeader(price).error : null,
+    payment,
+  };
 });

@@ -1,9 +1,11 @@
-// The official TypeScript facilitator behind an HTTP front: scheme `exact`, v2 and v1 kinds, one chain.
+// The official TypeScript facilitator behind an HTTP front: schemes `exact` (v2 and v1) and `upto`, one chain.
 import express from "express";
 import { x402Facilitator } from "@x402/core/facilitator";
 import { toFacilitatorEvmSigner } from "@x402/evm";
 import { ExactEvmScheme } from "@x402/evm/exact/facilitator";
 import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/facilitator";
+import { UptoEvmScheme } from "@x402/evm/upto/facilitator";
+import { EIP2612_GAS_SPONSORING } from "@x402/extensions";
 import { createWalletClient, http, publicActions } from "viem";
 import { privateKeyToAccount } from "viem/accounts";
 import { baseSepolia } from "viem/chains";
@@ -32,8 +34,10 @@ const signer = toFacilitatorEvmSigner({
   waitForTransactionReceipt: (call) => wallet.waitForTransactionReceipt(call),
 });
 const facilitator = new x402Facilitator()
-  .register("eip155:84532", new ExactEvmScheme(signer))
-  .registerV1("base-sepolia", new ExactEvmSchemeV1(signer));
+  .register("eip155:84532", new ExactEvmScheme(signer, { eip6492AllowedFactories: required("FACTORIES").split(",") }))
+  .register("eip155:84532", new UptoEvmScheme(signer))
+  .registerV1("base-sepolia", new ExactEvmSchemeV1(signer))
+  .registerExtension(EIP2612_GAS_SPONSORING);
 
 /** Answers a POST of `{paymentPayload, paymentRequirements}` with what the SDK says. */
 function answerWith(operation) {

@@ -1,10 +1,13 @@
 // The matrix: which client buys from which server with which facilitator. Data only.
 
-/** Wire version of each client against a server that offers both; the v2 clients here also buy from v1 servers. */
+/**
+ * Wire version of each client against a server that offers both; the v2 clients here also buy from v1 servers. One that
+ * `stays` makes all its purchases from one process, because most of its time goes into starting.
+ */
 export const CLIENTS = {
-  "ts-fetch": { version: "v2", command: "node", script: "clients/fetch-v2.mjs" },
+  "ts-fetch": { version: "v2", command: "node", script: "clients/fetch-v2.mjs", stays: true },
   "ts-axios": { version: "v2", command: "node", script: "clients/axios-v2.mjs" },
-  "py-httpx": { version: "v2", command: "python", script: "clients/httpx_v2.py" },
+  "py-httpx": { version: "v2", command: "python", script: "clients/httpx_v2.py", stays: true },
   "x402-fetch": { version: "v1", command: "node", script: "clients/fetch-v1.mjs" },
   "x402-axios": { version: "v1", command: "node", script: "clients/axios-v1.mjs" },
   "pay402-client": { version: "v2", command: "pay402" },
@@ -22,6 +25,7 @@ export const SERVERS = {
 
 export const FACILITATORS = {
   "ts-facilitator": { command: "node", script: "facilitators/typescript.mjs" },
+  "py-facilitator": { command: "python", script: "facilitators/python.py" },
   "pay402-facilitator": { command: "pay402" },
 };
 
@@ -31,8 +35,17 @@ const V2_CLIENTS = ["ts-fetch", "ts-axios", "py-httpx"];
 const V1_CLIENTS = ["x402-fetch", "x402-axios"];
 const EVERY_CLIENT = [...V2_CLIENTS, ...V1_CLIENTS, "pay402-client"];
 
-/** The cases of one chain: `{name, client, server, facilitator, method, payer}`. */
+/**
+ * The cases of one chain: `{name, client, server, facilitator, method, payer, goods, units, ends}`. `goods` is how the
+ * thing is paid for, `units` how many of it are bought where it is metered.
+ */
 export function cases() {
+  const all = [...plainCases(), ...permit2Cases(), ...uptoCases(), ...walletCases()];
+  return all.map((one) => ({ method: "GET", payer: "funded", goods: "eip3009", ends: "paid", ...one })).map(named);
+}
+
+/** Scheme `exact` with EIP-3009, paid from an account with a key. */
+function plainCases() {
   const paid = [
     // Everybody buys from our server, settled by either facilitator.
     ...across(EVERY_CLIENT, ["pay402-server"], ["pay402-facilitator", "ts-facilitator"]),
@@ -63,8 +76,82 @@ export function cases() {
     ...across(["ts-fetch", "x402-fetch"], ["pay402-server"], ["ts-facilitator"]),
     ...across(["pay402-client"], ["express", "x402-express"], ["ts-facilitator", "pay402-facilitator"]),
     ...across(["pay402-client"], ["fastapi", "pay402-server"], ["pay402-facilitator"]),
-  ].map((one) => ({ ...one, payer: "unfunded" }));
-  return [...paid, ...withBody, ...unfunded].map((one) => ({ method: "GET", payer: "funded", ...one })).map(named);
+  ].map((one) => ({ ...one, payer: "unfunded", ends: "insufficient" }));
+  return [...paid, ...withBody, ...unfunded];
+}
+
+/** Our server and our facilitator between the parts of each SDK, and together. */
+const SOLD_BY_US = [
+  ...across(["ts-fetch"], ["pay402-server"], ["pay402-facilitator", "ts-facilitator"]),
+  ...across(["py-httpx"], ["pay402-server"], ["py-facilitator"]),
+];
+const SETTLED_BY_US = [...across(["ts-fetch"], ["express"], ["pay402-facilitator"]), ...across(["py-httpx"], ["fastapi"], ["pay402-facilitator"])];
+/** Our client among the parts of each SDK, and among our own. */
+const BOUGHT_BY_US = [
+  ...across(["pay402-client"], ["express"], ["ts-facilitator"]),
+  ...across(["pay402-client"], ["hono", "pay402-server"], ["pay402-facilitator"]),
+  ...across(["pay402-client"], ["fastapi"], ["py-facilitator"]),
+];
+/** Nothing of ours but the chain. */
+const CONTROL = [...across(["ts-fetch"], ["express"], ["ts-facilitator"]), ...across(["py-httpx"], ["fastapi"], ["py-facilitator"])];
+
+/** Scheme `exact` through Permit2, with an allowance that stands and with one that a token permit brings along. */
+function permit2Cases() {
+  return [
+    ...[...SOLD_BY_US, ...SETTLED_BY_US, ...BOUGHT_BY_US, ...CONTROL].map((one) => ({ ...one, goods: "permit2" })),
+    ...[...SOLD_BY_US, ...SETTLED_BY_US, ...BOUGHT_BY_US].map((one) => ({ ...one, goods: "permit2-eip2612", payer: "fresh" })),
+    ...[
+      ...across(["ts-fetch"], ["express", "pay402-server"], ["pay402-facilitator"]),
+      ...across(["ts-fetch"], ["pay402-server"], ["ts-facilitator"]),
+      ...across(["py-httpx"], ["fastapi"], ["pay402-facilitator"]),
+      ...across(["pay402-client"], ["express"], ["pay402-facilitator"]),
+    ].map((one) => ({ ...one, goods: "permit2", payer: "fresh", ends: "no-allowance" })),
+    ...[
+      ...across(["ts-fetch"], ["express", "pay402-server"], ["pay402-facilitator"]),
+      ...across(["py-httpx"], ["fastapi"], ["pay402-facilitator"]),
+    ].map((one) => ({ ...one, goods: "permit2", ends: "replayed" })),
+  ];
+}
+
+/** Scheme `upto`: of a ceiling, a part or nothing is charged. */
+function uptoCases() {
+  const sponsored = [
+    ...across(["ts-fetch"], ["pay402-server"], ["pay402-facilitator", "ts-facilitator"]),
+    ...across(["py-httpx"], ["fastapi"], ["pay402-facilitator"]),
+    ...across(["pay402-client"], ["express", "fastapi"], ["pay402-facilitator"]),
+  ];
+  return [
+    ...[...SOLD_BY_US, ...SETTLED_BY_US, ...BOUGHT_BY_US, ...CONTROL].map((one) => ({ ...one, goods: "upto", units: 1 })),
+    ...sponsored.map((one) => ({ ...one, goods: "upto-eip2612", payer: "fresh", units: 1 })),
+    ...[
+      ...across(["ts-fetch"], ["express"], ["pay402-facilitator"]),
+      ...across(["py-httpx"], ["pay402-server"], ["pay402-facilitator"]),
+      ...across(["ts-fetch"], ["pay402-server"], ["ts-facilitator"]),
+    ].map((one) => ({ ...one, goods: "upto", units: 0 })),
+    ...across(["ts-fetch"], ["express"], ["pay402-facilitator"]).map((one) => ({ ...one, goods: "upto" })),
+    ...across(["ts-fetch"], ["pay402-server"], ["pay402-facilitator"]).map((one) => ({ ...one, goods: "upto", units: 1, ends: "replayed" })),
+    ...across(["ts-fetch"], ["hono"], ["pay402-facilitator"]).map((one) => ({ ...one, goods: "upto", payer: "fresh", ends: "no-allowance" })),
+  ];
+}
+
+/** Contract accounts pay: one that is deployed (EIP-1271), and ones that their first payment deploys (ERC-6492). */
+function walletCases() {
+  return [
+    ...[...SOLD_BY_US, ...SETTLED_BY_US].map((one) => ({ ...one, payer: "wallet" })),
+    ...[...SOLD_BY_US, ...SETTLED_BY_US, ...CONTROL].map((one) => ({ ...one, payer: "undeployed" })),
+    ...[
+      ...across(["ts-fetch"], ["pay402-server"], ["pay402-facilitator"]),
+      ...across(["py-httpx"], ["fastapi"], ["pay402-facilitator"]),
+    ].map((one) => ({ ...one, payer: "wallet", goods: "permit2" })),
+    ...across(["ts-fetch"], ["express"], ["pay402-facilitator"]).map((one) => ({ ...one, payer: "wallet", goods: "upto", units: 1 })),
+    ...across(["ts-fetch"], ["express"], ["pay402-facilitator", "ts-facilitator"]).map((one) => ({ ...one, payer: "undeployed-elsewhere", ends: "unknown-factory" })),
+    ...across(["py-httpx"], ["pay402-server"], ["pay402-facilitator"]).map((one) => ({ ...one, payer: "undeployed-elsewhere", ends: "unknown-factory" })),
+  ];
+}
+
+/** Whether what is paid at most is more than what may be charged. */
+export function hasCeiling(goods) {
+  return goods.startsWith("upto");
 }
 
 /** Whether a case has a part of ours besides the chain. */
@@ -84,6 +171,16 @@ function across(clients, servers, facilitators) {
 }
 
 function named(one) {
-  const how = [one.method === "GET" ? "" : `+${one.method.toLowerCase()}`, one.payer === "funded" ? "" : `+${one.payer}`].join("");
-  return { ...one, name: `${versionOf(one)}/${one.client}${how}>${one.server}>${one.facilitator}` };
+  const { client, server, facilitator, method, payer, goods, units, ends } = one;
+  const how = [
+    method === "GET" ? null : method.toLowerCase(),
+    goods === "eip3009" ? null : goods,
+    // Where a sponsor brings the allowance, or its absence is the point, the payer has none: that is not said twice.
+    ["funded", "fresh"].includes(payer) ? null : payer,
+    units === 0 ? "nothing" : null,
+    hasCeiling(goods) && units === undefined && ends === "paid" ? "all" : null,
+    ["no-allowance", "replayed"].includes(ends) ? ends : null,
+  ];
+  const shown = how.filter((part) => part !== null).map((part) => `+${part}`).join("");
+  return { ...one, name: `${versionOf(one)}/${client}${shown}>${server}>${facilitator}` };
 }

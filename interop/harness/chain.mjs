@@ -18,6 +18,7 @@ export const UPTO_PROXY = "0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002";
 // The mnemonic that every development chain funds. Public: never put value behind it.
 const DEVELOPMENT_MNEMONIC = "test test test test test test test test test test test junk";
 const MULTICALL3 = "0xcA11bde05977b3631167028862bE2a173976CA11";
+const GENUINE_PERMIT2 = fileURLToPath(new URL("../genuine/node_modules/@1inch/solidity-utils/dist/src/permit2.json", import.meta.url));
 const ARTIFACTS = fileURLToPath(new URL("../../contracts/artifacts/", import.meta.url));
 const TOTAL_SUPPLY_SLOT = numberToHex(1n, { size: 32 });
 const BALANCES_SLOT = 2n;
@@ -43,6 +44,11 @@ export function strangerAccount() {
 /** A compiled contract of ours. */
 export function artifact(name) {
   return JSON.parse(readFileSync(`${ARTIFACTS}${name}.json`, "utf8"));
+}
+
+/** The code that stands at Permit2's address on public chains. */
+export function genuinePermit2() {
+  return JSON.parse(readFileSync(GENUINE_PERMIT2, "utf8")).bytecode;
 }
 
 /** JSON-RPC reads, and on anvil the writes that make its genesis. */
@@ -77,11 +83,11 @@ export class Chain {
     return BigInt(await this.call("eth_chainId")) === BigInt(CHAIN_ID);
   }
 
-  /** Puts the contracts of our genesis on an empty anvil, and tokens into `holders`. */
+  /** Puts the contracts of our genesis on an empty anvil, Permit2 as it is on public chains, and tokens into `holders`. */
   async placeContracts(holders) {
     await this.call("anvil_setCode", TOKEN, artifact("Usdc").runtimeCode);
     await this.call("anvil_setCode", MULTICALL3, artifact("Multicall3").runtimeCode);
-    await this.call("anvil_setCode", PERMIT2, artifact("Permit2").runtimeCode);
+    await this.call("anvil_setCode", PERMIT2, genuinePermit2());
     await this.placeProxies();
     const word = (value) => numberToHex(value, { size: 32 });
     for (const holder of holders) {
@@ -106,7 +112,11 @@ export class Chain {
     return BigInt(await this.call("eth_getBalance", address, "latest"));
   }
 
-  /** How many transactions the account has sent. */
+  async hasCode(address) {
+    return (await this.call("eth_getCode", address, "latest")) !== "0x";
+  }
+
+  /** How many transactions the account has sent; of a contract, how many it has made, itself included. */
   async sentBy(address) {
     return BigInt(await this.call("eth_getTransactionCount", address, "latest"));
   }

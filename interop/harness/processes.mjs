@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { createWriteStream, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 
 const READY_TIMEOUT_MS = 30_000;
 const READY_POLL_MS = 40;
@@ -84,6 +85,26 @@ export class ProcessGroup {
     return { code, stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString() };
   }
 
+  /**
+   * Starts a process that answers each line of its standard input with one line, and returns how to ask it: a question in,
+   * the answer out. Past `timeoutMs` it is killed, and whoever asks then or later gets an error.
+   */
+  converse({ name, command, args, env, cwd }, timeoutMs) {
+    const child = this.#spawn({ command, args, env, cwd, stdin: "pipe" });
+    // What is asked of a process that has ended fails by its missing answer.
+    child.stdin.on("error", () => {});
+    child.once("error", () => {});
+    child.stderr.pipe(createWriteStream(this.logOf(name), { flags: "a" }));
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    return async (question) => {
+      child.stdin.write(`${question}\n`);
+      const timer = setTimeout(() => child.kill("SIGKILL"), timeoutMs);
+      const { value, done } = await lines.next().finally(() => clearTimeout(timer));
+      if (done) throw new Error(`${name} ended without an answer\n${this.tailOf(name, 40)}`);
+      return value;
+    };
+  }
+
   /** Ends every process that still runs: asks first, kills after a grace period. */
   async stopAll() {
     const children = [...this.#running.values()];
@@ -94,8 +115,8 @@ export class ProcessGroup {
     clearTimeout(timer);
   }
 
-  #spawn({ command, args, env, cwd }) {
-    const child = spawn(command, args, { cwd, env: { ...inheritedEnvironment(), ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  #spawn({ command, args, env, cwd, stdin = "ignore" }) {
+    const child = spawn(command, args, { cwd, env: { ...inheritedEnvironment(), ...env }, stdio: [stdin, "pipe", "pipe"] });
     if (child.pid !== undefined) {
       this.#running.set(child.pid, child);
       child.once("exit", () => this.#running.delete(child.pid));

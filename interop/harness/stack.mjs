@@ -6,19 +6,30 @@ import { fileURLToPath } from "node:url";
 import { decodePaymentResponseHeader } from "@x402/core/http";
 import { jsonOrText } from "../environment.mjs";
 import { CLIENTS, FACILITATORS, SERVERS } from "./cases.mjs";
-import { CHAIN_ID, Chain, NETWORK_V1, NETWORK_V2, developmentAccount, strangerAccount } from "./chain.mjs";
+import { CHAIN_ID, Chain, NETWORK_V1, NETWORK_V2, TOKEN, developmentAccount, strangerAccount } from "./chain.mjs";
+import { Payers } from "./payers.mjs";
 import { answers, freePort } from "./processes.mjs";
 
-/** What `/paid` costs, as the servers are told it, and in atomic units of the token. */
+/** What things cost that have a price, as the servers are told it, and in atomic units of the token. */
 export const PRICE = "$0.001";
 export const PRICE_ATOMIC = 1000n;
+/** The most that metered things may cost, and what a unit of them costs. */
+const CEILING = "$0.01";
+export const CEILING_ATOMIC = 10_000n;
+const UNIT = "$0.0025";
+export const UNIT_ATOMIC = 2500n;
 export const POST_BODY = '{"question":"6x7"}';
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const CASE_TIMEOUT_MS = 30_000;
 // Indexes into the public development mnemonic. Each facilitator has its own signer, so that nonces never collide
 // and the sender of a settlement tells which of the two made it.
-const SIGNERS = { "ts-facilitator": developmentAccount(1), "pay402-facilitator": developmentAccount(2) };
+const SIGNERS = {
+  "ts-facilitator": developmentAccount(1),
+  "pay402-facilitator": developmentAccount(2),
+  "py-facilitator": developmentAccount(9),
+};
+const OWNER = developmentAccount(0);
 const PAYERS = Object.fromEntries(Object.keys(CLIENTS).map((client, index) => [client, developmentAccount(3 + index)]));
 
 /** Starts a fresh chain of the given kind, `anvil` or `devchain`. Servers follow when a case needs them. */
@@ -32,18 +43,19 @@ export async function startStack({ kind, binary, group, folder }) {
       : { command: binary, args: ["devchain", ...flags] };
   const label = `${kind}-chain`;
   await group.start({ name: label, ...spec, cwd: folder }, () => chain.isUp());
-  const payers = Object.values(PAYERS).map(({ address }) => address);
-  if (kind === "anvil") await chain.placeContracts(payers);
-  for (const payer of payers) {
-    if ((await chain.tokensOf(payer)) === 0n) throw new Error(`${kind} gave the development account ${payer} no tokens`);
+  const holders = [OWNER, ...Object.values(PAYERS)].map(({ address }) => address);
+  if (kind === "anvil") await chain.placeContracts(holders);
+  for (const holder of holders) {
+    if ((await chain.tokensOf(holder)) === 0n) throw new Error(`${kind} gave the development account ${holder} no tokens`);
   }
-  return new Stack({ kind, binary, group, folder, chain });
+  return new Stack({ kind, binary, group, folder, chain, payers: await Payers.furnish(chain, PAYERS, OWNER) });
 }
 
 /** The components on one chain. */
 class Stack {
   #options;
   #urls = new Map();
+  #conversations = new Map();
   #payee = strangerAccount().address;
 
   constructor(options) {
@@ -63,34 +75,58 @@ class Stack {
     return SIGNERS[facilitator].address;
   }
 
-  /** The account a case pays from. */
-  payerOf({ client, payer }) {
-    return payer === "unfunded" ? strangerAccount() : PAYERS[client];
+  /** The account a case pays from, as [`Payers.of`] says. */
+  async payerOf(one) {
+    return this.#options.payers.of(one);
   }
 
   /** The names under which the output of a case's components is kept. */
-  logsOf({ server, facilitator }) {
-    return [this.#label(server, facilitator), this.#label(facilitator)];
+  logsOf({ client, server, facilitator, goods }) {
+    const served = [this.#serverLabel(server, facilitator, goods), this.#label(facilitator)];
+    return CLIENTS[client].stays ? [this.#label(client), ...served] : served;
   }
 
-  /** The base URL of a server in front of a facilitator; both are started the first time. */
-  async serverUrl(server, facilitator) {
+  /** The URL of what a case buys, with a facilitator behind it; both are started the first time. */
+  async urlOf({ server, facilitator, goods, units }) {
     const facilitatorUrl = await this.#once(this.#label(facilitator), () => this.#startFacilitator(facilitator));
-    return this.#once(this.#label(server, facilitator), () => this.#startServer(server, facilitator, facilitatorUrl));
+    const label = this.#serverLabel(server, facilitator, goods);
+    const baseUrl = await this.#once(label, () => this.#startServer(label, server, goods, facilitatorUrl));
+    const path = goods === "eip3009" ? "/paid" : `/${goods}`;
+    if (units === undefined) return baseUrl + path;
+    return `${baseUrl}${path}?${server === "pay402-server" ? `units=${units}` : `charge=${UNIT_ATOMIC * BigInt(units)}`}`;
   }
 
-  /** Lets a client buy `/paid` and returns `{status, body, outcome, error}`. From our client that is `{status, body, outcome, receipt}` or `{refusal}`. */
-  async buy({ client, method }, baseUrl, payer) {
-    const url = `${baseUrl}/paid`;
+  /**
+   * Lets a client buy what is at `url` and returns `{status, body, outcome, error, payment}`, where `payment` is the
+   * header that paid. From our client that is `{status, body, outcome, receipt}` or `{refusal}`.
+   */
+  async buy({ client, method, goods }, url, payer) {
     const body = method === "GET" ? undefined : POST_BODY;
-    return CLIENTS[client].command === "pay402"
-      ? this.#buyWithOurs(url, method, body, payer)
-      : this.#buyWithScript(CLIENTS[client], url, method, body, payer);
+    if (CLIENTS[client].command === "pay402") return this.#buyWithOurs(url, method, body, payer);
+    const settings = { URL: url, METHOD: method, EVM_PRIVATE_KEY: payer.privateKey, ...payer.env };
+    // Without a node the official clients do not ask what Permit2 may move, and ask for no sponsor.
+    if (isSponsored(goods)) settings.EVM_RPC_URL = this.chain.url;
+    if (body !== undefined) settings.BODY = body;
+    return CLIENTS[client].stays ? this.#ask(client, settings) : this.#buyWithScript(CLIENTS[client], settings);
   }
 
-  async #buyWithScript({ command, script }, url, method, body, payer) {
-    const env = { URL: url, METHOD: method, EVM_PRIVATE_KEY: payer.privateKey, EVM_RPC_URL: this.chain.url };
-    if (body !== undefined) env.BODY = body;
+  async #ask(client, settings) {
+    const { command, script } = CLIENTS[client];
+    const name = this.#label(client);
+    if (!this.#conversations.has(name)) {
+      this.#conversations.set(name, this.#options.group.converse({ name, ...scriptSpec(command, script) }, CASE_TIMEOUT_MS));
+    }
+    try {
+      const answer = JSON.parse(await this.#conversations.get(name)(JSON.stringify(settings)));
+      if (answer.threw) throw new Error(`the client failed: ${answer.threw}`);
+      return answer;
+    } catch (error) {
+      this.#conversations.delete(name);
+      throw error;
+    }
+  }
+
+  async #buyWithScript({ command, script }, env) {
     const { code, stdout, stderr } = await this.#options.group.runToEnd({ ...scriptSpec(command, script), env }, CASE_TIMEOUT_MS);
     if (code !== 0) throw new Error(`the client ended with exit code ${code}\n${stderr}`);
     return JSON.parse(stdout);
@@ -131,7 +167,10 @@ class Stack {
             env: { FACILITATOR_PRIVATE_KEY: privateKey },
             cwd: folder,
           }
-        : { ...scriptSpec(command, script), env: { PORT: String(port), EVM_PRIVATE_KEY: privateKey, EVM_RPC_URL: this.chain.url } };
+        : {
+            ...scriptSpec(command, script),
+            env: { PORT: String(port), EVM_PRIVATE_KEY: privateKey, EVM_RPC_URL: this.chain.url, FACTORIES: this.#options.payers.allowedFactory },
+          };
     await group.start({ name, ...spec }, answers(`${url}/supported`, [200]));
     return url;
   }
@@ -149,21 +188,22 @@ database = "facilitator.db"
 id = "${NETWORK_V2}"
 rpc = "${this.chain.url}"
 signer = { env = "FACILITATOR_PRIVATE_KEY" }
+factories = ["${this.#options.payers.allowedFactory}"]
 `,
     );
     return path;
   }
 
-  async #startServer(server, facilitator, facilitatorUrl) {
+  async #startServer(name, server, goods, facilitatorUrl) {
     const { binary, folder, group } = this.#options;
     const { command, script, version } = SERVERS[server];
     const port = await freePort();
     const url = `http://127.0.0.1:${port}`;
-    const name = this.#label(server, facilitator);
     if (command === "pay402") {
       const args = ["serve", "--listen", `127.0.0.1:${port}`, "--facilitator", facilitatorUrl, "--pay-to", this.payee];
-      args.push("--network", NETWORK_V2, "--price", PRICE, "--route", "GET /paid", "--route", "POST /paid");
-      await group.start({ name, command: binary, args, cwd: folder }, answers(`${url}/paid`, [402]));
+      const paths = goods === "eip3009" ? ["GET /paid", "POST /paid"] : [`GET /${goods}`];
+      args.push("--network", NETWORK_V2, ...howOursSells(goods), ...paths.flatMap((path) => ["--route", path]));
+      await group.start({ name, command: binary, args, cwd: folder }, answers(url + paths[0].split(" ")[1], [402]));
       return url;
     }
     const env = {
@@ -172,9 +212,17 @@ signer = { env = "FACILITATOR_PRIVATE_KEY" }
       PAYEE: this.payee,
       NETWORK: version === "v1" ? NETWORK_V1 : NETWORK_V2,
       PRICE,
+      TOKEN,
+      AMOUNT: String(PRICE_ATOMIC),
+      CEILING: String(CEILING_ATOMIC),
     };
     await group.start({ name, ...scriptSpec(command, script), env }, answers(`${url}/paid`, [402]));
     return url;
+  }
+
+  /** Official servers sell everything from one process, ours one kind of thing. */
+  #serverLabel(server, facilitator, goods) {
+    return server === "pay402-server" ? this.#label(server, facilitator, goods) : this.#label(server, facilitator);
   }
 
   #label(...parts) {
@@ -185,6 +233,19 @@ signer = { env = "FACILITATOR_PRIVATE_KEY" }
     if (!this.#urls.has(label)) this.#urls.set(label, start());
     return this.#urls.get(label);
   }
+}
+
+/** The options by which `pay402 serve` sells `goods`. */
+function howOursSells(goods) {
+  const args = goods.startsWith("upto") ? ["--price", CEILING, "--upto", UNIT] : ["--price", PRICE];
+  if (goods.startsWith("permit2")) args.push("--method", "permit2");
+  // Without a domain in the offer there is no token permit, and clients sign a whole approval.
+  if (goods.endsWith("-approval")) args.push("--asset", TOKEN, "--decimals", "6");
+  return args;
+}
+
+function isSponsored(goods) {
+  return goods.endsWith("-eip2612") || goods.endsWith("-approval");
 }
 
 /** The JSON object on the last line of a text, or null. */

@@ -1,18 +1,28 @@
-// Sells `/paid` with @x402/hono.
+// Sells with @x402/hono: the paths of goods.mjs. `?charge=N` says what to charge of a ceiling.
 import { serve } from "@hono/node-server";
 import { Hono } from "hono";
-import { paymentMiddleware, x402ResourceServer } from "@x402/hono";
+import { paymentMiddleware, setSettlementOverrides, x402ResourceServer } from "@x402/hono";
 import { HTTPFacilitatorClient } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
+import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { report, saleFromEnvironment } from "../environment.mjs";
+import { goodsFromEnvironment } from "./goods.mjs";
 
-const { port, facilitatorUrl, payee, network, price } = saleFromEnvironment();
-const terms = { accepts: { scheme: "exact", network, payTo: payee, price }, description: "interop", mimeType: "application/json" };
-const server = new x402ResourceServer(new HTTPFacilitatorClient({ url: facilitatorUrl })).register(network, new ExactEvmScheme());
+const { port, facilitatorUrl, network } = saleFromEnvironment();
+const { routes, paths } = goodsFromEnvironment();
+const server = new x402ResourceServer(new HTTPFacilitatorClient({ url: facilitatorUrl }))
+  .register(network, new ExactEvmScheme())
+  .register(network, new UptoEvmScheme());
 
 const app = new Hono();
 app.get("/health", (context) => context.json({ up: true }));
-app.use(paymentMiddleware({ "GET /paid": terms, "POST /paid": terms }, server));
-app.get("/paid", (context) => context.json({ ok: true, server: "hono-v2" }));
+app.use(paymentMiddleware(routes, server));
+for (const path of paths) {
+  app.get(path, (context) => {
+    const charge = context.req.query("charge");
+    if (charge !== undefined) setSettlementOverrides(context, { amount: charge });
+    return context.json({ ok: true, server: "hono-v2" });
+  });
+}
 app.post("/paid", async (context) => context.json({ ok: true, server: "hono-v2", received: await context.req.json() }));
 serve({ fetch: app.fetch, port, hostname: "127.0.0.1" }, () => report({ ready: true, url: `http://127.0.0.1:${port}` }));
