@@ -21,7 +21,7 @@ const INTEROP_LIMIT: Duration = Duration::from_secs(15 * 60);
 const PERMIT2_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// The campaigns, which run beside one another.
-const CAMPAIGN_LIMIT: Duration = Duration::from_secs(30 * 60);
+const CAMPAIGN_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// The flags that every Rust step shares, so that none builds anything again.
 const SAME_BUILD: [&str; 3] = ["--workspace", "--all-features", "--locked"];

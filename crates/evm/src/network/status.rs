@@ -96,14 +96,7 @@ impl Inquiry<'_> {
                 }
                 Some(receipt) => failed_of_ours(receipt),
             }),
-            // Ours used it and did not make the transfer: a token that keeps a fee, for example.
-            Sighting::Used { transaction, .. }
-                if fruitless.is_some_and(|receipt| receipt.transaction_hash == transaction) =>
-            {
-                Ok(fruitless
-                    .map_or(ChainStatus::Open { expired: false, displaced }, failed_of_ours))
-            }
-            Sighting::Used { transaction, .. } => self.of_use(transaction, fee).await,
+            Sighting::Used { transaction, .. } => self.of_use(transaction, fruitless).await,
             Sighting::Cancelled { block, head } => {
                 if self.is_deep(head, block) && is_cancelled_for_good(block, head) {
                     let refused = Refusal::AuthorizationCanceled.into();
@@ -128,9 +121,13 @@ impl Inquiry<'_> {
         }
     }
 
-    /// Another transaction used the authorization. Did it make the very transfer? `fee` is what a
-    /// transaction of ours cost that came too late.
-    async fn of_use(&self, transaction: B256, fee: U256) -> Result<ChainStatus, Unavailable> {
+    /// A transaction used the authorization. Did it make the very transfer? `fruitless` is ours: one
+    /// that came too late, or this very one, of which a node may have shown only a part.
+    async fn of_use(
+        &self,
+        transaction: B256,
+        fruitless: Option<&Receipt>,
+    ) -> Result<ChainStatus, Unavailable> {
         let rpc = self.rpc;
         let [head, receipt] = rpc.ask_all([Call::head(), Call::receipt(transaction)]).await?;
         let head: Block = rpc.read(head)?;
@@ -147,9 +144,15 @@ impl Inquiry<'_> {
         }
         // It may be ours nevertheless: mined a moment ago, or sent before a crash.
         let ours = self.network.sends_from(&receipt.from);
-        let fee = Amount::new(if ours { fee.saturating_add(receipt.fee()) } else { fee });
+        let late = fruitless.filter(|ours| ours.transaction_hash != transaction);
+        let lost = late.map_or(U256::ZERO, Receipt::fee);
+        let fee = Amount::new(if ours { lost.saturating_add(receipt.fee()) } else { lost });
         if proves(&receipt, self.plan) {
             return Ok(ChainStatus::Proven { transaction: name, block: receipt.block(), fee });
+        }
+        if fruitless.is_some() && late.is_none() {
+            // Ours, and not the transfer: the token kept a fee, for example.
+            return Ok(failed_of_ours(&receipt));
         }
         let refused = Refused::from(self.used_refusal()).with_transaction(name);
         Ok(ChainStatus::Failed { refused, fee })

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use alloy::primitives::U256;
 use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::{
     ErrorPayload, RequestPacket, Response, ResponsePacket, ResponsePayload,
@@ -293,6 +294,8 @@ async fn a_receipt_without_its_logs_proves_nothing() {
         .raw_request("eth_getTransactionReceipt".into(), (sent.transaction.clone(),))
         .await
         .unwrap();
+    let number = |key: &str| receipt[key].as_str().unwrap().parse::<U256>().unwrap();
+    let spent = number("gasUsed") * number("effectiveGasPrice");
     let foreign = json!(format!("0x{}", "66".repeat(20)));
     let spoilt: [fn(&mut Value, &Value); 4] = [
         |receipt, _| receipt["logs"] = json!([]),
@@ -309,8 +312,9 @@ async fn a_receipt_without_its_logs_proves_nothing() {
             _ => Meddling::Pass,
         });
         let status = liar.status(&verified.plan, Some(&sent)).await.unwrap();
-        let ChainStatus::Failed { refused, .. } = &status else { panic!("{status:?}") };
-        assert_eq!(refused.reason, Reason::Known(Refusal::NonceAlreadyUsed));
+        let ChainStatus::Failed { refused, fee } = &status else { panic!("{status:?}") };
+        assert_eq!(refused.reason, Reason::Known(Refusal::TransferEventMismatch));
+        assert_eq!(fee.to_u256(), spent, "ours is counted once");
     }
 }
 
