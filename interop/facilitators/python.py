@@ -4,27 +4,76 @@ import os
 import sys
 
 import uvicorn
+from eth_account import Account
+from eth_account.typed_transactions import TypedTransaction
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from hexbytes import HexBytes
 from starlette.concurrency import run_in_threadpool
+from web3 import HTTPProvider, Web3
 from x402 import x402FacilitatorSync
 from x402.extensions.eip2612_gas_sponsoring import EIP2612_GAS_SPONSORING
+from x402.extensions.erc20_approval_gas_sponsoring import Erc20ApprovalFacilitatorExtension
 from x402.mechanisms.evm import FacilitatorWeb3Signer
 from x402.mechanisms.evm.exact import register_exact_evm_facilitator
 from x402.mechanisms.evm.upto import UptoEvmFacilitatorScheme
 from x402.schemas import parse_payment_payload, parse_payment_requirements
 
 NETWORK = "eip155:84532"
+GAS_OF_A_GIFT = 21_000
 
-signer = FacilitatorWeb3Signer(
-    private_key=os.environ["EVM_PRIVATE_KEY"], rpc_url=os.environ["EVM_RPC_URL"]
-)
+key, node = os.environ["EVM_PRIVATE_KEY"], os.environ["EVM_RPC_URL"]
+
+
+class SponsoringSigner(FacilitatorWeb3Signer):
+    """Carries out a payer's approval and what needs it, each mined before the next.
+
+    The SDK leaves that to whoever runs it.
+    """
+
+    def send_transactions(self, transactions: list) -> list[str]:
+        hashes = []
+        for transaction in transactions:
+            if isinstance(transaction, str):
+                hashes.append(self._send_signed(HexBytes(transaction)))
+            else:
+                call = transaction
+                hashes.append(
+                    self.write_contract(
+                        call.address, call.abi, call.function, *call.args, data_suffix=call.data_suffix
+                    )
+                )
+            self.wait_for_transaction_receipt(hashes[-1])
+        return hashes
+
+    def _send_signed(self, raw: HexBytes) -> str:
+        """Gives the sender the wei that it lacks, and sends."""
+        web3 = Web3(HTTPProvider(node))
+        fields = TypedTransaction.from_bytes(raw).as_dict()
+        payer = Account.recover_transaction(raw)
+        lacks = fields["gas"] * fields["maxFeePerGas"] - web3.eth.get_balance(payer)
+        if lacks > 0:
+            gift = {
+                "to": payer,
+                "value": lacks,
+                "gas": GAS_OF_A_GIFT,
+                "gasPrice": web3.eth.gas_price,
+                "nonce": web3.eth.get_transaction_count(self.address, "pending"),
+                "chainId": web3.eth.chain_id,
+            }
+            sent = web3.eth.send_raw_transaction(Account.sign_transaction(gift, key).raw_transaction)
+            web3.eth.wait_for_transaction_receipt(sent)
+        return web3.eth.send_raw_transaction(raw).to_0x_hex()
+
+
+signer = SponsoringSigner(private_key=key, rpc_url=node)
 facilitator = x402FacilitatorSync()
 register_exact_evm_facilitator(
     facilitator, signer, networks=NETWORK, eip6492_allowed_factories=os.environ["FACTORIES"].split(",")
 )
 facilitator.register([NETWORK], UptoEvmFacilitatorScheme(signer))
 facilitator.register_extension(EIP2612_GAS_SPONSORING)
+facilitator.register_extension(Erc20ApprovalFacilitatorExtension(signer=signer))
 
 app = FastAPI()
 

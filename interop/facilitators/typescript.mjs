@@ -5,8 +5,8 @@ import { toFacilitatorEvmSigner } from "@x402/evm";
 import { ExactEvmScheme } from "@x402/evm/exact/facilitator";
 import { ExactEvmSchemeV1 } from "@x402/evm/exact/v1/facilitator";
 import { UptoEvmScheme } from "@x402/evm/upto/facilitator";
-import { EIP2612_GAS_SPONSORING } from "@x402/extensions";
-import { createWalletClient, http, publicActions } from "viem";
+import { EIP2612_GAS_SPONSORING, createErc20ApprovalGasSponsoringExtension } from "@x402/extensions";
+import { createWalletClient, http, parseTransaction, publicActions, recoverTransactionAddress } from "viem";
 import { privateKeyToAccount } from "viem/accounts";
 import { baseSepolia } from "viem/chains";
 import { report, required } from "../environment.mjs";
@@ -37,7 +37,28 @@ const facilitator = new x402Facilitator()
   .register("eip155:84532", new ExactEvmScheme(signer, { eip6492AllowedFactories: required("FACTORIES").split(",") }))
   .register("eip155:84532", new UptoEvmScheme(signer))
   .registerV1("base-sepolia", new ExactEvmSchemeV1(signer))
-  .registerExtension(EIP2612_GAS_SPONSORING);
+  .registerExtension(EIP2612_GAS_SPONSORING)
+  .registerExtension(createErc20ApprovalGasSponsoringExtension({ ...signer, sendTransactions }));
+
+/** A payer's approval and what needs it, each mined before the next. The SDK leaves that to whoever runs it. */
+async function sendTransactions(transactions) {
+  const hashes = [];
+  for (const transaction of transactions) {
+    if (typeof transaction === "string") await giveGasFor(transaction);
+    const sent = typeof transaction === "string" ? wallet.sendRawTransaction({ serializedTransaction: transaction }) : wallet.sendTransaction(transaction);
+    hashes.push(await sent);
+    await wallet.waitForTransactionReceipt({ hash: hashes.at(-1) });
+  }
+  return hashes;
+}
+
+/** Gives the sender of a signed transaction the wei that it lacks. */
+async function giveGasFor(serializedTransaction) {
+  const { gas, maxFeePerGas } = parseTransaction(serializedTransaction);
+  const to = await recoverTransactionAddress({ serializedTransaction });
+  const value = gas * maxFeePerGas - (await wallet.getBalance({ address: to }));
+  if (value > 0n) await wallet.waitForTransactionReceipt({ hash: await wallet.sendTransaction({ to, value }) });
+}
 
 /** Answers a POST of `{paymentPayload, paymentRequirements}` with what the SDK says. */
 function answerWith(operation) {

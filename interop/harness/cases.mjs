@@ -40,7 +40,7 @@ const EVERY_CLIENT = [...V2_CLIENTS, ...V1_CLIENTS, "pay402-client"];
  * thing is paid for, `units` how many of it are bought where it is metered.
  */
 export function cases() {
-  const all = [...plainCases(), ...permit2Cases(), ...uptoCases(), ...walletCases()];
+  const all = [...plainCases(), ...permit2Cases(), ...uptoCases(), ...approvalCases(), ...walletCases()];
   return all.map((one) => ({ method: "GET", payer: "funded", goods: "eip3009", ends: "paid", ...one })).map(named);
 }
 
@@ -131,6 +131,14 @@ function uptoCases() {
     ...across(["ts-fetch"], ["express"], ["pay402-facilitator"]).map((one) => ({ ...one, goods: "upto" })),
     ...across(["ts-fetch"], ["pay402-server"], ["pay402-facilitator"]).map((one) => ({ ...one, goods: "upto", units: 1, ends: "replayed" })),
     ...across(["ts-fetch"], ["hono"], ["pay402-facilitator"]).map((one) => ({ ...one, goods: "upto", payer: "fresh", ends: "no-allowance" })),
+  ];
+}
+
+/** The payer signs a whole approval of Permit2, and the facilitator pays for it: for tokens without permits. */
+function approvalCases() {
+  return [
+    ...CONTROL.map((one) => ({ ...one, goods: "permit2-approval", payer: "fresh" })),
+    ...CONTROL.map((one) => ({ ...one, goods: "upto-approval", payer: "fresh", units: 1 })),
   ];
 }
 

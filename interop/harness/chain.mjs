@@ -121,6 +121,23 @@ export class Chain {
     return BigInt(await this.call("eth_getTransactionCount", address, "latest"));
   }
 
+  /** What transactions after block `height` did to the wei of `account`: `{received, spent, sent}`, `sent` being where its own went. */
+  async dealingsAfter(height, account) {
+    const is = (address) => address?.toLowerCase() === account.toLowerCase();
+    const dealings = { received: 0n, spent: 0n, sent: [] };
+    for (let number = height + 1n; number <= (await this.height()); number += 1n) {
+      const { transactions } = await this.call("eth_getBlockByNumber", numberToHex(number), true);
+      for (const { hash, from, to, value } of transactions) {
+        if (is(to)) dealings.received += BigInt(value);
+        if (!is(from)) continue;
+        const { gasUsed, effectiveGasPrice } = await this.call("eth_getTransactionReceipt", hash);
+        dealings.spent += BigInt(value) + BigInt(gasUsed) * BigInt(effectiveGasPrice);
+        dealings.sent.push(to.toLowerCase());
+      }
+    }
+    return dealings;
+  }
+
   async height() {
     return BigInt(await this.call("eth_blockNumber"));
   }

@@ -24,13 +24,22 @@ export async function check(stack, one) {
 
   if (one.ends in REASONS) checkRefused(one, answer);
   else checkDelivered(one, answer);
-  same("wei of the payer", after.payerWei, before.payerWei);
-  // A contract's own deployment counts as its first.
-  same("transactions sent by the payer", after.payerSent, before.payerSent + (deploys(one, payer) ? 1n : 0n));
+  await checkDealings(stack, one, payer, before, after);
   if (payer.deploys) same("whether the payer is deployed", await stack.chain.hasCode(payer.address), deploys(one, payer));
   if (one.ends in REASONS) checkUnmoved(before, after, transfers);
   else checkPaid(stack, one, { payer, answer, before, after, transfers });
   if (one.ends === "replayed") await checkReplay(stack, one, url, payer, answer.payment);
+}
+
+/** What the payer's account did itself: nothing, but for an approval that somebody else paid for. */
+async function checkDealings({ chain }, one, payer, before, after) {
+  const { received, spent, sent } = await chain.dealingsAfter(before.height, payer.address);
+  same("where the payer's transactions went", sent, needsApproval(one) ? [lower(TOKEN)] : []);
+  if (!needsApproval(one)) same("wei of the payer", after.payerWei, before.payerWei);
+  same("wei of the payer, held against its dealings", after.payerWei, before.payerWei + received - spent);
+  // A contract's own deployment counts as its first.
+  const counted = needsApproval(one) || deploys(one, payer) ? 1n : 0n;
+  same("transactions sent by the payer", after.payerSent, before.payerSent + counted);
 }
 
 async function books({ chain, payee }, payer) {
@@ -48,6 +57,10 @@ async function books({ chain, payee }, payer) {
 function costOf({ goods, units }) {
   if (!hasCeiling(goods)) return PRICE_ATOMIC;
   return units === undefined ? CEILING_ATOMIC : UNIT_ATOMIC * BigInt(units);
+}
+
+function needsApproval({ goods, ends }) {
+  return goods.endsWith("-approval") && !(ends in REASONS);
 }
 
 function deploys(one, payer) {
