@@ -432,7 +432,9 @@ async fn the_chain_shows_keys_limits_and_what_is_left() {
     let (account, rpc) = (world.root.address(), &world.rpc);
     let second =
         Session { key: signer("second").address(), payees: Payees::Any, ..world.session() };
-    world.relay(Vec::new(), world.register(std::slice::from_ref(&second), 0).await).await;
+    let third = Session { key: signer("third").address(), ..second.clone() };
+    let both = world.register(&[second.clone(), third.clone()], 0).await;
+    world.relay(Vec::new(), both).await;
     let client = world.client();
     let clearance = world.clearance(&client, 1).await;
     world.settle(&client, &clearance).await;
@@ -441,7 +443,8 @@ async fn the_chain_shows_keys_limits_and_what_is_left() {
     let history = state::registrations(rpc, account, 0, head).await.unwrap();
     assert_eq!(history.from_block, 0);
     let sessions: Vec<_> = history.registrations.iter().map(|r| r.session.clone()).collect();
-    assert_eq!(sessions, [Some(second.clone()), Some(world.session())], "newest first");
+    let granted = [third, second.clone(), world.session()];
+    assert_eq!(sessions, granted.map(Some), "newest first");
 
     let keys = [world.key.address(), second.key, signer("unknown").address()];
     let policies = state::policies(rpc, account, 0, &keys).await.unwrap();
