@@ -64,7 +64,7 @@ pub(crate) fn account(keystore: Option<&Path>) -> Result<PrivateKeySigner, Misco
         return signer_from("--keystore", &key);
     }
     let key = from_environment("EVM_PRIVATE_KEY")?.ok_or_else(|| {
-        let problem = "is not set; it must hold the key of the account that pays (or use \
+        let problem = "is not set; it must hold the key of the account (or use \
                        EVM_PRIVATE_KEY_FILE, or --keystore)";
         Misconfigured::new("EVM_PRIVATE_KEY", problem)
     })?;

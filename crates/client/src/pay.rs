@@ -12,7 +12,7 @@ use pay402_core::error::Unavailable;
 use pay402_core::facilitator::{Settled, Settlement};
 use pay402_core::payment::{PAYMENT_IDENTIFIER, PaymentRequired};
 use pay402_core::refusal::Reason;
-use pay402_core::scheme::{Authorized, ClientScheme, Fate};
+use pay402_core::scheme::{Authorized, ClientScheme, Fate, Unplanned};
 use pay402_core::spend::{
     Clearance, Denied, Intent, NotCleared, Quote, Reservation, Verdict, VoidProof, clear,
 };
@@ -255,7 +255,7 @@ impl Wallet {
         for Rail { scheme, quote } in rails {
             let payer = scheme.payer();
             let spent = self.ledger.spent(&payer, &quote.asset).await.map_err(PayError::Ledger)?;
-            let verdict = self.policy.judge(&quote, &purchase.intent(&payer), &spent);
+            let mut verdict = self.policy.judge(&quote, &purchase.intent(&payer), &spent);
             let used = spent.posted.checked_add(spent.reserved).unwrap_or(Amount::MAX);
             let remaining = match &verdict {
                 Verdict::Allow(limits) => limits.total.map(|total| total.saturating_sub(used)),
@@ -264,6 +264,12 @@ impl Wallet {
                 }
                 Verdict::Ask(_) | Verdict::Deny(_) => None,
             };
+            // What the owner allows on the chain itself counts too, where it can be told.
+            if matches!(verdict, Verdict::Allow(_))
+                && let Err(Unplanned::Denied(why)) = scheme.plan_nonce(&quote, [0; 32]).await
+            {
+                verdict = Verdict::Deny(*why);
+            }
             let terms = Terms::of_quote(&quote, &payer);
             candidates.push(Candidate { terms, verdict, spent, remaining });
         }

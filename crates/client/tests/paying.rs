@@ -464,19 +464,25 @@ async fn what_cannot_be_planned_is_neither_reserved_nor_signed() {
     };
     let down = || Unplanned::Unavailable(Unavailable::new("rpc", "switched off"));
     let cases = [
-        ([Some(denied()), Some(denied())], "policy_denied"),
-        ([Some(down()), Some(denied())], "signing_failed"),
-        ([Some(denied()), Some(down())], "signing_failed"),
+        ([Some(denied()), Some(denied())], "policy_denied", [true, true]),
+        ([Some(down()), Some(denied())], "signing_failed", [false, true]),
+        ([Some(denied()), Some(down())], "signing_failed", [true, false]),
     ];
     let plan = |[usdc, dai]: [Option<Unplanned>; 2]| {
         let found = [(USDC, usdc), (DAI, dai)].into_iter();
         let found = found.filter_map(|(asset, why)| Some((canonical_address(asset), why?)));
         *world.scheme.unplanned.lock().unwrap() = found.collect();
     };
-    for (unplanned, code) in cases {
+    for (unplanned, code, forbidden) in cases {
         plan(unplanned);
         let error = world.client().execute(get(&server.url("/"))).await.unwrap_err();
         assert_eq!((error.code(), error.payment_status()), (code, PaymentStatus::NotSent));
+        let preview = world.client().quote_only(get(&server.url("/"))).await.unwrap();
+        let Preview::Priced(priced) = preview else { panic!("it has a price") };
+        let is_denied =
+            |index: usize| matches!(&priced.candidates[index].verdict, Verdict::Deny(_));
+        // What cannot be told is not held against it.
+        assert_eq!([0, 1].map(is_denied), forbidden, "{code}");
         assert_eq!((world.books().await, world.scheme.signed().len()), ((0, 0), 0));
     }
     // The next offer may do.

@@ -95,7 +95,8 @@ pub trait ClientScheme: Send + Sync {
     /// The nonce of a new authorization for `quote`, from `fresh` randomness: as it is, unless
     /// nonces mean something to the network; then enough of it is kept that no other process gets
     /// the same. Whatever is signed has to follow from the plan, so what else it takes goes in here.
-    /// Called when the owner's rules allow the quote, and before anything is reserved.
+    /// Called when the owner's rules allow the quote, and before anything is reserved; also for a
+    /// preview, so it changes nothing.
     ///
     /// # Errors
     /// See [`Unplanned`].

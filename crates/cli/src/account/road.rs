@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use alloy::primitives::{Address, Bytes};
+use alloy::eips::eip7702::SignedAuthorization;
+use alloy::primitives::{Address, B256, Bytes, U64};
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::error::Misconfigured;
 use pay402_evm::account::relay::{self, Adopting, RelayError};
@@ -134,12 +135,24 @@ async fn request(
         let chain_id = chain.agent_account(account).chain_id;
         let adoption = Adoption::new(chain_id, standing.nonce)
             .map_err(|error| CliError::general(error.to_string()))?;
-        body.insert("authorization".into(), json!(adoption.sign(root).await?));
+        body.insert("authorization".into(), tuple_json(&adoption.sign(root).await?));
     }
     if let Some(call) = call_data(errand.operation.as_ref(), root).await? {
         body.insert("call".into(), json!(call));
     }
     Ok(Value::Object(body))
+}
+
+/// An EIP-7702 tuple as `POST /account` reads it: `r` and `s` are words of 32 bytes, never shorter.
+fn tuple_json(tuple: &SignedAuthorization) -> Value {
+    json!({
+        "chainId": tuple.chain_id,
+        "address": tuple.address,
+        "nonce": U64::from(tuple.nonce),
+        "yParity": U64::from(tuple.y_parity()),
+        "r": B256::from(tuple.r()),
+        "s": B256::from(tuple.s()),
+    })
 }
 
 async fn ask(call: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), CliError> {
@@ -177,6 +190,7 @@ fn read((status, body): (u16, Vec<u8>)) -> Result<Option<String>, CliError> {
                 401 | 403 => CliError::refused("facilitator_access", message)
                     .suggest("set FACILITATOR_API_KEY or FACILITATOR_API_KEY_FILE"),
                 404 => no_such_service(),
+                _ if reason == "sponsoring_not_offered" => no_such_service(),
                 503 | 429 => CliError { retryable: true, ..CliError::refused("busy", message) },
                 _ => CliError::refused("facilitator_refused", message),
             };
@@ -261,6 +275,7 @@ mod tests {
             (401, r#"{"error":"unauthorized","message":"no key"}"#, "facilitator_access"),
             (404, r#"{"error":"not_found","message":"x"}"#, "not_sponsored"),
             (404, "", "not_sponsored"),
+            (200, r#"{"success":false,"errorReason":"sponsoring_not_offered"}"#, "not_sponsored"),
             (503, r#"{"success":false,"errorReason":"x"}"#, "busy"),
             (200, "{}", "outcome_unknown"),
             (200, "", "outcome_unknown"),
@@ -272,6 +287,25 @@ mod tests {
         let long = format!(r#"{{"errorReason":"x","errorMessage":"{}\u001b["}}"#, "y".repeat(2000));
         let message = answer(200, &long).unwrap_err().message;
         assert!(message.len() < 300 && !message.contains('\u{1b}'), "{message}");
+    }
+
+    #[tokio::test]
+    async fn the_halves_of_a_signature_are_whole_words() {
+        let root = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x11)).unwrap();
+        let mut has_zeros = false;
+        for nonce in 0..64 {
+            let tuple = Adoption::new(84_532, nonce).unwrap().sign(&root).await.unwrap();
+            has_zeros |= tuple.r().leading_zeros() >= 4;
+            let value = tuple_json(&tuple);
+            for half in ["r", "s"] {
+                assert_eq!(value[half].as_str().unwrap().len(), 66, "{value}");
+            }
+            assert_eq!(
+                (&value["chainId"], &value["nonce"]),
+                (&json!("0x14a34"), &json!(U64::from(nonce)))
+            );
+        }
+        assert!(has_zeros, "no signature of these tells");
     }
 
     #[test]

@@ -4,13 +4,17 @@
 use std::path::Path;
 use std::process::Command;
 
+use alloy::primitives::{Address, B256, U256};
+use alloy::signers::local::PrivateKeySigner;
+use pay402_devchain::genesis::{USDC_ADDRESS, usdc_balance_slot};
 use serde_json::Value;
 
 use crate::process::{Market, Server, dev_address, dev_key, pay402, run};
 
-/// A chain, a facilitator, and an API that sells by ERC-7710.
+/// A chain, a facilitator that sends for accounts, and an API that sells by ERC-7710.
 struct Town {
-    market: Market,
+    chain: Server,
+    facilitator: Server,
     api: Server,
     folder: tempfile::TempDir,
     /// Everything that was printed.
@@ -20,15 +24,27 @@ struct Town {
 impl Town {
     fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let market = Market::open(folder.path(), "warn");
-        let grants = folder.path().join("session-grants.db");
+        let chain = Server::start(pay402(&["devchain", "--port", "0", "--chain-id", "84532"]));
+        let config = folder.path().join("facilitator.toml");
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\ndatabase = \"facilitator.db\"\n[[network]]\n\
+             id = \"eip155:84532\"\nrpc = \"{}\"\nsigner = {{ env = \"SIGNER_KEY\" }}\n\
+             [network.sponsor]\nadoptions = true\n",
+            chain.url
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = pay402(&["facilitator", "--config", config.to_str().unwrap()]);
+        command.env("SIGNER_KEY", dev_key(0));
+        let facilitator = Server::start(command);
         let mut command = pay402(&["serve", "--listen", "127.0.0.1:0", "--method", "erc7710"]);
-        command
-            .args(["--facilitator", &market.facilitator.url, "--pay-to", &dev_address(2)])
-            .args(["--price", "$0.001", "--route", "GET /paid"])
-            .args(["--database", grants.to_str().unwrap()]);
+        command.args(["--facilitator", &facilitator.url, "--pay-to", &dev_address(2)]).args([
+            "--price",
+            "$0.001",
+            "--route",
+            "GET /paid",
+        ]);
         let api = Server::start(command);
-        Self { market, api, folder, printed: std::cell::RefCell::default() }
+        Self { chain, facilitator, api, folder, printed: std::cell::RefCell::default() }
     }
 
     fn path(&self, name: &str) -> String {
@@ -41,17 +57,25 @@ impl Town {
         command
             .args(arguments)
             .env("EVM_PRIVATE_KEY", dev_key(1))
-            .env("EVM_RPC_URL", &self.market.chain.url);
+            .env("EVM_RPC_URL", &self.chain.url);
         self.run(command)
     }
 
     /// `pay402 pay` with the session key in a file, and without the owner's.
     fn pay(&self, key_file: &str) -> (i32, Value) {
+        self.pay_from(&dev_address(1), &["--session-key", key_file])
+    }
+
+    fn preview(&self, key_file: &str) -> (i32, Value) {
+        self.pay_from(&dev_address(1), &["--session-key", key_file, "--dry-run"])
+    }
+
+    fn pay_from(&self, account: &str, arguments: &[&str]) -> (i32, Value) {
         let mut command = pay402(&["pay", &format!("{}/paid", self.api.url)]);
         command
-            .args(["--session-key", key_file])
-            .env("PAY402_ACCOUNT", dev_address(1))
-            .env("EVM_RPC_URL", &self.market.chain.url)
+            .args(arguments)
+            .env("PAY402_ACCOUNT", account)
+            .env("EVM_RPC_URL", &self.chain.url)
             .env("PAY402_STATE_DIR", self.folder.path().join("state"));
         self.run(command)
     }
@@ -98,6 +122,10 @@ fn an_agent_pays_with_a_session_key_until_its_budget_ends_or_it_is_revoked() {
     assert_eq!(denied["details"]["remaining"], "0");
     assert_eq!(denied["payment"]["status"], "not_sent");
 
+    let (code, preview) = town.preview(&key_file);
+    assert_eq!((code, &preview["within_budget"]), (0, &false.into()), "{preview}");
+    assert_eq!(preview["offers"][0]["rule"], "session_budget", "{preview}");
+
     let (code, status) = town.account(&["status"]);
     assert_eq!((code, &status["adopted"], &status["epoch"]), (0, &true.into(), &0.into()));
     let session = &status["sessions"][0];
@@ -140,6 +168,81 @@ fn an_agent_pays_with_a_session_key_until_its_budget_ends_or_it_is_revoked() {
     assert!(!printed.contains(&dev_key(1)[2..]), "the root key was printed");
 }
 
+/// Gives an account USDC, as only the embedded chain can.
+fn give_usdc(chain: &Server, account: Address, amount: u64) {
+    let slot = usdc_balance_slot(account);
+    let call = serde_json::json!({
+        "jsonrpc": "2.0", "id": 1, "method": "anvil_setStorageAt",
+        "params": [USDC_ADDRESS, slot, B256::from(U256::from(amount))],
+    });
+    let request = reqwest::Client::new().post(&chain.url).body(call.to_string());
+    let request = request.header("content-type", "application/json");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let answer = runtime.block_on(async { request.send().await.unwrap().text().await.unwrap() });
+    assert!(answer.contains("result"), "{answer}");
+}
+
+#[test]
+fn a_facilitator_sends_for_an_owner_who_has_tokens_and_no_gas() {
+    let town = Town::open();
+    let owner = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x11)).unwrap();
+    let address = owner.address().to_checksum(None);
+    give_usdc(&town.chain, owner.address(), 50_000);
+    let account = |arguments: &[&str]| {
+        let mut command = pay402(&["account"]);
+        command
+            .args(arguments)
+            .env("EVM_PRIVATE_KEY", format!("0x{}", "11".repeat(32)))
+            .env("EVM_RPC_URL", &town.chain.url)
+            .env("FACILITATOR_URL", &town.facilitator.url);
+        town.run(command)
+    };
+    let pay = |file: &str| town.pay_from(&address, &["--session-key", file]);
+    let key_file = town.path("agent.key");
+    let session = ["--new-key", &key_file, "--cap", "0.01", "--budget", "0.05", "--any-payee"];
+    let (code, adopted) = account(&[&["adopt"][..], &session].concat());
+    assert_eq!((code, &adopted["adopted"]), (0, &true.into()), "{adopted}");
+    assert!(is_transaction(&adopted["transaction"]), "{adopted}");
+    let (code, again) = account(&["adopt"]);
+    assert_eq!((code, &again["adopted"], &again["transaction"]), (0, &false.into(), &Value::Null));
+
+    let (code, answer) = pay(&key_file);
+    assert_eq!((code, &answer["ok"]), (0, &true.into()), "{answer}");
+    let (_, status) = account(&["status"]);
+    assert_eq!((&status["wei"], &status["balances"][0]["amount"]), (&"0".into(), &"49000".into()));
+    assert_eq!(status["sessions"][0]["tokens"][0]["remaining"], "49000");
+
+    let second = town.path("second.key");
+    let add = ["session", "add", "--cap", "0.01", "--budget", "0.05", "--any-payee"];
+    let (code, added) = account(&[&add[..], &["--new-key", &second]].concat());
+    assert_eq!(code, 0, "{added}");
+    let key = adopted["session"]["key"].as_str().unwrap();
+    let (code, revoked) = account(&["session", "revoke", key]);
+    assert!(code == 0 && is_transaction(&revoked["transaction"]), "{revoked}");
+    assert_eq!(pay(&key_file).1["details"]["rule"], "session_key");
+    assert_eq!(pay(&second).0, 0);
+    let (_, status) = account(&["status"]);
+    assert_eq!((&status["wei"], &status["balances"][0]["amount"]), (&"0".into(), &"48000".into()));
+}
+
+#[test]
+fn a_facilitator_that_sends_nothing_for_accounts_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let market = Market::open(folder.path(), "warn");
+    let key_file = folder.path().join("agent.key");
+    let mut command = pay402(&["account", "adopt", "--cap", "1", "--budget", "1", "--any-payee"]);
+    command
+        .args(["--new-key", key_file.to_str().unwrap(), "--facilitator", &market.facilitator.url])
+        .env("EVM_PRIVATE_KEY", dev_key(1))
+        .env("EVM_RPC_URL", &market.chain.url);
+    let (code, _, stderr) = run(command);
+    let error: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!((code, &error["code"]), (5, &"not_sponsored".into()), "{error}");
+    assert_eq!(error["details"]["reason"], "sponsoring_not_offered");
+    assert!(error["suggestion"].as_str().unwrap().contains("--self-funded"), "{error}");
+    assert!(!key_file.exists(), "the key of no session was left behind");
+}
+
 #[test]
 fn what_cannot_work_says_what_to_do_and_leaves_no_key_behind() {
     let town = Town::open();
@@ -179,7 +282,7 @@ fn what_cannot_work_says_what_to_do_and_leaves_no_key_behind() {
         let mut command = pay402(&["account", "adopt"]);
         command.args(road).args(session).env("EVM_PRIVATE_KEY", poor);
         town.run({
-            command.env("EVM_RPC_URL", &town.market.chain.url);
+            command.env("EVM_RPC_URL", &town.chain.url);
             command
         })
     };
