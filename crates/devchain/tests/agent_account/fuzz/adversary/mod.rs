@@ -30,6 +30,8 @@ const PAYEES: [Address; 4] = [
     Address::repeat_byte(0xe3),
     Address::repeat_byte(0xe4),
 ];
+/// Bytes that fill up a signature of 65 bytes in call data.
+const SIGNATURE_PADDING: usize = 31;
 /// Payments and authorizations that are remembered, to be presented again.
 const POOL: usize = 64;
 
@@ -298,7 +300,11 @@ impl Adversary {
         match self.random.below(4) {
             0 => {}
             1 => operation.account = 1 - operation.account,
-            2 => flip(&mut self.random, &mut operation.data, 4),
+            2 => {
+                // What pads the signature, which comes last, means nothing and is not signed.
+                let meant = operation.data.len() - SIGNATURE_PADDING;
+                flip(&mut self.random, &mut operation.data[..meant], 4);
+            }
             _ => {
                 let key = self.random.pick(&KEYS).clone();
                 operation = self.operation_by(&key, operation.account, operation.wish);
