@@ -6,8 +6,8 @@
 //!   second payment with the same key meets the first one's entry, whatever it says itself.
 //! - **Durable before visible.** When a method returns, its change survives a power cut.
 //! - **One road.** An entry moves Due → Signed → Sent → Final and only by [`step`]; what is
-//!   signed stays recorded, so a retry sends the same bytes. An entry of which nothing is charged
-//!   goes from Due to Final: nothing is sent for it.
+//!   signed stays recorded, so a retry sends the same bytes. An entry without a plan goes from Due
+//!   to Final: nothing is sent for it.
 //! - **One writer.** Whoever advances entries holds the network's [`Lease`]; its fencing token is
 //!   checked in the same transaction as the change.
 //! - **One success.** [`Delivery`] says who may be told that the money moved. `Delivered` is
@@ -33,13 +33,14 @@ pub struct NewEntry {
     pub network: NetworkId,
     /// Who pays.
     pub payer: String,
-    /// How much is charged, in atomic units: never more is collected of this authorization.
+    /// How much is charged, in atomic units: never more is collected of this authorization. Zero for
+    /// an errand, which collects nothing.
     pub amount: Amount,
     /// The last moment (exclusive, chain time) at which settling can succeed.
     pub expires: UnixTime,
     /// Hash of API key and idempotency key, when the caller gave both.
     pub caller: Option<Digest>,
-    /// What has to be called to settle, sealed; empty where nothing is charged.
+    /// What has to be sent, sealed; empty where there is nothing to send, as for a charge of zero.
     pub plan: Vec<u8>,
     /// When it was entered.
     pub entered_at: UnixTime,

@@ -57,6 +57,9 @@ pub struct Verified {
     pub expires: UnixTime,
     /// What has to be called to settle, in the family's own encoding.
     pub plan: SecretBytes,
+    /// What has to be done before it can be settled. It is to be verified again then, and may have
+    /// to wait for something else.
+    pub first: Option<Prerequisite>,
     _sealed: Sealed,
 }
 
@@ -73,8 +76,23 @@ impl Verified {
         expires: UnixTime,
         plan: SecretBytes,
     ) -> Self {
-        Self { key, fingerprint, payer, amount, expires, plan, _sealed: Sealed }
+        Self { key, fingerprint, payer, amount, expires, plan, first: None, _sealed: Sealed }
     }
+
+    /// The same payment, which can be settled only when something else is done.
+    #[must_use]
+    pub fn after(self, first: Prerequisite) -> Self {
+        Self { first: Some(first), ..self }
+    }
+}
+
+/// What has to be done before a payment can be settled.
+#[derive(Clone, Debug)]
+pub struct Prerequisite {
+    /// What has to be done.
+    pub errand: Errand,
+    /// What to answer when it was done and the payment still wants it.
+    pub in_vain: Refused,
 }
 
 /// A payment read without asking the chain.
@@ -271,6 +289,12 @@ pub trait Network: Send + Sync {
     /// The signer that alone may send what carries out `plan`, as spelled on the wire; `None` when
     /// any may.
     fn sender(&self, _plan: &SecretBytes) -> Option<String> {
+        None
+    }
+
+    /// The transaction that carries out `plan` where it was signed by somebody else, and who signed
+    /// it; `None` where one of our signers has to.
+    fn signed_elsewhere(&self, _plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
         None
     }
 

@@ -146,6 +146,32 @@ refusals! {
     TokenPermitFromMismatch = "eip2612_from_mismatch", 402, NewPayment, Untouched;
     /// The EIP-2612 permit lets another contract than Permit2 spend.
     TokenPermitSpenderMismatch = "eip2612_spender_not_permit2", 402, NewPayment, Untouched;
+    /// The gas sponsoring extension with a signed approval does not have its form.
+    ApprovalForm = "invalid_erc20_approval_extension_format", 402, NewPayment, Untouched;
+    /// The approval is not the payer's.
+    ApprovalFromMismatch = "erc20_approval_from_mismatch", 402, NewPayment, Untouched;
+    /// The approval is for another token than the payment.
+    ApprovalAssetMismatch = "erc20_approval_asset_mismatch", 402, NewPayment, Untouched;
+    /// The approval lets another contract than Permit2 spend.
+    ApprovalSpenderMismatch = "erc20_approval_spender_not_permit2", 402, NewPayment, Untouched;
+    /// The signed approval is no transaction of EIP-1559.
+    ApprovalUnreadable = "erc20_approval_tx_parse_failed", 402, NewPayment, Untouched;
+    /// The signed approval calls another contract than the token.
+    ApprovalWrongTarget = "erc20_approval_tx_wrong_target", 402, NewPayment, Untouched;
+    /// The signed approval does not call approve.
+    ApprovalWrongSelector = "erc20_approval_tx_wrong_selector", 402, NewPayment, Untouched;
+    /// The signed approval's call data is not that of approve and nothing else.
+    ApprovalInvalidCalldata = "erc20_approval_tx_invalid_calldata", 402, NewPayment, Untouched;
+    /// The signed approval is for another spender than Permit2.
+    ApprovalWrongSpender = "erc20_approval_tx_wrong_spender", 402, NewPayment, Untouched;
+    /// The signed approval's signature is none.
+    ApprovalInvalidSignature = "erc20_approval_tx_invalid_signature", 402, NewPayment, Untouched;
+    /// The approval is signed by another account than the payer.
+    ApprovalSignerMismatch = "erc20_approval_tx_signer_mismatch", 402, NewPayment, Untouched;
+    /// The signed approval is one that this facilitator does not broadcast.
+    ApprovalNotAllowed = "erc20_approval_tx_not_allowed", 402, NewPayment, Untouched;
+    /// The signed approval was broadcast and approved nothing.
+    ApprovalFailed = "erc20_approval_broadcast_failed", 402, NewPayment, Untouched;
     /// The delegation manager is not one this facilitator calls, and not the payer's own adopted account.
     ManagerNotAllowed = "erc7710_delegation_manager_not_allowed", 402, Never, Untouched;
     /// The delegation does not let this payment through when it is simulated on the chain.
@@ -181,7 +207,7 @@ refusals! {
     /// Settlement failed for a reason that is none of the payer's.
     UnexpectedSettleError = "unexpected_settle_error", 503, Same, MaybeMoved;
     /// Verification failed for a reason that is none of the payer's.
-    UnexpectedVerifyError = "unexpected_verify_error", 503, Same, Untouched;
+    UnexpectedVerifyError = "unexpected_verify_error" | "erc20_approval_tx_validation_unavailable", 503, Same, Untouched;
     /// Nobody here serves this scheme on this network.
     UnsupportedScheme = "unsupported_scheme", 402, Never, Untouched;
     /// The resource server asks for more than the ceiling that the payer signed.

@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use crate::address::{canonical, parse_address, parse_payee};
 use crate::assets::{Asset, AssetTable, Peg, TransferMethod};
 use crate::read::{ReadPayment, SETTLEMENT_MARGIN_S_MIN};
-use crate::sponsor::{EIP2612_GAS_SPONSORING, token_permit_offer};
+use crate::sponsor::{
+    EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING, approval_offer, token_permit_offer,
+};
 
 /// A resource server's side of one scheme.
 #[derive(Clone, Debug)]
@@ -129,6 +131,9 @@ impl Offering {
         let mut extensions = Map::new();
         if permit2 && has_domain && serves(EIP2612_GAS_SPONSORING) {
             extensions.insert(EIP2612_GAS_SPONSORING.to_owned(), token_permit_offer());
+        }
+        if permit2 && serves(ERC20_APPROVAL_GAS_SPONSORING) {
+            extensions.insert(ERC20_APPROVAL_GAS_SPONSORING.to_owned(), approval_offer());
         }
         extensions
     }

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use alloy::primitives::{Address, B256, U256, keccak256};
+use alloy::consensus::{SignableTransaction as _, TxEip1559};
+use alloy::eips::Encodable2718 as _;
+use alloy::eips::eip2930::AccessList;
+use alloy::primitives::{Address, B256, U64, U256, keccak256};
 use alloy::signers::Signer;
 use alloy::sol_types::SolCall as _;
 use pay402_core::asset::AssetId;
@@ -24,11 +27,15 @@ use crate::mandate::Mandate;
 use crate::network::FACILITATOR_ADDRESS;
 use crate::network::sight::{Sighting, Subject, is_cancelled_for_good, is_over, sight};
 use crate::read::domain_of;
-use crate::rpc::{Call, Rpc};
+use crate::rpc::{Block, Call, Rpc};
 use crate::signature::Ecdsa;
-use crate::sponsor::{EIP2612_GAS_SPONSORING, token_permit_info};
+use crate::sponsor::{
+    EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING, approval_info, token_permit_info,
+};
 use crate::typed_data::{Authorization, PERMIT2, PermitTransfer, TokenPermit, token_domain};
 
+/// Gas of an approval: what official clients ask for, and more than common tokens take.
+const APPROVAL_GAS: u64 = 70_000;
 /// Sets identifiers apart from everything else that the key signs. An EIP-191 message can be
 /// neither a transaction nor typed data.
 const IDENTIFIER_LABEL: &str = "pay402 payment identifier";
@@ -38,15 +45,21 @@ pub(crate) struct Payer<S> {
     signer: S,
     assets: AssetTable,
     rpcs: BTreeMap<NetworkId, Rpc>,
+    /// What an approval of Permit2 is for, where a payment does not need more.
+    approves: U256,
 }
 
 impl<S: Signer + Send + Sync> Payer<S> {
     pub(crate) const fn new(signer: S, assets: AssetTable) -> Self {
-        Self { signer, assets, rpcs: BTreeMap::new() }
+        Self { signer, assets, rpcs: BTreeMap::new(), approves: U256::ZERO }
     }
 
     pub(crate) fn add_rpc(&mut self, network: NetworkId, rpc: Rpc) {
         self.rpcs.insert(network, rpc);
+    }
+
+    pub(crate) const fn set_approves(&mut self, amount: Amount) {
+        self.approves = amount.to_u256();
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -97,45 +110,86 @@ impl<S: Signer + Send + Sync> Payer<S> {
     }
 
     /// What lets a facilitator give Permit2 the allowance that is missing: an EIP-2612 permit for
-    /// exactly this payment. Nothing where the allowance suffices, the token's domain is not known,
-    /// or no node can be asked: the facilitator then says what is missing.
+    /// exactly this payment, or, of a token that has none, an approval. Nothing where the allowance
+    /// suffices or no node can be asked: the facilitator then says what is missing.
     async fn sponsoring(
         &self,
         asset: &Asset,
         permit: &PermitTransfer,
         chain_id: u64,
     ) -> Map<String, Value> {
-        let Some(rpc) = self.rpcs.get(&asset.info.id.network).filter(|_| asset.has_domain()) else {
-            return Map::new();
-        };
-        match self.token_permit(rpc, asset, permit, chain_id).await {
-            Ok(Some(info)) => Map::from_iter([(EIP2612_GAS_SPONSORING.to_owned(), info.into())]),
+        let Some(rpc) = self.rpcs.get(&asset.info.id.network) else { return Map::new() };
+        match self.allowance(rpc, asset, permit, chain_id).await {
+            Ok(Some((name, info))) => Map::from_iter([(name.to_owned(), info)]),
             Ok(None) | Err(_) => Map::new(),
         }
     }
 
-    async fn token_permit(
+    async fn allowance(
         &self,
         rpc: &Rpc,
         asset: &Asset,
         permit: &PermitTransfer,
         chain_id: u64,
-    ) -> Result<Option<Map<String, Value>>, Unavailable> {
+    ) -> Result<Option<(&'static str, Value)>, Unavailable> {
         let (token, owner) = (asset.token(), permit.from);
         let allowance = Erc20::allowanceCall { owner, spender: PERMIT2 }.abi_encode();
         let nonces = Erc20::noncesCall { owner }.abi_encode();
         let [allowance, nonce] =
             rpc.ask_all([Call::view(token, allowance), Call::view(token, nonces)]).await?;
         let allowance = rpc.read_call(allowance)?.word();
-        let Some(nonce) = rpc.read_call(nonce)?.word() else { return Ok(None) };
         if allowance.is_none_or(|allowance| allowance >= permit.permitted) {
             return Ok(None);
         }
+        let nonce = rpc.read_call(nonce)?.word().filter(|_| asset.has_domain());
+        let Some(nonce) = nonce else {
+            let info = self.approval(rpc, token, permit, chain_id).await?;
+            return Ok(info.map(|info| (ERC20_APPROVAL_GAS_SPONSORING, info.into())));
+        };
         let (value, deadline) = (permit.permitted, permit.deadline);
         let token_permit = TokenPermit { owner, value, nonce, deadline };
         let domain = token_domain(&asset.info, chain_id, token);
         let signature = self.sign(&token_permit.digest(&domain)).await?;
-        Ok(Some(token_permit_info(&token_permit, token, signature)))
+        let info = token_permit_info(&token_permit, token, signature);
+        Ok(Some((EIP2612_GAS_SPONSORING, info.into())))
+    }
+
+    /// A signed transaction that approves Permit2, for the facilitator to broadcast. An account with
+    /// code has none of its own.
+    async fn approval(
+        &self,
+        rpc: &Rpc,
+        token: Address,
+        permit: &PermitTransfer,
+        chain_id: u64,
+    ) -> Result<Option<Map<String, Value>>, Unavailable> {
+        let owner = permit.from;
+        let [code, nonce, head, tip] = rpc
+            .ask_all([Call::code(owner), Call::mined_nonces(owner), Call::head(), Call::tip()])
+            .await?;
+        if !rpc.read_bytes(code)?.is_empty() {
+            return Ok(None);
+        }
+        let nonce: U64 = rpc.read(nonce)?;
+        let head: Block = rpc.read(head)?;
+        let tip: u128 = rpc.read::<U256>(tip)?.saturating_to();
+        let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
+        let amount = self.approves.max(permit.permitted);
+        let transaction = TxEip1559 {
+            chain_id,
+            nonce: nonce.to(),
+            gas_limit: APPROVAL_GAS,
+            max_fee_per_gas: base.saturating_mul(2).saturating_add(tip),
+            max_priority_fee_per_gas: tip,
+            to: token.into(),
+            value: U256::ZERO,
+            access_list: AccessList::default(),
+            input: Erc20::approveCall { spender: PERMIT2, value: amount }.abi_encode().into(),
+        };
+        let signature = self.signer.sign_hash(&transaction.signature_hash()).await;
+        let signature = signature.map_err(|_| refused_to_sign())?.normalized_s();
+        let raw = transaction.into_signed(signature).encoded_2718();
+        Ok(Some(approval_info(owner, token, amount, &raw)))
     }
 
     pub(crate) async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {

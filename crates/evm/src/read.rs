@@ -18,7 +18,7 @@ use crate::exact::{Eip3009Payload, Erc7710Payload};
 use crate::mandate::{Delegation, Mandate};
 use crate::permit2::Permit2Payload;
 use crate::signature::{Deployment, Judgement, SignatureBytes};
-use crate::sponsor::{self, SignedTokenPermit};
+use crate::sponsor::{self, SignedApproval, SignedTokenPermit};
 use crate::typed_data::{Authorization, PermitTransfer, token_domain};
 
 /// Shortest time that must remain before an authorization expires, in seconds. Networks with slow
@@ -81,6 +81,8 @@ pub(crate) struct ReadPayment {
     pub(crate) deployment: Option<Deployment>,
     /// The permit that lets Permit2 move the token, when the payer sent one along.
     pub(crate) token_permit: Option<SignedTokenPermit>,
+    /// The approval of Permit2 that the payer signed as a transaction, where it is looked for.
+    pub(crate) approval: Option<SignedApproval>,
     /// What is to move, in atomic units; zero for a metered payment that is to cost nothing.
     pub(crate) charge: U256,
     pub(crate) token: Address,
@@ -165,7 +167,18 @@ impl ReadPayment {
         }
         let key = mandate.key(&payment.terms().network, &token);
         let charge = payment.charge().to_u256();
-        Self { mandate, signature, deployment, token_permit, charge, token, digest, judgement, key }
+        Self {
+            mandate,
+            signature,
+            deployment,
+            token_permit,
+            approval: None,
+            charge,
+            token,
+            digest,
+            judgement,
+            key,
+        }
     }
 
     /// Refuses what no account may sign with: a signature of the payer's that somebody re-encoded.

@@ -279,6 +279,11 @@ impl Call {
         Self::new("eth_getTransactionCount", json!([account, "latest"]))
     }
 
+    /// What `account` holds of the native coin, in wei.
+    pub(crate) fn balance(account: Address) -> Self {
+        Self::new("eth_getBalance", json!([account, "latest"]))
+    }
+
     /// The receipt of a transaction, or null.
     pub(crate) fn receipt(transaction: B256) -> Self {
         Self::new("eth_getTransactionReceipt", json!([transaction]))

@@ -2,20 +2,34 @@
 //!
 //! `eip2612GasSponsoring`: the payer signs an EIP-2612 permit for exactly the payment's amount, and
 //! the proxy takes it along (spec `extensions/eip2612_gas_sponsoring`).
+//!
+//! `erc20ApprovalGasSponsoring`: for tokens without EIP-2612 the payer signs a whole transaction that
+//! approves, and the facilitator broadcasts it and, where the payer lacks the gas, sends that first
+//! (spec `extensions/erc20_gas_sponsoring`).
 
-use alloy::primitives::U256;
+use alloy::consensus::{Signed, Transaction as _, TxEip1559, TxEnvelope};
+use alloy::eips::eip2718::Decodable2718 as _;
+use alloy::primitives::{Address, B256, U256};
+use alloy::sol_types::SolCall as _;
 use pay402_core::error::Malformed;
 use pay402_core::{Presented, Refusal, Refused};
 use serde_json::{Map, Value, json};
 
+use crate::contracts::Erc20;
 use crate::fields::{Fields, texts};
 use crate::signature::{Ecdsa, SignatureBytes};
 use crate::typed_data::{PERMIT2, PermitTransfer, TokenPermit};
 
 /// The extension's name on the wire.
 pub(crate) const EIP2612_GAS_SPONSORING: &str = "eip2612GasSponsoring";
-/// The version of the extension's form.
+/// The name of the other extension on the wire.
+pub(crate) const ERC20_APPROVAL_GAS_SPONSORING: &str = "erc20ApprovalGasSponsoring";
+/// The version of the extensions' form.
 const VERSION: &str = "1";
+/// Longest signed approval that is read, in bytes; one has about 180.
+const APPROVAL_BYTES_MAX: usize = 1024;
+/// Length of the call data of `approve`.
+const APPROVE_BYTES: usize = 68;
 
 /// An EIP-2612 permit with its signature. `Debug` hides the signature.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,9 +83,9 @@ pub(crate) fn token_permit(
 }
 
 struct TokenPermitInfo {
-    from: alloy::primitives::Address,
-    asset: alloy::primitives::Address,
-    spender: alloy::primitives::Address,
+    from: Address,
+    asset: Address,
+    spender: Address,
     amount: U256,
     nonce: U256,
     deadline: U256,
@@ -96,7 +110,7 @@ impl TokenPermitInfo {
 /// What a payer adds to the extension's `info`.
 pub(crate) fn token_permit_info(
     permit: &TokenPermit,
-    asset: alloy::primitives::Address,
+    asset: Address,
     signature: Ecdsa,
 ) -> Map<String, Value> {
     texts([
@@ -136,6 +150,165 @@ pub(crate) fn token_permit_offer() -> Value {
             "required": [
                 "from", "asset", "spender", "amount", "nonce", "deadline", "signature", "version"
             ],
+        },
+    })
+}
+
+/// An approval of Permit2 that the payer signed as a whole transaction. `Debug` hides its bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct SignedApproval {
+    pub(crate) raw: SignatureBytes,
+    pub(crate) hash: B256,
+    pub(crate) nonce: u64,
+    pub(crate) gas_limit: u64,
+    /// Highest fee per gas, in wei.
+    pub(crate) max_fee: u128,
+    /// What it lets Permit2 move.
+    pub(crate) amount: U256,
+    pub(crate) chain_id: Option<u64>,
+    pub(crate) wei: U256,
+    pub(crate) is_plain: bool,
+}
+
+/// The approval that a payment by `permit` brings along; `None` when it brings none.
+///
+/// # Errors
+/// The refusal of an approval that is not for this payment, in the order of the protocol.
+pub(crate) fn approval(
+    presented: &Presented,
+    permit: &PermitTransfer,
+) -> Result<Option<SignedApproval>, Refused> {
+    let Some(info) = info(presented, ERC20_APPROVAL_GAS_SPONSORING) else { return Ok(None) };
+    // What the server advertises has no transaction; a client that adds none asks for nothing.
+    if !info.contains_key("signedTransaction") {
+        return Ok(None);
+    }
+    let payer = permit.from.to_checksum(None);
+    let refuse = |refusal: Refusal| Refused::from(refusal).by(payer.clone());
+    let read = ApprovalInfo::parse(info).map_err(|error| {
+        Refused::new(Refusal::ApprovalForm, error.to_string()).by(payer.clone())
+    })?;
+    if read.from != permit.from {
+        return Err(refuse(Refusal::ApprovalFromMismatch));
+    }
+    if read.asset != permit.token {
+        return Err(refuse(Refusal::ApprovalAssetMismatch));
+    }
+    if read.spender != PERMIT2 {
+        return Err(refuse(Refusal::ApprovalSpenderMismatch));
+    }
+    let mut rest = read.raw.expose();
+    let signed = match TxEnvelope::decode_2718(&mut rest) {
+        Ok(TxEnvelope::Eip1559(signed)) if rest.is_empty() => signed,
+        _ => return Err(refuse(Refusal::ApprovalUnreadable)),
+    };
+    read_approval(&signed, permit, read.raw).map(Some).map_err(refuse)
+}
+
+fn read_approval(
+    signed: &Signed<TxEip1559>,
+    permit: &PermitTransfer,
+    raw: SignatureBytes,
+) -> Result<SignedApproval, Refusal> {
+    let transaction = signed.tx();
+    if transaction.to.to() != Some(&permit.token) {
+        return Err(Refusal::ApprovalWrongTarget);
+    }
+    if !transaction.input.starts_with(&Erc20::approveCall::SELECTOR) {
+        return Err(Refusal::ApprovalWrongSelector);
+    }
+    let approve = Erc20::approveCall::abi_decode_validate(&transaction.input)
+        .ok()
+        .filter(|_| transaction.input.len() == APPROVE_BYTES)
+        .ok_or(Refusal::ApprovalInvalidCalldata)?;
+    if approve.spender != PERMIT2 {
+        return Err(Refusal::ApprovalWrongSpender);
+    }
+    // Chains take the low s only (EIP-2).
+    let signer = signed.recover_signer().ok().filter(|_| Ecdsa::from(*signed.signature()).is_low());
+    let signer = signer.ok_or(Refusal::ApprovalInvalidSignature)?;
+    if signer != permit.from {
+        return Err(Refusal::ApprovalSignerMismatch);
+    }
+    Ok(SignedApproval {
+        raw,
+        hash: *signed.hash(),
+        nonce: transaction.nonce,
+        gas_limit: transaction.gas_limit,
+        max_fee: transaction.max_fee_per_gas,
+        amount: approve.value,
+        chain_id: transaction.chain_id(),
+        wei: transaction.value,
+        is_plain: transaction.access_list.is_empty(),
+    })
+}
+
+struct ApprovalInfo {
+    from: Address,
+    asset: Address,
+    spender: Address,
+    raw: SignatureBytes,
+}
+
+impl ApprovalInfo {
+    fn parse(info: &Map<String, Value>) -> Result<Self, Malformed> {
+        let fields = Fields::new(info, format!("extensions.{ERC20_APPROVAL_GAS_SPONSORING}.info"));
+        // What is approved is in the transaction; this only has to have the form.
+        fields.number("amount")?;
+        fields.text("version")?;
+        Ok(Self {
+            from: fields.address("from")?,
+            asset: fields.address("asset")?,
+            spender: fields.address("spender")?,
+            raw: SignatureBytes::new(
+                fields.bytes("signedTransaction", APPROVAL_BYTES_MAX)?.to_vec(),
+            ),
+        })
+    }
+}
+
+/// What a payer adds to the extension's `info`: `raw` approves `amount` of `asset`.
+pub(crate) fn approval_info(
+    from: Address,
+    asset: Address,
+    amount: U256,
+    raw: &[u8],
+) -> Map<String, Value> {
+    texts([
+        ("from", from.to_checksum(None)),
+        ("asset", asset.to_checksum(None)),
+        ("spender", PERMIT2.to_checksum(None)),
+        ("amount", amount.to_string()),
+        ("signedTransaction", alloy::hex::encode_prefixed(raw)),
+        ("version", VERSION.to_owned()),
+    ])
+}
+
+/// What a resource server advertises in its 402.
+pub(crate) fn approval_offer() -> Value {
+    let text = |pattern: &str, what: &str| json!({ "type": "string", "pattern": pattern, "description": what });
+    let (address, number) = ("^0x[a-fA-F0-9]{40}$", "^[0-9]+$");
+    json!({
+        "info": {
+            "description": "The facilitator broadcasts a signed approval of Permit2, and sends the \
+                            payer the gas that it lacks, once.",
+            "version": VERSION,
+        },
+        "schema": {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "properties": {
+                "from": text(address, "The payer."),
+                "asset": text(address, "The token."),
+                "spender": text(address, "Permit2."),
+                "amount": text(number, "The amount that is approved: at least the payment's."),
+                "signedTransaction": text(
+                    "^0x[a-fA-F0-9]+$",
+                    "An EIP-1559 transaction that calls approve(Permit2, amount) and nothing else.",
+                ),
+                "version": text("^[0-9]+(\\.[0-9]+)*$", "The version of this form."),
+            },
+            "required": ["from", "asset", "spender", "amount", "signedTransaction", "version"],
         },
     })
 }

@@ -27,7 +27,7 @@ use crate::lease;
 use crate::options::Options;
 use crate::recover;
 use crate::scribe::Scribe;
-use crate::settle::Call;
+use crate::settle::{Call, refused_by};
 use crate::worker::{self, Crew};
 
 /// Shortest lease that leaves time to renew it: leases are counted in whole seconds.
@@ -179,10 +179,14 @@ impl Engine {
                 if let Some(refused) = suspended(desk, &verified).await? {
                     return Ok(Verdict::Invalid(refused));
                 }
-                match uncharged(desk, caller, payment, &verified).await? {
-                    Some(refused) => Ok(Verdict::Invalid(refused)),
-                    None => Ok(Verdict::Valid { payer: verified.payer }),
-                }
+                let refused = match uncharged(desk, caller, payment, &verified).await? {
+                    Some(refused) => Some(refused),
+                    None => waits_in_vain(desk, &verified).await?,
+                };
+                Ok(match refused {
+                    Some(refused) => Verdict::Invalid(refused),
+                    None => Verdict::Valid { payer: verified.payer },
+                })
             }
             Err(Unverified::Unavailable(error)) => Err(error),
             Err(Unverified::Invalid(refused)) => Ok(collectable(desk, caller, payment, &refused)
@@ -445,6 +449,17 @@ fn supported_by(networks: &[Arc<dyn Network>]) -> Supported {
         }
     }
     Supported { kinds, extensions, signers }
+}
+
+/// The refusal of a payment that waits for what was done before, or failed.
+async fn waits_in_vain(desk: &Desk, verified: &Verified) -> Result<Option<Refused>, Unavailable> {
+    let Some(first) = &verified.first else { return Ok(None) };
+    let found = desk.journal.find(&first.errand.key).await;
+    let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
+    Ok(found.and_then(|entry| match entry.stage {
+        Stage::Final(Outcome::Settled { .. }) => Some(first.in_vain.clone()),
+        _ => refused_by(&entry),
+    }))
 }
 
 /// Whether `refused` only says that the payment was settled here, and this caller may be told.

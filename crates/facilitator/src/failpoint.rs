@@ -37,6 +37,8 @@ macro_rules! failpoints {
 }
 
 failpoints! {
+    /// What a payment had to wait for is done, and closed in the journal; the payment is not entered.
+    AfterErrandBeforePayment = "after-errand-before-payment";
     /// The payment is in the journal; the worker does not know of it.
     AfterEnter = "after-enter";
     /// The transaction is signed; the journal does not know of it.

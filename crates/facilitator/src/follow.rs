@@ -163,7 +163,9 @@ async fn look(crew: &Crew, flight: &Flight, status: Result<ChainStatus, Unavaila
 /// Closes if our nonce is consumed, so that nothing behind it waits for bytes nobody holds.
 async fn close_when_consumed(crew: &Crew, flight: &Flight, mined: bool, outcome: Outcome) -> Next {
     let desk = &crew.desk;
+    // What somebody else signed is in no lane of ours.
     let consumed = mined
+        || desk.lane_of(&flight.sent.signer).is_none()
         || match desk.in_time(desk.network.consumed_nonces(&flight.sent.signer)).await {
             Ok(Ok(next)) => next > flight.sent.nonce,
             Ok(Err(_)) | Err(_) => false,

@@ -104,7 +104,7 @@ pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecov
 enum Taken {
     Job(Job),
     Flight(Flight),
-    /// Nothing is to be collected, so that it has no plan.
+    /// It has no plan, so that nothing is to be sent for it.
     Uncharged(Custody),
 }
 

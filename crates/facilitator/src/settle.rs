@@ -17,13 +17,14 @@ use std::time::Duration;
 use pay402_core::error::Unavailable;
 use pay402_core::facilitator::{Settled, Settlement};
 use pay402_core::journal::{Delivery, Entered, Entry, JournalError, NewEntry, Outcome, Stage};
-use pay402_core::network::{Identified, Unverified, Verified};
+use pay402_core::network::{Identified, Prerequisite, Unverified, Verified};
 use pay402_core::refusal::Reason;
 use pay402_core::{Digest, Payment, PaymentKey, Refusal, Refused};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
+use crate::errand::{self, Ended};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::recover;
@@ -34,6 +35,9 @@ use crate::worker::{Crew, Job};
 
 /// How often a call looks again when others changed the entry under its eyes.
 const LOOKS_MAX: usize = 8;
+const TOO_MANY: &str = "too many unfinished settlements of this payer";
+/// Most things that a payment waits for before it is entered.
+const ERRANDS_MAX: usize = 4;
 /// How long a call that is too late to hand over waits for the outcome that overtook it.
 const OVERTAKEN: Duration = Duration::from_secs(5);
 
@@ -167,18 +171,39 @@ impl Call {
         if let Some(refused) = desk.suspension(&self.identified.payer).await? {
             return self.refused_or_known(refused).await;
         }
-        let verified = match desk.in_time(desk.network.verify(&self.payment)).await? {
-            Ok(verified) => verified,
-            Err(Unverified::Invalid(refused)) => return self.refused_or_known(refused).await,
-            Err(Unverified::Unavailable(error)) => return Err(error),
-        };
-        if verified.key != self.identified.key
-            || verified.fingerprint != self.identified.fingerprint
-        {
-            tracing::error!(payment = %verified.key, "verified another payment than identified");
-            return Err(Unavailable::new("verification", "it contradicts itself"));
+        let mut done: Vec<PaymentKey> = Vec::new();
+        for _ in 0..ERRANDS_MAX {
+            let mut verified = match desk.in_time(desk.network.verify(&self.payment)).await? {
+                Ok(verified) => verified,
+                Err(Unverified::Invalid(refused)) => return self.refused_or_known(refused).await,
+                Err(Unverified::Unavailable(error)) => return Err(error),
+            };
+            if verified.key != self.identified.key
+                || verified.fingerprint != self.identified.fingerprint
+            {
+                tracing::error!(payment = %verified.key, "verified another payment than identified");
+                return Err(Unavailable::new("verification", "it contradicts itself"));
+            }
+            let Some(Prerequisite { errand, in_vain }) = verified.first.take() else {
+                return self.enter(verified, place, reply).await;
+            };
+            // Who waits counts too, so that one payer does not take every place.
+            let Some(_share) = desk.try_share(&verified.payer, &verified.key) else {
+                return Err(Unavailable::new(format!("settling on {}", desk.id), TOO_MANY));
+            };
+            let errand_key = errand.key.clone();
+            if done.contains(&errand_key) {
+                return Ok(Step::Answer(in_vain.into()));
+            }
+            tracing::info!(payment = %self.identified.key, errand = %errand_key, "waits for an errand");
+            match errand::carry_out(&self.crew, errand, self.deadline).await? {
+                Ended::Done(_) => done.push(errand_key),
+                Ended::Failed(refused) => return Ok(Step::Answer(refused.into())),
+                Ended::Open(_) => return Ok(Step::Answer(pending(None))),
+            }
+            desk.options.failpoints.pass(Failpoint::AfterErrandBeforePayment).await;
         }
-        self.enter(verified, place, reply).await
+        Ok(Step::Answer(pending(None)))
     }
 
     /// Refused; by the chain perhaps because a copy of it was settled since we looked.
@@ -201,8 +226,7 @@ impl Call {
         let payer = verified.payer.clone();
         // Held until the entry is in hand, where it is counted in its own right.
         let Some(_share) = desk.try_share(&payer, key) else {
-            let problem = "too many unfinished settlements of this payer";
-            return Err(Unavailable::new(format!("settling on {}", desk.id), problem));
+            return Err(Unavailable::new(format!("settling on {}", desk.id), TOO_MANY));
         };
         let charge = self.payment.charge();
         let new = NewEntry {

@@ -172,7 +172,7 @@ impl Worker {
     }
 
     /// Signs a batch with nonces that have no gap. What is left over is handed in again.
-    async fn sign_gapless(&mut self, mut batch: Vec<Job>) -> Vec<Ready> {
+    async fn sign_gapless(&mut self, batch: Vec<Job>) -> Vec<Ready> {
         let desk = Arc::clone(&self.crew.desk);
         // Before any nonce of this batch is handed out: one that is learnt anew knows nothing of
         // those that are not recorded yet.
@@ -180,6 +180,7 @@ impl Worker {
             self.forget_nonces(&lost.signer);
         }
         let mut ready = Vec::with_capacity(batch.len());
+        let mut batch = self.pass_signed(batch, &mut ready);
         for _ in 0..SIGN_PASSES {
             let planned = self.plan(batch).await;
             let tried = sign_all(&desk, planned).await;
@@ -193,6 +194,30 @@ impl Worker {
             desk.spawn(async move { follow::hand_in(&crew, job).await });
         }
         ready
+    }
+
+    /// Passes on what somebody else signed, which needs no nonce of ours. The others are returned.
+    fn pass_signed(&self, batch: Vec<Job>, ready: &mut Vec<Ready>) -> Vec<Job> {
+        let desk = &self.crew.desk;
+        let mut others = Vec::with_capacity(batch.len());
+        for mut job in batch {
+            let late = desk.clock.now() >= job.expires;
+            let Some((sent, raw)) = desk.network.signed_elsewhere(&job.plan).filter(|_| !late)
+            else {
+                others.push(job);
+                continue;
+            };
+            match desk.sealer.seal(Content::Raw, &job.custody.key, &raw) {
+                Ok(sealed) => ready.push((job, SignedAs { sent, raw: sealed }, raw)),
+                Err(error) => {
+                    tracing::warn!(payment = %job.custody.key, %error, "not sealed yet");
+                    job.failures = job.failures.saturating_add(1);
+                    let rest = job.rest();
+                    desk.spawn(follow::recheck(self.crew.clone(), job, rest));
+                }
+            }
+        }
+        others
     }
 
     /// Gives each payment a signer and a nonce. Those that are late, or that no signer is fit for,

@@ -91,6 +91,10 @@ async fn a_crash_at_any_edge_settles_exactly_once() {
         if failpoint == Failpoint::AfterCollectBeforeAnswer {
             continue;
         }
+        // Reached only by a payment that waits for an errand: see the engine's tests.
+        if failpoint == Failpoint::AfterErrandBeforePayment {
+            continue;
+        }
         let journal = market.folder.path().join(format!("{failpoint}.db"));
         let setting = format!("{} {}", node.http_url(), journal.display());
         let presented = market.signed("/paid", WireVersion::V2).await;

@@ -24,6 +24,10 @@ const GAS_LIMIT_MAX: RangeInclusive<u64> = 60_000..=10_000_000;
 const FEE_PER_GAS_MAX_GWEI: RangeInclusive<u64> = 1..=100_000;
 /// What `operations_per_account_max` may be: each asks the journal for every turn before it.
 const OPERATIONS_PER_ACCOUNT_MAX: RangeInclusive<u64> = 1..=100;
+/// What `advance_wei_max` may be; whoever makes a new key may be sent it once.
+const ADVANCE_WEI_MAX: RangeInclusive<u64> = 0..=10_000_000_000_000_000;
+/// What `approval_gas_max` may be.
+const APPROVAL_GAS_MAX: RangeInclusive<u64> = 30_000..=1_000_000;
 const WEI_PER_GWEI: u128 = 1_000_000_000;
 /// What `strikes_max` may be: so many times are remembered of one payer.
 const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
@@ -101,6 +105,15 @@ pub(crate) struct Sponsor {
     pub(crate) adoptions: bool,
     /// How many of these are begun for one account in a day. Default 8.
     pub(crate) operations_per_account_max: Option<u32>,
+    /// Whether approvals of Permit2 that payers sign as transactions are broadcast
+    /// (`erc20ApprovalGasSponsoring`). Default no.
+    #[serde(default)]
+    pub(crate) approvals: bool,
+    /// Most that is sent to a payer, once for all, for the gas of its approval, in wei. Default
+    /// 10^14; 0 sends nothing.
+    pub(crate) advance_wei_max: Option<u64>,
+    /// Most gas that an approval may ask for. Default 100,000.
+    pub(crate) approval_gas_max: Option<u64>,
 }
 
 impl Sponsor {
@@ -111,6 +124,9 @@ impl Sponsor {
             operations_per_account_max: self
                 .operations_per_account_max
                 .unwrap_or(default.operations_per_account_max),
+            approvals: self.approvals,
+            advance_wei_max: self.advance_wei_max.map_or(default.advance_wei_max, u128::from),
+            approval_gas_max: self.approval_gas_max.unwrap_or(default.approval_gas_max),
         }
     }
 }
@@ -241,6 +257,8 @@ impl Network {
         let operations = self.sponsor.operations_per_account_max.map(u64::from);
         for (field, value, allowed) in [
             ("sponsor.operations_per_account_max", operations, OPERATIONS_PER_ACCOUNT_MAX),
+            ("sponsor.advance_wei_max", self.sponsor.advance_wei_max, ADVANCE_WEI_MAX),
+            ("sponsor.approval_gas_max", self.sponsor.approval_gas_max, APPROVAL_GAS_MAX),
             ("block_time_s", self.block_time_s, BLOCK_TIME_S),
             ("gas_limit_max", self.gas_limit_max, GAS_LIMIT_MAX),
             ("fee_per_gas_max_gwei", self.fee_per_gas_max_gwei, FEE_PER_GAS_MAX_GWEI),
@@ -470,11 +488,19 @@ mod tests {
         let settings = |text: &str| {
             parse(text).unwrap().networks[0].settings("network[0]").unwrap().sponsoring
         };
-        assert!(!settings(GOOD).adoptions);
+        assert!(!settings(GOOD).adoptions && !settings(GOOD).approvals);
         let with = |lines: &str| format!("{GOOD}\n[network.sponsor]\n{lines}");
         let set = settings(&with("adoptions = true\noperations_per_account_max = 3"));
         assert_eq!((set.adoptions, set.operations_per_account_max), (true, 3));
-        for bad in ["adoption = true", "operations_per_account_max = 0"] {
+        let set =
+            settings(&with("approvals = true\nadvance_wei_max = 0\napproval_gas_max = 50000"));
+        assert_eq!((set.approvals, set.advance_wei_max, set.approval_gas_max), (true, 0, 50_000));
+        for bad in [
+            "adoption = true",
+            "operations_per_account_max = 0",
+            "advance_wei_max = 10000000000000001",
+            "approval_gas_max = 21000",
+        ] {
             assert!(parse(&with(bad)).is_err(), "{bad}");
         }
     }

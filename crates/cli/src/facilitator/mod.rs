@@ -70,6 +70,10 @@ Nothing but payments is sent at the signer's cost, unless it is set:
   adoptions = true                  # POST /account: accounts adopt a delegate (EIP-7702), and
                                     # have it do what their owner signed, within gas_limit_max
   operations_per_account_max = 8    # of these, for one account in a day
+  approvals = true                  # broadcast approvals of Permit2 that payers sign
+  advance_wei_max = 100000000000000 # and send who lacks its gas that, once for all, at most this
+                                    # much; whoever makes a new key can have it
+  approval_gas_max = 100000         # most gas that an approval may ask for
 
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use pay402_core::error::Unavailable;
 use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate};
 use pay402_core::spend::{Clearance, Quote};
-use pay402_core::{NetworkId, Requirements, Scheme};
+use pay402_core::{Amount, NetworkId, Requirements, Scheme};
 
 use crate::address::canonical;
 use crate::assets::AssetTable;
@@ -30,6 +30,15 @@ impl<S: Signer + Send + Sync> ExactClient<S> {
     #[must_use]
     pub fn with_rpc(mut self, network: NetworkId, rpc: Rpc) -> Self {
         self.0.add_rpc(network, rpc);
+        self
+    }
+
+    /// Lets an approval of Permit2, which is signed for tokens without EIP-2612 where the allowance
+    /// is missing, be of this many atomic units instead of what one payment needs. Permit2 moves
+    /// nothing of it but by further permits of this key.
+    #[must_use]
+    pub const fn approving_up_to(mut self, amount: Amount) -> Self {
+        self.0.set_approves(amount);
         self
     }
 }

@@ -19,11 +19,11 @@ use serde_json::{Map, Value, json};
 use super::EvmNetwork;
 use super::errand::AccountErrand;
 use super::status::Mined;
-use super::submit::{AUTHORIZATION_GAS, Draft, estimate, with_headroom};
+use super::submit::{NoGas, errand_gas_limit, estimate};
 use crate::address::canonical;
 use crate::contracts::AgentAccount;
 use crate::fields::Fields;
-use crate::rpc::{Answer, Block, Call, Called, Receipt};
+use crate::rpc::{Block, Call, Called, Receipt};
 use crate::signature::Ecdsa;
 
 /// What the code of an account begins with that delegated itself (EIP-7702); the delegate follows.
@@ -394,7 +394,7 @@ async fn simulate(
             return Err(failed(format!("the operation fails when it is simulated: {why}")));
         }
     }
-    match errand.gas_limit(network, gas) {
+    match errand_gas_limit(network, gas, u64::from(errand.authorization.is_some())) {
         Ok(_) => Ok(()),
         Err(NoGas::Fails(why)) => Err(failed(format!("the transaction would fail: {why}"))),
         Err(NoGas::TooMuch) => Err(failed("it needs more gas than this facilitator pays".into())),
@@ -402,36 +402,11 @@ async fn simulate(
     }
 }
 
-/// Why there is no gas limit for an errand.
-pub(super) enum NoGas {
-    Fails(String),
-    TooMuch,
-    Unknown(Unavailable),
-}
-
 impl AccountErrand {
     /// What estimates its gas when `sender` sends it.
     pub(super) fn estimate(&self, network: &EvmNetwork, sender: Address) -> Call {
         let max = network.settings.gas_limit_max;
         self.on_its_code(estimate(sender, self.account, &self.call, max))
-    }
-
-    /// The gas limit after what the node says to the estimate.
-    pub(super) fn gas_limit(&self, network: &EvmNetwork, answer: Answer) -> Result<u64, NoGas> {
-        let rpc = &network.rpc;
-        let max = network.settings.gas_limit_max;
-        let estimated = match answer {
-            Ok(value) => rpc.read::<U64>(Ok(value)).map_err(NoGas::Unknown)?.to::<u64>(),
-            Err(error) => {
-                return Err(match super::errors::execution_failure(&error) {
-                    Some(why) => NoGas::Fails(why),
-                    None => NoGas::Unknown(rpc.unavailable(&error.public_text())),
-                });
-            }
-        };
-        let adopting = if self.authorization.is_some() { AUTHORIZATION_GAS } else { 0 };
-        let needed = estimated.saturating_add(adopting);
-        if needed > max { Err(NoGas::TooMuch) } else { Ok(with_headroom(needed, max)) }
     }
 
     /// The same question about the account with the code that it is about to adopt.
@@ -442,17 +417,6 @@ impl AccountErrand {
         let code = Bytes::from([&EIP7702_PREFIX[..], self.delegate.as_slice()].concat());
         let account = self.account.to_string();
         call.overriding(json!({ account: { "code": code } }))
-    }
-
-    /// The transaction, less what its sender adds.
-    pub(super) fn draft(&self, gas_limit: u64) -> Draft {
-        Draft {
-            to: self.account,
-            value: U256::ZERO,
-            input: self.call.clone(),
-            gas_limit,
-            authorization: self.authorization.clone(),
-        }
     }
 
     /// Where it stands.

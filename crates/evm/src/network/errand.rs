@@ -4,14 +4,20 @@
 //! form follows, and no form is one of a plan's. Forms that were ever written stay readable.
 
 use alloy::eips::eip7702::{Authorization, SignedAuthorization};
-use alloy::primitives::{Address, Bytes, U256};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolValue as _;
 use pay402_core::network::SecretBytes;
+
+use crate::signature::SignatureBytes;
 
 /// Forms of the encoding, beside those of a plan.
 mod form {
     /// Code for an account, and an operation of it.
     pub(super) const ACCOUNT: u8 = 64;
+    /// Gas for a payer.
+    pub(super) const ADVANCE: u8 = 65;
+    /// A payer's own transaction.
+    pub(super) const APPROVAL: u8 = 66;
 }
 
 type EncodedAuthorization = (U256, Address, u64, bool, U256, U256);
@@ -22,6 +28,48 @@ type EncodedAccount = (Address, Address, Vec<EncodedAuthorization>, Bytes, u64);
 pub(crate) enum ErrandPlan {
     /// Code for an account, and an operation of it.
     Account(AccountErrand),
+    /// Gas for a payer's approval.
+    Advance(Advance),
+    /// A payer's approval of Permit2.
+    Approval(Approval),
+}
+
+/// Gas for a payer's approval.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Advance {
+    pub(crate) payer: Address,
+    pub(crate) wei: U256,
+    /// The first second in which it is not begun any more.
+    pub(crate) expires: u64,
+}
+
+/// A payer's approval of Permit2, signed by the payer. `Debug` hides its bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Approval {
+    pub(crate) payer: Address,
+    pub(crate) nonce: u64,
+    pub(crate) hash: B256,
+    pub(crate) raw: SignatureBytes,
+    /// The first second in which it is of no use any more.
+    pub(crate) expires: u64,
+}
+
+type EncodedAdvance = (Address, U256, u64);
+type EncodedApproval = (Address, u64, B256, Bytes, u64);
+
+impl Advance {
+    pub(crate) fn encode(&self) -> SecretBytes {
+        let fields: EncodedAdvance = (self.payer, self.wei, self.expires);
+        SecretBytes::new([vec![form::ADVANCE], fields.abi_encode_params()].concat())
+    }
+}
+
+impl Approval {
+    pub(crate) fn encode(&self) -> SecretBytes {
+        let raw = Bytes::copy_from_slice(self.raw.expose());
+        let fields: EncodedApproval = (self.payer, self.nonce, self.hash, raw, self.expires);
+        SecretBytes::new([vec![form::APPROVAL], fields.abi_encode_params()].concat())
+    }
 }
 
 /// Code for an account, and an operation of it. Holds nothing that could be spent: whoever has it can
@@ -71,6 +119,17 @@ impl ErrandPlan {
                 let fields = EncodedAccount::abi_decode_params_validate(fields).ok()?;
                 AccountErrand::of(fields).map(Self::Account)
             }
+            form::ADVANCE => {
+                let (payer, wei, expires) =
+                    EncodedAdvance::abi_decode_params_validate(fields).ok()?;
+                Some(Self::Advance(Advance { payer, wei, expires }))
+            }
+            form::APPROVAL => {
+                let (payer, nonce, hash, raw, expires) =
+                    EncodedApproval::abi_decode_params_validate(fields).ok()?;
+                let raw = SignatureBytes::new(raw.to_vec());
+                Some(Self::Approval(Approval { payer, nonce, hash, raw, expires }))
+            }
             _ => None,
         }
     }
@@ -114,5 +173,15 @@ mod tests {
                 assert_eq!(ErrandPlan::decode(&cut), None);
             }
         }
+        let payer = Address::repeat_byte(2);
+        let advance = Advance { payer, wei: U256::from(7), expires: 6 };
+        let decoded = ErrandPlan::decode(&advance.encode());
+        assert_eq!(decoded, Some(ErrandPlan::Advance(advance)));
+        let raw = SignatureBytes::new(vec![0xab; 150]);
+        let hash = B256::repeat_byte(3);
+        let approval = Approval { payer, nonce: 4, hash, raw, expires: 6 };
+        assert!(!format!("{approval:?}").contains("abab"), "the transaction is printed");
+        let decoded = ErrandPlan::decode(&approval.encode());
+        assert_eq!(decoded, Some(ErrandPlan::Approval(approval)));
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! The verification of a payment is in [`verify`], what the chain shows of it in [`sight`], its proof
 //! in [`status`], and what nodes' error texts mean in `errors`. What is sent beside payments is in
-//! [`account`] and `errand`.
+//! [`account`], `approval` and `errand`.
 
 pub mod account;
+mod approval;
 pub(crate) mod errand;
 pub(crate) mod errors;
 pub(crate) mod plan;
@@ -30,7 +31,7 @@ use pay402_core::time::Clock;
 use pay402_core::{
     Digest, NetworkId, Payment, Presented, Refused, Requirements, Scheme, WireVersion,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::address::canonical;
@@ -38,7 +39,7 @@ use crate::assets::{Asset, AssetTable};
 use crate::contracts::{Eip3009, Erc20};
 use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
-use crate::sponsor::EIP2612_GAS_SPONSORING;
+use crate::sponsor::{EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
 use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_domain};
 use account::AccountRequest;
 use errand::ErrandPlan;
@@ -54,6 +55,10 @@ pub const DEPLOYMENT_GAS_MAX: u64 = 600_000;
 pub const FEE_PER_GAS_MAX_DEFAULT: u128 = 200_000_000_000;
 /// Adoptions and operations that are begun for one account in a day unless configured otherwise.
 pub const OPERATIONS_PER_ACCOUNT_MAX_DEFAULT: u32 = 8;
+/// Most that is advanced to a payer unless configured otherwise, in wei: 100,000 gas at 1 gwei.
+pub const ADVANCE_WEI_MAX_DEFAULT: u128 = 100_000_000_000_000;
+/// Most gas of an approval unless configured otherwise. Official clients ask for 70,000.
+pub const APPROVAL_GAS_MAX_DEFAULT: u64 = 100_000;
 /// Time between blocks unless configured otherwise, in seconds.
 pub const BLOCK_TIME_S_DEFAULT: u64 = 2;
 
@@ -99,11 +104,25 @@ pub struct Sponsoring {
     pub adoptions: bool,
     /// How many of these are begun for one account in a day (UTC).
     pub operations_per_account_max: u32,
+    /// Whether approvals of Permit2 that payers sign as transactions are broadcast
+    /// (`erc20ApprovalGasSponsoring`).
+    pub approvals: bool,
+    /// Most that is sent to a payer, once for all, for the gas of its approval, in wei. Zero: payers
+    /// have it themselves.
+    pub advance_wei_max: u128,
+    /// Most gas that an approval may ask for.
+    pub approval_gas_max: u64,
 }
 
 impl Default for Sponsoring {
     fn default() -> Self {
-        Self { adoptions: false, operations_per_account_max: OPERATIONS_PER_ACCOUNT_MAX_DEFAULT }
+        Self {
+            adoptions: false,
+            operations_per_account_max: OPERATIONS_PER_ACCOUNT_MAX_DEFAULT,
+            approvals: false,
+            advance_wei_max: ADVANCE_WEI_MAX_DEFAULT,
+            approval_gas_max: APPROVAL_GAS_MAX_DEFAULT,
+        }
     }
 }
 
@@ -342,7 +361,14 @@ impl Network for EvmNetwork {
 
     fn extensions(&self) -> Vec<String> {
         let proxies = self.found.get().is_some_and(|found| found.exact_proxy || found.upto_proxy);
-        if proxies { vec![EIP2612_GAS_SPONSORING.to_owned()] } else { Vec::new() }
+        let mut extensions = Vec::new();
+        if proxies {
+            extensions.push(EIP2612_GAS_SPONSORING.to_owned());
+        }
+        if proxies && self.settings.sponsoring.approvals {
+            extensions.push(ERC20_APPROVAL_GAS_SPONSORING.to_owned());
+        }
+        extensions
     }
 
     fn signers(&self) -> Vec<String> {
@@ -363,7 +389,7 @@ impl Network for EvmNetwork {
         }
         calls.extend([PERMIT2, EXACT_PROXY, UPTO_PROXY, MULTICALL3].map(Call::code));
         for signer in &self.signers {
-            calls.push(Call::new("eth_getBalance", json!([signer.address(), "latest"])));
+            calls.push(Call::balance(signer.address()));
         }
         let mut answers = self.rpc.ask_many(calls).await.map_err(down)?.into_iter();
         let mut next = || answers.next().expect("one answer per call");
@@ -423,6 +449,13 @@ impl Network for EvmNetwork {
         Some(Plan::decode(plan)?.sender()?.to_checksum(None))
     }
 
+    fn signed_elsewhere(&self, plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
+        match ErrandPlan::decode(plan)? {
+            ErrandPlan::Approval(approval) => Some(approval.signed()),
+            ErrandPlan::Account(_) | ErrandPlan::Advance(_) => None,
+        }
+    }
+
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
         let signer = self.signer(signer).ok_or_else(|| self.rpc.unavailable("unknown signer"))?;
         let count = self.rpc.ask(Call::mined_nonces(signer.address())).await?;
@@ -452,6 +485,8 @@ impl Network for EvmNetwork {
     ) -> Result<ChainStatus, Unavailable> {
         match ErrandPlan::decode(plan) {
             Some(ErrandPlan::Account(errand)) => errand.status(self, sent).await,
+            Some(ErrandPlan::Advance(advance)) => advance.status(self, sent).await,
+            Some(ErrandPlan::Approval(approval)) => approval.status(self, sent).await,
             None => status::status(self, &self.plan(plan)?, sent).await,
         }
     }

@@ -14,8 +14,7 @@ use pay402_core::error::Unavailable;
 use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
 use serde_json::json;
 
-use super::account::NoGas;
-use super::errand::ErrandPlan;
+use super::errand::{Advance, ErrandPlan};
 use super::plan::{Account, Plan};
 use super::{EvmNetwork, errors};
 use crate::rpc::{Answer, Block, Call, Rpc};
@@ -27,7 +26,7 @@ const TIP_FALLBACK: u128 = 1_000_000_000;
 /// a payer's contract can burn by failing late is bounded by it.
 const GAS_LIMIT_FAILING: u64 = 120_000;
 /// Gas that each authorization of a transaction costs beforehand (EIP-7702).
-pub(super) const AUTHORIZATION_GAS: u64 = 25_000;
+const AUTHORIZATION_GAS: u64 = 25_000;
 
 /// Signs the transaction that carries out `plan`. The payer's code is looked at again: it decides
 /// how the signature is presented, and it may have changed since the payment was verified.
@@ -85,27 +84,74 @@ pub(super) async fn sign_errand(
 ) -> Result<SignedTransaction, Unavailable> {
     let rpc = &network.rpc;
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
-    let ErrandPlan::Account(errand) = plan;
-    let estimate = errand.estimate(network, signer.address());
+    let (estimate, authorizations) = match plan {
+        ErrandPlan::Account(errand) => {
+            let authorizations = u64::from(errand.authorization.is_some());
+            (errand.estimate(network, signer.address()), authorizations)
+        }
+        ErrandPlan::Advance(Advance { payer, wei, .. }) => {
+            let call = json!({ "from": signer.address(), "to": payer, "value": wei });
+            (Call::new("eth_estimateGas", json!([call, "latest"])), 0)
+        }
+        ErrandPlan::Approval(_) => {
+            return Err(rpc.unavailable("this transaction is its payer's to sign"));
+        }
+    };
     let [head, tip, gas] = rpc.ask_all([Call::head(), Call::tip(), estimate]).await?;
     let fees = Fees::read(network, head, tip)?;
-    let gas_limit = errand.gas_limit(network, gas).map_err(|problem| match problem {
+    let gas_limit = errand_gas_limit(network, gas, authorizations).map_err(|why| match why {
         NoGas::Fails(why) => rpc.unavailable(&format!("the transaction would fail: {why}")),
         NoGas::TooMuch => rpc.unavailable("it needs more gas than is paid"),
         NoGas::Unknown(error) => error,
     })?;
-    sign_draft(network, (signer, nonce), fees, errand.draft(gas_limit))
+    let (to, value, input, authorization) = match plan {
+        ErrandPlan::Account(errand) => {
+            (errand.account, U256::ZERO, errand.call.clone(), errand.authorization.clone())
+        }
+        ErrandPlan::Advance(advance) => (advance.payer, advance.wei, Bytes::new(), None),
+        ErrandPlan::Approval(_) => unreachable!("turned away above"),
+    };
+    let draft = Draft { to, value, input, gas_limit, authorization };
+    sign_draft(network, (signer, nonce), fees, draft)
+}
+
+/// Why there is no gas limit for an errand.
+pub(super) enum NoGas {
+    Fails(String),
+    TooMuch,
+    Unknown(Unavailable),
+}
+
+/// The gas limit of an errand with so many authorizations, after what the node says to an estimate
+/// without them.
+pub(super) fn errand_gas_limit(
+    network: &EvmNetwork,
+    estimate: Answer,
+    authorizations: u64,
+) -> Result<u64, NoGas> {
+    let (rpc, max) = (&network.rpc, network.settings.gas_limit_max);
+    let estimated = match estimate {
+        Ok(value) => rpc.read::<U64>(Ok(value)).map_err(NoGas::Unknown)?.to::<u64>(),
+        Err(error) => {
+            return Err(match errors::execution_failure(&error) {
+                Some(why) => NoGas::Fails(why),
+                None => NoGas::Unknown(rpc.unavailable(&error.public_text())),
+            });
+        }
+    };
+    let needed = estimated.saturating_add(authorizations.saturating_mul(AUTHORIZATION_GAS));
+    if needed > max { Err(NoGas::TooMuch) } else { Ok(with_headroom(needed, max)) }
 }
 
 /// A transaction, less what its sender adds.
-pub(super) struct Draft {
-    pub(super) to: Address,
+struct Draft {
+    to: Address,
     /// In wei.
-    pub(super) value: U256,
-    pub(super) input: Bytes,
-    pub(super) gas_limit: u64,
+    value: U256,
+    input: Bytes,
+    gas_limit: u64,
     /// The code that an account adopts with it (EIP-7702).
-    pub(super) authorization: Option<SignedAuthorization>,
+    authorization: Option<SignedAuthorization>,
 }
 
 fn sign_draft(
@@ -200,7 +246,7 @@ fn gas_limit(estimate: Answer, max: u64) -> u64 {
 }
 
 /// A quarter more than estimated, since the state may differ by then, but never above `max`.
-pub(super) fn with_headroom(estimate: u64, max: u64) -> u64 {
+fn with_headroom(estimate: u64, max: u64) -> u64 {
     estimate.saturating_add(estimate / 4).min(max)
 }
 

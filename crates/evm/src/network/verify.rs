@@ -8,12 +8,13 @@
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::sol_types::SolCall as _;
 use pay402_core::error::Unavailable;
-use pay402_core::network::{Identified, Unverified, Verified};
+use pay402_core::network::{Identified, Prerequisite, Unverified, Verified};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Payment, Refusal, Refused};
 
 use super::EvmNetwork;
 use super::account::delegate_of;
+use super::approval::{self, ApprovalView};
 use super::plan::{Account, Plan};
 use super::sight::{Sighting, Subject, find_recent_use};
 use crate::contracts::{AgentAccount, Eip1271, Eip3009, Erc20, Permit2};
@@ -22,6 +23,7 @@ use crate::permit2::nonce_position;
 use crate::read::ReadPayment;
 use crate::rpc::{Answer, Block, Call, Called};
 use crate::signature::{Deployment, Judgement};
+use crate::sponsor;
 use crate::typed_data::PERMIT2;
 
 /// Age of the newest block from which on it no longer tells the time, in seconds. An idle chain
@@ -46,6 +48,7 @@ pub(crate) async fn verify(
     let time = view.chain_time(network);
     read.check_times(time, network.settings.margin_s())?;
     view.judge(network, &read).await?;
+    let first = view.prerequisite(network, &read);
 
     let short = view.is_allowance_short(&read);
     let (fingerprint, payer) = (read.fingerprint(payment.terms()), read.payer());
@@ -69,7 +72,11 @@ pub(crate) async fn verify(
     };
     let expires = UnixTime(mandate.ends().saturating_to());
     let amount = Amount::new(read.charge);
-    Ok(Verified::attest(read.key, fingerprint, payer, amount, expires, plan.encode()))
+    let verified = Verified::attest(read.key, fingerprint, payer, amount, expires, plan.encode());
+    Ok(match first {
+        Some(first) => verified.after(first),
+        None => verified,
+    })
 }
 
 /// All that needs no chain.
@@ -77,8 +84,18 @@ fn read(network: &EvmNetwork, payment: &Payment) -> Result<ReadPayment, Refused>
     if payment.terms().network != network.id {
         return Err(Refusal::InvalidNetwork.into());
     }
-    let read = ReadPayment::read(payment, &network.assets)?;
+    let mut read = ReadPayment::read(payment, &network.assets)?;
     read.refuse_malleated()?;
+    read.approval = match (&read.mandate, &read.token_permit) {
+        // A token permit is enough, and approves no more than is paid.
+        (Mandate::Permit(permit), None) if network.settings.sponsoring.approvals => {
+            sponsor::approval(payment.presented(), permit)?
+        }
+        _ => None,
+    };
+    if let Some(approval) = &read.approval {
+        approval::check(network, &read, approval)?;
+    }
     let refuse = |refusal: Refusal| Err(Refused::from(refusal).by(read.payer()));
     if let Mandate::Permit(permit) = &read.mandate {
         match permit.facilitator {
@@ -109,6 +126,8 @@ struct View {
     used: Option<bool>,
     /// What Permit2 may move; `None` where it is not asked.
     allowance: Option<U256>,
+    /// What is known of the approval that the payer sent along.
+    approval: Option<ApprovalView>,
     simulation: Called,
 }
 
@@ -134,7 +153,15 @@ impl View {
         let state = state_calls(read);
         let states = state.len();
         calls.extend(state);
+        let mut approval_calls = Vec::new();
+        if let Some(approval) = &read.approval {
+            let settle = simulation(network, read, Account::Plain, "latest");
+            approval_calls = approval::calls(read, approval, settle);
+        }
+        let approvals = approval_calls.len();
+        calls.extend(approval_calls);
         let mut answers = rpc.ask_many(calls).await?;
+        let approvals = answers.split_off(answers.len() - approvals);
         let states = answers.split_off(answers.len() - states);
         let mut answers = answers.into_iter();
         let mut next = || answers.next().expect("one answer per call");
@@ -166,10 +193,23 @@ impl View {
             (Account::Contract, Some(opinion)) => says_yes(&rpc.read_call(opinion)?),
         };
         let (used, allowance) = read_states(network, read, states)?;
+        let approval = match &read.approval {
+            Some(approval) => Some(ApprovalView::read(network, approval, approvals)?),
+            None => None,
+        };
         let delegate = delegate_of(&code);
         let simulation = simulated;
-        let mut view =
-            Self { head, account, delegate, signature_holds, balance, used, allowance, simulation };
+        let mut view = Self {
+            head,
+            account,
+            delegate,
+            signature_holds,
+            balance,
+            used,
+            allowance,
+            approval,
+            simulation,
+        };
         view.allow_for_idle_chain(network, read).await?;
         Ok(view)
     }
@@ -237,7 +277,15 @@ impl View {
             return Err(already_used(network, read, head).await.by(read.payer()).into());
         }
         if self.is_allowance_short(read) && read.token_permit.is_none() {
-            return Err(refuse(Refusal::Permit2AllowanceRequired).into());
+            let (Some(approval), Some(view)) = (&read.approval, &self.approval) else {
+                return Err(refuse(Refusal::Permit2AllowanceRequired).into());
+            };
+            if self.account != Account::Plain {
+                let message = "only an account without code can sign its approval as a transaction";
+                let refused = Refused::new(Refusal::ApprovalNotAllowed, message);
+                return Err(refused.by(read.payer()).into());
+            }
+            return view.judge(network, read, approval, &self.head).map_err(Unverified::from);
         }
         if let Called::Failed(why) = &self.simulation {
             return Err(self.explain(network, read, why).await?.into());
@@ -248,6 +296,14 @@ impl View {
     /// Whether Permit2 may move less than the payment needs.
     fn is_allowance_short(&self, read: &ReadPayment) -> bool {
         self.allowance.is_some_and(|allowance| allowance < needed(read))
+    }
+
+    /// What has to be done before the payment can be settled. Of one of which nothing is charged
+    /// nothing is settled.
+    fn prerequisite(&self, network: &EvmNetwork, read: &ReadPayment) -> Option<Prerequisite> {
+        let (approval, view) = read.approval.as_ref().zip(self.approval.as_ref())?;
+        let is_needed = self.is_allowance_short(read) && !read.charge.is_zero();
+        is_needed.then(|| view.prerequisite(network, read, approval))
     }
 
     /// Whether we call this delegation's manager: one that the operator allows, or the payer's own

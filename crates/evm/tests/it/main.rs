@@ -7,6 +7,7 @@ mod adoption;
 #[allow(dead_code, reason = "tests of the contract itself use the rest")]
 #[path = "../../../devchain/tests/agent_account/signed.rs"]
 mod agent;
+mod approval;
 mod client;
 mod delegation;
 mod faults;

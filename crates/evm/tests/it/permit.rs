@@ -113,7 +113,7 @@ async fn unapproved() -> House {
 }
 
 impl House {
-    async fn approve(&self, payer: usize, value: U256) {
+    pub(crate) async fn approve(&self, payer: usize, value: U256) {
         let call = token::approveCall { spender: PERMIT2, value };
         self.transact(payer, USDC_ADDRESS, &call).await;
     }
@@ -135,7 +135,7 @@ impl House {
     }
 }
 
-fn is_proven_by(status: &ChainStatus, name: &str) -> bool {
+pub(crate) fn is_proven_by(status: &ChainStatus, name: &str) -> bool {
     matches!(status, ChainStatus::Proven { transaction, .. } if transaction == name)
 }
 

@@ -34,19 +34,19 @@ const CHAIN_ID: u64 = 84_532;
 /// Sends transactions.
 const SIGNER: usize = 0;
 /// When the chain begins.
-const START: u64 = 1_795_000_000;
+pub(crate) const START: u64 = 1_795_000_000;
 /// What one account may have sent in a day.
 const DAILY_MAX: u32 = 3;
 
 /// One chain, one journal, one clock, and engines that come and go.
-struct House {
-    chain: Devchain,
+pub(crate) struct House {
+    pub(crate) chain: Devchain,
     clock: Arc<ManualClock>,
     folder: tempfile::TempDir,
 }
 
 impl House {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let clock = Arc::new(ManualClock::new(UnixTime(START)));
         let ticking = Arc::clone(&clock);
         let chain = Devchain::start(Config {
@@ -57,10 +57,15 @@ impl House {
         Self { chain, clock, folder: tempfile::tempdir().unwrap() }
     }
 
-    async fn start(&self, options: Options) -> Engine {
+    pub(crate) async fn start(&self, options: Options) -> Engine {
         let settings = Settings {
             delegates: vec![AGENT_ACCOUNT],
-            sponsoring: Sponsoring { adoptions: true, operations_per_account_max: DAILY_MAX },
+            delegation_managers: vec![crate::delegations::MANAGER],
+            sponsoring: Sponsoring {
+                adoptions: true,
+                operations_per_account_max: DAILY_MAX,
+                ..Sponsoring::default()
+            },
             ..Settings::default()
         };
         let network = EvmNetwork::new(
@@ -77,7 +82,7 @@ impl House {
     }
 
     /// Ends `engine` as a crash would and starts another once the lease ran out.
-    async fn restart(&self, engine: Engine) -> Engine {
+    pub(crate) async fn restart(&self, engine: Engine) -> Engine {
         engine.crash();
         drop(engine);
         self.clock.set(self.clock.now().plus_s(30));
@@ -85,7 +90,7 @@ impl House {
     }
 
     /// Transactions that the signer had mined.
-    async fn sent(&self) -> u64 {
+    pub(crate) async fn sent(&self) -> u64 {
         self.chain.provider().get_transaction_count(DEV_ACCOUNTS[SIGNER]).await.unwrap()
     }
 
@@ -96,11 +101,11 @@ impl House {
     }
 }
 
-fn id() -> NetworkId {
+pub(crate) fn id() -> NetworkId {
     NetworkId::eip155(CHAIN_ID)
 }
 
-fn account_of(name: &str) -> Account {
+pub(crate) fn account_of(name: &str) -> Account {
     Account { chain_id: CHAIN_ID, address: agent::signer(name).address() }
 }
 
@@ -297,8 +302,10 @@ async fn an_authorization_that_was_skipped_is_told_as_such() {
     let house = House::new();
     let engine = house.start(options()).await;
     house.chain.hold_mempool();
+    pending(ask(&engine, adoption("root"), SHORT).await);
+    until("it is sent", || async { !house.chain.pending_transactions().is_empty() }).await;
     let transaction = pending(ask(&engine, adoption("root"), SHORT).await);
-    assert!(transaction.is_some());
+    assert_eq!(transaction, Some(house.chain.pending_transactions()[0].to_string()));
     house.chain.set_nonce(account_of("root").address, 1);
     house.chain.release_mempool();
     let told = ask(&engine, adoption("root"), LONG).await;

@@ -7,9 +7,11 @@
 #[path = "../../../devchain/tests/agent_account/signed.rs"]
 mod agent;
 mod api;
+mod approvals;
 mod bed;
 mod chain;
 mod crash;
+mod delegations;
 mod errands;
 mod evm;
 mod faults;
