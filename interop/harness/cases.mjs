@@ -136,9 +136,16 @@ function uptoCases() {
 
 /** The payer signs a whole approval of Permit2, and the facilitator pays for it: for tokens without permits. */
 function approvalCases() {
+  const everyPart = [
+    ...SOLD_BY_US,
+    ...SETTLED_BY_US,
+    ...CONTROL,
+    ...across(["pay402-client"], ["pay402-server", "express"], ["pay402-facilitator"]),
+    ...across(["pay402-client"], ["express"], ["ts-facilitator"]),
+  ];
   return [
-    ...CONTROL.map((one) => ({ ...one, goods: "permit2-approval", payer: "fresh" })),
-    ...CONTROL.map((one) => ({ ...one, goods: "upto-approval", payer: "fresh", units: 1 })),
+    ...everyPart.map((one) => ({ ...one, goods: "permit2-approval", payer: "fresh" })),
+    ...everyPart.map((one) => ({ ...one, goods: "upto-approval", payer: "fresh", units: 1 })),
   ];
 }
 

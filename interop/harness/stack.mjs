@@ -189,6 +189,10 @@ id = "${NETWORK_V2}"
 rpc = "${this.chain.url}"
 signer = { env = "FACILITATOR_PRIVATE_KEY" }
 factories = ["${this.#options.payers.allowedFactory}"]
+
+[network.sponsor]
+approvals = true
+advance_wei_max = 1000000000000000
 `,
     );
     return path;

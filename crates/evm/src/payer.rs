@@ -103,7 +103,9 @@ impl<S: Signer + Send + Sync> Payer<S> {
             Mandate::Delegation(_) => return Err(cannot("the reservation is for another method")),
         };
         let extensions = match &mandate {
-            Mandate::Permit(permit) => self.sponsoring(asset, permit, chain_id).await,
+            Mandate::Permit(permit) => {
+                self.sponsoring(asset, permit, &reservation.quote.offer, chain_id).await
+            }
             Mandate::Authorization(_) | Mandate::Delegation(_) => Map::new(),
         };
         Ok(Authorized { payload, extensions })
@@ -116,10 +118,11 @@ impl<S: Signer + Send + Sync> Payer<S> {
         &self,
         asset: &Asset,
         permit: &PermitTransfer,
+        offer: &Requirements,
         chain_id: u64,
     ) -> Map<String, Value> {
         let Some(rpc) = self.rpcs.get(&asset.info.id.network) else { return Map::new() };
-        match self.allowance(rpc, asset, permit, chain_id).await {
+        match self.allowance(rpc, asset, permit, offer, chain_id).await {
             Ok(Some((name, info))) => Map::from_iter([(name.to_owned(), info)]),
             Ok(None) | Err(_) => Map::new(),
         }
@@ -130,6 +133,7 @@ impl<S: Signer + Send + Sync> Payer<S> {
         rpc: &Rpc,
         asset: &Asset,
         permit: &PermitTransfer,
+        offer: &Requirements,
         chain_id: u64,
     ) -> Result<Option<(&'static str, Value)>, Unavailable> {
         let (token, owner) = (asset.token(), permit.from);
@@ -141,7 +145,9 @@ impl<S: Signer + Send + Sync> Payer<S> {
         if allowance.is_none_or(|allowance| allowance >= permit.permitted) {
             return Ok(None);
         }
-        let nonce = rpc.read_call(nonce)?.word().filter(|_| asset.has_domain());
+        // A server that names no domain takes no token permit, whatever the token can do.
+        let takes_permit = asset.has_domain() && matches!(domain_of(offer), (Some(_), Some(_)));
+        let nonce = rpc.read_call(nonce)?.word().filter(|_| takes_permit);
         let Some(nonce) = nonce else {
             let info = self.approval(rpc, token, permit, chain_id).await?;
             return Ok(info.map(|info| (ERC20_APPROVAL_GAS_SPONSORING, info.into())));

@@ -551,13 +551,17 @@ async fn our_payer_signs_an_approval_where_there_is_no_permit() {
     // With the domain known it is a permit, and nothing once the allowance is there.
     let client =
         ExactClient::new(dev_signer(PAYER), AssetTable::defaults()).with_rpc(network_id(), rpc());
-    let names = async || {
-        let authorized = client.authorize(&clearance(&client, &exact(PRICE))).await.unwrap();
+    let names = async |offer: &Requirements| {
+        let authorized = client.authorize(&clearance(&client, offer)).await.unwrap();
         authorized.extensions.keys().cloned().collect::<Vec<_>>()
     };
-    assert_eq!(names().await, ["eip2612GasSponsoring"]);
+    assert_eq!(names(&exact(PRICE)).await, ["eip2612GasSponsoring"]);
+    // A server that names no domain takes no permit.
+    let mut nameless = exact(PRICE);
+    nameless.extra.remove("name");
+    assert_eq!(names(&nameless).await, ["erc20ApprovalGasSponsoring"]);
     house.approve(PAYER, U256::MAX).await;
-    assert!(names().await.is_empty());
+    assert!(names(&exact(PRICE)).await.is_empty());
 }
 
 #[tokio::test]
