@@ -72,6 +72,8 @@ impl Request {
                 return Ok(Settled::Refused(refused));
             }
             Some(entry) => wait(&self.crew, &entry, self.deadline).await,
+            // Errands that failed at our cost count against their account, as payments do.
+            None if let Some(refused) = desk.suspension(payer).await? => Ended::Failed(refused),
             None => match desk.in_time(desk.network.check_account(&self.request)).await? {
                 Ok(Some(errand)) if errand.key == *key && errand.fingerprint == *fingerprint => {
                     carry_out(&self.crew, errand, self.deadline).await?

@@ -109,9 +109,13 @@ pub(crate) fn account_of(name: &str) -> Account {
     Account { chain_id: CHAIN_ID, address: agent::signer(name).address() }
 }
 
-/// The request of this account to adopt the code.
+/// The request of this account to adopt the code with its first transaction.
 fn adoption(name: &str) -> Map<String, Value> {
-    let tuple = Authorization { chain_id: U256::from(CHAIN_ID), address: AGENT_ACCOUNT, nonce: 0 };
+    adoption_at(name, 0)
+}
+
+fn adoption_at(name: &str, nonce: u64) -> Map<String, Value> {
+    let tuple = Authorization { chain_id: U256::from(CHAIN_ID), address: AGENT_ACCOUNT, nonce };
     let signature = agent::signer(name).sign_hash_sync(&tuple.signature_hash()).unwrap();
     let signed = tuple.into_signed(signature);
     let request = json!({
@@ -119,7 +123,7 @@ fn adoption(name: &str) -> Map<String, Value> {
         "authorization": {
             "chainId": CHAIN_ID,
             "address": AGENT_ACCOUNT,
-            "nonce": 0,
+            "nonce": nonce,
             "yParity": signed.y_parity(),
             "r": format!("{:#066x}", signed.r()),
             "s": format!("{:#066x}", signed.s()),
@@ -315,4 +319,22 @@ async fn an_authorization_that_was_skipped_is_told_as_such() {
     let mut other = adoption("root");
     other["authorization"]["address"] = json!(Address::repeat_byte(1));
     refused(ask(&engine, other, LONG).await, Refusal::DelegateNotAllowed);
+}
+
+#[tokio::test]
+async fn an_account_whose_errands_keep_failing_is_suspended() {
+    let house = House::new();
+    let engine = house.start(Options { strikes_max: 2, ..options() }).await;
+    for nonce in 0..2 {
+        house.chain.hold_mempool();
+        pending(ask(&engine, adoption_at("root", nonce), SHORT).await);
+        until("it is sent", || async { !house.chain.pending_transactions().is_empty() }).await;
+        house.chain.set_nonce(account_of("root").address, nonce + 1);
+        house.chain.release_mempool();
+        let told = ask(&engine, adoption_at("root", nonce), LONG).await;
+        refused(told, Refusal::AdoptionNotEffective);
+    }
+    refused(ask(&engine, adoption_at("root", 2), LONG).await, Refusal::PayerSuspended);
+    done(&ask(&engine, adoption("another"), LONG).await);
+    assert_eq!(house.sent().await, 3);
 }
