@@ -136,54 +136,6 @@ sol! {
         ) external;
     }
 
-    struct TokenLimit {
-        address token;
-        uint128 cap;
-        uint128 budget;
-        uint32 window;
-        uint8 slots;
-    }
-
-    struct Session {
-        address key;
-        uint48 validAfter;
-        uint48 expiry;
-        bool anyPayee;
-        address[] payees;
-        TokenLimit[] tokens;
-    }
-
-    /// The operations of an `AgentAccount`'s root, and what the account tells (docs/agent-account.md).
-    interface AgentAccount {
-        event SessionRegistered(address indexed key, uint64 indexed epoch, bytes32 policy);
-        event SessionRevoked(address indexed key, uint64 indexed epoch);
-        event AllRevoked(uint64 indexed newEpoch);
-        event Paid(
-            address indexed key,
-            address indexed token,
-            address indexed to,
-            uint256 value,
-            uint256 nonce
-        );
-
-        function registerSessions(
-            Session[] sessions,
-            uint64 epoch,
-            uint48 deadline,
-            bytes signature
-        ) external;
-        function revokeSession(
-            address key,
-            uint64 epoch,
-            uint48 deadline,
-            bytes signature
-        ) external;
-        function revokeAll(uint64 epoch, uint48 deadline, bytes signature) external;
-
-        function epoch() external view returns (uint64);
-        function isNonceUsed(address key, uint256 nonce) external view returns (bool);
-    }
-
     struct Call3 {
         address target;
         bool allowFailure;

@@ -30,7 +30,6 @@
 
 pub mod account;
 pub mod address;
-pub mod agent_account;
 pub mod assets;
 pub mod contracts;
 pub mod exact;

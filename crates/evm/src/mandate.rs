@@ -6,8 +6,8 @@
 use alloy::primitives::{Address, B256, U256, keccak256};
 use pay402_core::{NetworkId, PaymentKey};
 
+use crate::account::PaymentContext;
 use crate::address::canonical;
-use crate::agent_account::PaymentContext;
 use crate::typed_data::{Authorization, PermitTransfer};
 
 /// A delegation that was redeemed or may be (ERC-7710). Its context is kept apart: it is what can

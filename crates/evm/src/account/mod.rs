@@ -12,6 +12,7 @@
 
 mod abi;
 mod client;
+mod context;
 mod operation;
 mod payment;
 mod refusal;
@@ -24,6 +25,7 @@ use alloy::sol_types::{Eip712Domain, eip712_domain};
 
 pub use abi::AgentAccount as Contract;
 pub use client::SessionClient;
+pub use context::PaymentContext;
 pub use operation::{Adoption, RootOperation};
 pub use payment::{CONTEXT_BYTES, LIFETIME_S_MAX, SessionPayment};
 pub use refusal::{Refusals, words};

@@ -6,9 +6,9 @@ use pay402_core::error::Unavailable;
 use pay402_core::time::UnixTime;
 use serde_json::{Value, json};
 
-use crate::agent_account::PaymentContext;
+use crate::account::{Contract as AgentAccount, PaymentContext};
 use crate::contracts::{
-    AgentAccount, DelegationManager, Eip3009, ExactProxy, Permit2, PermitTransferFrom, UptoProxy,
+    DelegationManager, Eip3009, ExactProxy, Permit2, PermitTransferFrom, UptoProxy,
 };
 use crate::mandate::{Delegation, Mandate};
 use crate::permit2::nonce_position;

@@ -26,8 +26,8 @@ use super::sight::{
     FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good, is_over, sight_near,
     used_at,
 };
-use crate::agent_account::PaymentContext;
-use crate::contracts::{AgentAccount, Eip3009};
+use crate::account::{Contract as AgentAccount, PaymentContext};
+use crate::contracts::Eip3009;
 use crate::mandate::{Delegation, Mandate};
 use crate::rpc::{Block, Call, Log, Receipt, Rpc};
 

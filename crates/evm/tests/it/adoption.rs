@@ -10,7 +10,7 @@ use pay402_core::network::{ChainStatus, Errand, Network as _, SentAs, Unverified
 use pay402_core::refusal::Reason;
 use pay402_core::{Amount, Refusal, Refused};
 use pay402_devchain::genesis::{WALLET_1271, dev_signer};
-use pay402_evm::agent_account::AGENT_ACCOUNT;
+use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::network::OPERATIONS_PER_ACCOUNT_MAX_DEFAULT;
 use pay402_evm::{AssetTable, EvmNetwork, Settings, Sponsoring};
 use serde_json::{Map, Value, json};

@@ -13,7 +13,7 @@ use pay402_core::{Amount, Payment, PaymentKey, Refusal, Requirements};
 use pay402_devchain::genesis::{
     AGENT_ACCOUNT_ADDRESS, MULTICALL3, USDC_ADDRESS, dev_signer, usdc_balance_slot,
 };
-use pay402_evm::agent_account::AGENT_ACCOUNT;
+use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::contracts::{Call3, Erc20, Multicall3};
 use pay402_evm::exact::Erc7710Payload;
 use pay402_evm::network::GAS_LIMIT_MAX_DEFAULT;

@@ -7,7 +7,7 @@ use alloy::sol_types::SolCall as _;
 use pay402_core::scheme::{ServerScheme as _, Tariff};
 use pay402_core::{Payment, Presented, Refusal, Requirements, WireVersion};
 use pay402_devchain::genesis::{DEV_ACCOUNTS, NO_USDC_INDEX, USDC_ADDRESS, usdc_balance_slot};
-use pay402_evm::agent_account::AGENT_ACCOUNT;
+use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::exact::Erc7710Payload;
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::{AssetTable, ExactServer, TransferMethod};

@@ -18,7 +18,7 @@ use pay402_core::time::{Clock as _, ManualClock, UnixTime};
 use pay402_core::{NetworkId, Refusal};
 use pay402_devchain::genesis::{DEV_ACCOUNTS, dev_signer};
 use pay402_devchain::{Config, Devchain};
-use pay402_evm::agent_account::AGENT_ACCOUNT;
+use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::{AssetTable, EvmNetwork, Rpc, Settings, Sponsoring};
 use pay402_facilitator::api::{Access, KeyHash, router};
 use pay402_facilitator::failpoint::{Failpoint, Failpoints};

@@ -1,12 +1,9 @@
-//! `AgentAccount`, the code that an account adopts (EIP-7702) so that an agent's key can pay from it
-//! within limits: where it is, and how a payment by it is told apart from others
-//! (docs/agent-account.md).
-//!
-//! Nothing here asks a chain; what the account allows, it decides itself.
+//! What a permission context says of its payment: how a payment of an adopted account is told apart
+//! from others. It is written by [`SessionPayment::context`](super::SessionPayment::context).
 
 use alloy::primitives::{Address, U256};
 
-pub use crate::account::{AGENT_ACCOUNT, CONTEXT_BYTES};
+use super::CONTEXT_BYTES;
 
 /// Of a context, what is signed: all but the signature.
 const NAMED_BYTES: usize = CONTEXT_BYTES - 65;
