@@ -178,7 +178,7 @@ impl ApprovalView {
     }
 
     /// What the payer lacks to have the approval mined, in wei.
-    fn missing(&self, approval: &SignedApproval) -> U256 {
+    pub(super) fn missing(&self, approval: &SignedApproval) -> U256 {
         let cost = U256::from(approval.gas_limit).saturating_mul(U256::from(approval.max_fee));
         cost.saturating_sub(self.balance)
     }

@@ -47,10 +47,8 @@ pub(crate) async fn verify(
     payment: &Payment,
 ) -> Result<Verified, Unverified> {
     let read = read(network, payment)?;
-    let view = View::look(network, &read).await?;
+    let view = View::judged(network, &read).await?;
     let time = view.chain_time(network);
-    read.check_times(time, network.settings.margin_s())?;
-    view.judge(network, &read).await?;
     let first = view.prerequisite(network, &read);
 
     let short = view.is_allowance_short(&read);
@@ -164,6 +162,23 @@ struct View {
 }
 
 impl View {
+    /// What the chain shows of a payment that is good.
+    ///
+    /// The answers to one look may be of the states before and after a block, and that block may have
+    /// the approval for which this very payment waits, or its gas: then a payment that is good before
+    /// and after it looks bad, or its payer without gas. Neither is believed at first sight.
+    async fn judged(network: &EvmNetwork, read: &ReadPayment) -> Result<Self, Unverified> {
+        let view = Self::look(network, read).await?;
+        read.check_times(view.chain_time(network), network.settings.margin_s())?;
+        let verdict = view.judge(network, read).await;
+        let is_refused = matches!(verdict, Err(Unverified::Invalid(_)));
+        if read.approval.is_none() || !(is_refused || view.is_gas_missing(read)) {
+            return verdict.map(|()| view);
+        }
+        let view = Self::look(network, read).await?;
+        view.judge(network, read).await.map(|()| view)
+    }
+
     async fn look(network: &EvmNetwork, read: &ReadPayment) -> Result<Self, Unavailable> {
         let rpc = &network.rpc;
         let payer = read.mandate.payer();
@@ -373,6 +388,13 @@ impl View {
     /// Whether Permit2 may move less than the payment needs.
     fn is_allowance_short(&self, read: &ReadPayment) -> bool {
         self.allowance.is_some_and(|allowance| allowance < needed(read))
+    }
+
+    /// Whether the payer is to be sent the gas for its approval.
+    fn is_gas_missing(&self, read: &ReadPayment) -> bool {
+        let approval = read.approval.as_ref().zip(self.approval.as_ref());
+        self.is_allowance_short(read)
+            && approval.is_some_and(|(approval, view)| !view.missing(approval).is_zero())
     }
 
     /// What has to be done before the payment can be settled. Of one of which nothing is charged

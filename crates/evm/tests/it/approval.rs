@@ -1,7 +1,11 @@
 //! Approvals of Permit2 that payers sign as transactions: what is checked, what is sent, its proof.
 
-use alloy::consensus::{SignableTransaction as _, TxEip1559, TxLegacy};
-use alloy::eips::Encodable2718 as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alloy::consensus::transaction::SignerRecoverable as _;
+use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope, TxLegacy};
+use alloy::eips::{Decodable2718 as _, Encodable2718 as _};
 use alloy::primitives::{Address, Bytes, Signature, U256};
 use alloy::providers::Provider as _;
 use alloy::signers::SignerSync as _;
@@ -429,6 +433,44 @@ async fn without_a_node_that_imagines_the_prerequisites_decide() {
         house.give(poor().address(), PRICE - 1);
         assert!(network.verify(&payment(&exact(PRICE))).await.is_err(), "the balance is known");
         house.give(poor().address(), PRICE);
+    }
+}
+
+#[tokio::test]
+async fn an_errand_that_is_mined_while_we_look_refuses_nothing() {
+    // The answers of one look are of the state before and after it, cut at every place.
+    let gas = |house: &House| house.chain.set_balance(poor().address(), U256::from(COST));
+    let approve = |house: &House| {
+        let approval = TxEnvelope::decode_2718_exact(&raw(good(), &poor())).unwrap();
+        house.chain.submit(approval.try_into_recovered().unwrap()).unwrap();
+    };
+    for is_approval in [false, true] {
+        let errand = if is_approval { "approval" } else { "gas" };
+        for cut in 0.. {
+            let house = Arc::new(house().await);
+            if is_approval {
+                gas(&house);
+            }
+            let (asked, mined) = (Arc::new(AtomicUsize::new(usize::MAX / 2)), Arc::clone(&house));
+            let counted = Arc::clone(&asked);
+            let torn = over_as(&house, settings(), move |_, _| {
+                if counted.fetch_add(1, Ordering::Relaxed) == cut {
+                    if is_approval { approve(&mined) } else { gas(&mined) }
+                }
+                Meddling::Pass
+            });
+            torn.check().await.unwrap();
+            asked.store(0, Ordering::Relaxed);
+            let verified = torn.verify(&payment(&exact(PRICE))).await;
+            assert!(verified.is_ok(), "{errand}, cut at {cut}: {:?}", verified.err());
+            let first = verified.unwrap().first.map(|first| first.errand.key);
+            // Who had the gas, and spent it on the approval, is not sent it.
+            let is_advance = first.is_some_and(|key| key.as_str().contains("/advance/"));
+            assert!(!(is_approval && is_advance), "{errand}, cut at {cut}");
+            if asked.load(Ordering::Relaxed) <= cut {
+                break;
+            }
+        }
     }
 }
 
