@@ -53,7 +53,7 @@ fn root() -> PrivateKeySigner {
     account::signer("root")
 }
 
-fn payer() -> Account {
+pub(crate) fn payer() -> Account {
     Account { chain_id: CHAIN_ID, address: root().address() }
 }
 
@@ -121,7 +121,12 @@ fn info(nonce: u64, call: Option<Vec<u8>>) -> Value {
 
 /// The agent's first payment, with everything that it needs.
 fn first() -> Payment {
-    bringing(&key(), 1, &info(0, Some(registration(START + 600).abi_encode())))
+    first_with(1)
+}
+
+/// The same with another nonce.
+pub(crate) fn first_with(nonce: u64) -> Payment {
+    bringing(&key(), nonce, &info(0, Some(registration(START + 600).abi_encode())))
 }
 
 fn is_proven_by(status: &ChainStatus, sent: &SentAs) -> bool {
