@@ -95,5 +95,5 @@ pub(super) fn read(
 
 fn reason(data: &Bytes) -> String {
     let words = crate::account::words(data).or_else(|| decode_revert_reason(data));
-    errors::public_text(&words.unwrap_or_else(|| "execution reverted".to_owned()))
+    errors::public_text(&words.unwrap_or_else(|| "it gives no reason".to_owned()))
 }
