@@ -20,7 +20,7 @@ use pay402_core::{Amount, Digest, Payment, Refusal, Requirements};
 use pay402_devchain::genesis::{PERMIT2, USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot};
 use pay402_evm::contracts::Erc20;
 use pay402_evm::exact::Permit2Payload;
-use pay402_evm::network::sight::FINALITY_MARGIN_S;
+use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::typed_data::PermitTransfer;
 use pay402_evm::{
@@ -514,6 +514,25 @@ async fn an_approval_that_is_not_mined_in_time_failed() {
     assert!(failed_as(&status, Refusal::ApprovalFailed), "{status:?}");
     let unsent = house.network.status(&plan, None).await.unwrap();
     assert_eq!(unsent, ChainStatus::Open { expired: true, displaced: false });
+}
+
+#[tokio::test]
+async fn an_advance_is_never_signed_again_for_want_of_a_receipt() {
+    let house = house().await;
+    let first = house.first(&payment(&exact(PRICE))).await.unwrap();
+    let (sent, _) = house.submit(&first.errand.plan).await;
+    // A node that counts the transaction and does not show it.
+    let lagging = over_as(&house, settings(), |method, _| match method {
+        "eth_getTransactionReceipt" => Meddling::Answer(Value::Null),
+        _ => Meddling::Pass,
+    });
+    let open = ChainStatus::Open { expired: false, displaced: false };
+    let status = lagging.status(&first.errand.plan, Some(&sent)).await.unwrap();
+    assert_eq!(status, open, "not displaced");
+    house.chain.mine(CANCEL_DEPTH_BLOCKS);
+    let status = lagging.status(&first.errand.plan, Some(&sent)).await.unwrap();
+    let ChainStatus::Failed { refused, .. } = &status else { panic!("{status:?}") };
+    assert!(refused.message.contains("is not sent again"), "{refused}");
 }
 
 #[tokio::test]
