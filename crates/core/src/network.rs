@@ -334,6 +334,20 @@ pub trait Network: Send + Sync {
         plan: &SecretBytes,
     ) -> Result<SignedTransaction, Unavailable>;
 
+    /// Signs what takes the place of a transaction that is not mined at the fees it offers: the same
+    /// call with the same nonce, and fees that nodes take for a replacement, within the operator's
+    /// bound. `None` where that is of no use: the offer is good enough, or cannot be raised.
+    ///
+    /// # Errors
+    /// When fees cannot be read.
+    async fn replacement(
+        &self,
+        _sent: &SentAs,
+        _raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        Ok(None)
+    }
+
     /// Sends the bytes. "Already known" counts as sent.
     ///
     /// # Errors
@@ -361,4 +375,14 @@ pub struct SentAs {
     pub nonce: u64,
     /// The hash of the signed transaction.
     pub transaction: String,
+    /// Hashes of transactions with the same nonce that it was to take the place of. One of them may be
+    /// mined instead.
+    pub replaced: Vec<String>,
+}
+
+impl SentAs {
+    /// Whether this is one of the transactions that may be mined for it.
+    pub fn is_any(&self, transaction: &str) -> bool {
+        self.transaction == transaction || self.replaced.iter().any(|hash| hash == transaction)
+    }
 }

@@ -339,7 +339,8 @@ async fn sign(desk: &Desk, planned: &Planned) -> Result<(SignedAs, SecretBytes),
     let signer = &desk.lanes[*lane].signer;
     let signed = desk.in_time(desk.network.sign(signer, *nonce, &job.plan)).await??;
     let sealed = desk.sealer.seal(Content::Raw, &job.custody.key, &signed.raw)?;
-    let sent = SentAs { signer: signer.clone(), nonce: *nonce, transaction: signed.transaction };
+    let (signer, transaction) = (signer.clone(), signed.transaction);
+    let sent = SentAs { signer, nonce: *nonce, transaction, replaced: Vec::new() };
     Ok((SignedAs { sent, raw: sealed }, signed.raw))
 }
 

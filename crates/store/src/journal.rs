@@ -106,10 +106,11 @@ impl Journal for SqliteJournal {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.writer
             .run(Access::Read, move |connection| {
-                let mut select = connection.prepare_cached(
-                    "SELECT * FROM entry WHERE network = ?1 AND stage IN ('due', 'signed', 'sent')
+                let mut select = connection.prepare_cached(concat!(
+                    entries!(),
+                    " WHERE network = ?1 AND stage IN ('due', 'signed', 'sent')
                      ORDER BY seq LIMIT ?2",
-                )?;
+                ))?;
                 let mut rows = select.query((&network, limit))?;
                 let mut entries = Vec::new();
                 while let Some(row) = rows.next()? {
@@ -182,6 +183,18 @@ impl Journal for SqliteJournal {
     }
 }
 
+/// Selects entries, with the transactions whose place the recorded one was to take.
+macro_rules! entries {
+    () => {
+        "SELECT *, (SELECT group_concat(other.transaction_hash, ' ') FROM signed_transaction AS other
+                    WHERE other.entry = entry.seq AND other.signer = entry.signer
+                      AND other.nonce = entry.nonce
+                      AND other.transaction_hash <> entry.transaction_hash) AS replaced
+         FROM entry"
+    };
+}
+use entries;
+
 /// An entry and the number of its row.
 struct EntryRow {
     seq: i64,
@@ -218,7 +231,7 @@ fn enter(connection: &Connection, new: &NewEntry) -> Outcomes<Entered> {
 }
 
 fn find(connection: &Connection, key: &PaymentKey) -> Outcomes<Option<EntryRow>> {
-    let mut select = connection.prepare_cached("SELECT * FROM entry WHERE key = ?1")?;
+    let mut select = connection.prepare_cached(concat!(entries!(), " WHERE key = ?1"))?;
     let mut rows = select.query([key.as_str()])?;
     rows.next()?.map(read_entry).transpose()
 }
@@ -285,7 +298,7 @@ fn advance(connection: &Connection, lease: &Lease, change: Advance) -> Outcomes<
     if entry.new.network != lease.network {
         return Err(no_entry());
     }
-    if let Event::Signed(signed) = &change.event {
+    if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
         record_signed(connection, seq, &entry.new.network, &signed.sent)?;
     }
     let illegal = |error| Stop::Refused(JournalError::Illegal(error));
@@ -423,10 +436,12 @@ fn read_entry(row: &Row<'_>) -> Outcomes<EntryRow> {
 }
 
 fn read_signed(row: &Row<'_>) -> Outcomes<SignedAs> {
+    let replaced: Option<String> = read(row, "replaced")?;
     let sent = SentAs {
         signer: read(row, "signer")?,
         nonce: read::<Whole, _>(row, "nonce")?.0,
         transaction: read(row, "transaction_hash")?,
+        replaced: replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
     };
     Ok(SignedAs { sent, raw: read(row, "raw")? })
 }

@@ -274,7 +274,12 @@ fn stage(entry: Option<&Entry>) -> &'static str {
 
 /// The points that every entry passes, and no entry twice.
 fn points() -> impl Iterator<Item = Failpoint> {
-    let others = [Failpoint::AfterErrandBeforePayment, Failpoint::AfterCollectBeforeAnswer];
+    let others = [
+        Failpoint::AfterErrandBeforePayment,
+        Failpoint::AfterCollectBeforeAnswer,
+        Failpoint::AfterReplaceBeforeJournal,
+        Failpoint::AfterReplaceJournalBeforeSend,
+    ];
     Failpoint::ALL.iter().copied().filter(move |point| !others.contains(point))
 }
 

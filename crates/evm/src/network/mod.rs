@@ -490,6 +490,14 @@ impl Network for EvmNetwork {
         }
     }
 
+    async fn replacement(
+        &self,
+        sent: &SentAs,
+        raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        submit::replacement(self, sent, raw).await
+    }
+
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
         submit::send(&self.rpc, raw).await
     }

@@ -30,7 +30,7 @@ use super::sight::{
 use crate::account::{Contract as AgentAccount, PaymentContext};
 use crate::contracts::Eip3009;
 use crate::mandate::{Delegation, Mandate};
-use crate::rpc::{Block, Call, Log, Receipt, Rpc};
+use crate::rpc::{Answer, Block, Call, Log, Receipt, Rpc};
 use crate::typed_data::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
 
 /// Where the payment of `plan` stands.
@@ -222,18 +222,21 @@ pub(super) async fn mined(
         return Ok(Mined::No { time: UnixTime(head.time()), displaced: false });
     };
     let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
-    let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
+    let transactions = hashes(sent).ok_or_else(unreadable)?;
     let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
-    // The count is asked before the receipt: a transaction that raised it has its receipt.
-    let [head, count, receipt] =
-        rpc.ask_all([Call::head(), Call::mined_nonces(signer), Call::receipt(transaction)]).await?;
-    let head: Block = rpc.read(head)?;
-    let count: U64 = rpc.read(count)?;
-    let mut receipt: Option<Receipt> = rpc.read(receipt)?;
+    // The count is asked before the receipts: a transaction that raised it has its receipt.
+    let mut calls = vec![Call::head(), Call::mined_nonces(signer)];
+    calls.extend(transactions.iter().copied().map(Call::receipt));
+    let mut answers = rpc.ask_many(calls).await?;
+    let receipts = answers.split_off(2);
+    let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
+    let head: Block = rpc.read(answers.pop().expect("one answer per call"))?;
+    let mut receipt = first_of(rpc, receipts)?;
     let displaced = count.to::<u64>() > sent.nonce;
     if receipt.is_none() && displaced {
-        // A node may answer a batch's parts from different moments: ask for the receipt again.
-        receipt = rpc.read(rpc.ask(Call::receipt(transaction)).await?)?;
+        // A node may answer a batch's parts from different moments: ask for the receipts again.
+        let again = transactions.into_iter().map(Call::receipt).collect();
+        receipt = first_of(rpc, rpc.ask_many(again).await?)?;
     }
     let Some(receipt) = receipt else {
         return Ok(Mined::No { time: UnixTime(head.time()), displaced });
@@ -247,6 +250,22 @@ pub(super) async fn mined(
     })
 }
 
+/// The transactions of which one may be mined, the newest first.
+fn hashes(sent: &SentAs) -> Option<Vec<B256>> {
+    let all = [&sent.transaction].into_iter().chain(sent.replaced.iter().rev());
+    all.map(|hash| hash.parse().ok()).collect()
+}
+
+/// The receipt among these answers: of transactions with one nonce one is mined at most.
+fn first_of(rpc: &Rpc, answers: Vec<Answer>) -> Result<Option<Receipt>, Unavailable> {
+    for answer in answers {
+        if let Some(receipt) = rpc.read(answer)? {
+            return Ok(Some(receipt));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether another transaction has the nonce of this one for good: it was consumed so deep that the
 /// receipt would have to be there. For what nothing on the chain would refuse a second time.
 pub(super) async fn is_displaced_for_good(
@@ -257,13 +276,14 @@ pub(super) async fn is_displaced_for_good(
     let Some(sent) = sent else { return Ok(false) };
     let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
     let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
-    let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
+    let transactions = hashes(sent).ok_or_else(unreadable)?;
     let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
     let Some(deep) = head.number().checked_sub(CANCEL_DEPTH_BLOCKS) else { return Ok(false) };
-    let [count, receipt] =
-        rpc.ask_all([Call::mined_nonces_at(signer, deep), Call::receipt(transaction)]).await?;
-    let count: U64 = rpc.read(count)?;
-    let receipt: Option<Receipt> = rpc.read(receipt)?;
+    let mut calls = vec![Call::mined_nonces_at(signer, deep)];
+    calls.extend(transactions.into_iter().map(Call::receipt));
+    let mut answers = rpc.ask_many(calls).await?;
+    let receipt = first_of(rpc, answers.split_off(1))?;
+    let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
     Ok(count.to::<u64>() > sent.nonce && receipt.is_none())
 }
 

@@ -3,15 +3,16 @@
 //! **Invariant:** what is signed here is returned to be journalled; nothing is sent by signing.
 
 use alloy::consensus::transaction::RlpEcdsaEncodableTx;
-use alloy::consensus::{SignableTransaction, TxEip1559, TxEip7702};
+use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEip7702, TxEnvelope};
 use alloy::eips::Encodable2718;
+use alloy::eips::eip2718::Decodable2718 as _;
 use alloy::eips::eip2930::AccessList;
 use alloy::eips::eip7702::SignedAuthorization;
 use alloy::primitives::{Address, Bytes, Signature, TxKind, U64, U256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::error::Unavailable;
-use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
+use pay402_core::network::{SecretBytes, SendError, SentAs, SignedTransaction};
 use serde_json::json;
 
 use super::account::delegate_of;
@@ -267,6 +268,46 @@ where
     })
 }
 
+/// Signs what takes the place of `raw` at the fees that blocks ask for now, and at least what nodes ask of a
+/// replacement. `None` where the offer is good enough, or the operator's bound does not let it be raised.
+pub(super) async fn replacement(
+    network: &EvmNetwork,
+    sent: &SentAs,
+    raw: &SecretBytes,
+) -> Result<Option<SignedTransaction>, Unavailable> {
+    let rpc = &network.rpc;
+    let signer = network.signer(&sent.signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
+    let unreadable = || rpc.unavailable("the journal's transaction is damaged");
+    let old = TxEnvelope::decode_2718(&mut raw.expose()).map_err(|_| unreadable())?;
+    let [head, tip] = rpc.ask_all([Call::head(), Call::tip()]).await?;
+    let head: Block = rpc.read(head)?;
+    let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
+    let tip: Option<u128> = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
+    let offered = Fees {
+        cap: old.max_fee_per_gas(),
+        tip: old.max_priority_fee_per_gas().unwrap_or_default(),
+    };
+    let wanted = (base, tip.unwrap_or(TIP_FALLBACK));
+    let Some(fees) = offered.raised(wanted, network.settings.fee_per_gas_max) else {
+        return Ok(None);
+    };
+    match old {
+        TxEnvelope::Eip1559(old) => {
+            let mut transaction = old.strip_signature();
+            transaction.max_fee_per_gas = fees.cap;
+            transaction.max_priority_fee_per_gas = fees.tip;
+            sealed(network, signer, transaction).map(Some)
+        }
+        TxEnvelope::Eip7702(old) => {
+            let mut transaction = old.strip_signature();
+            transaction.max_fee_per_gas = fees.cap;
+            transaction.max_priority_fee_per_gas = fees.tip;
+            sealed(network, signer, transaction).map(Some)
+        }
+        _ => Err(unreadable()),
+    }
+}
+
 /// Sends signed bytes. What a node's answer means is decided in [`errors`].
 pub(super) async fn send(rpc: &Rpc, raw: &SecretBytes) -> Result<(), SendError> {
     let raw = Bytes::copy_from_slice(raw.expose());
@@ -320,6 +361,21 @@ impl Fees {
         .ok_or_else(|| rpc.unavailable("gas costs more than the configured cap"))
     }
 
+    /// What to offer in place of these fees, at most `max`. `None` where they suffice for the next blocks
+    /// or cannot be raised enough.
+    fn raised(self, (base, tip): (u128, u128), max: u128) -> Option<Self> {
+        let suffices = self.cap >= base.saturating_add(base / 8).saturating_add(self.tip);
+        if suffices && self.tip >= tip {
+            return None;
+        }
+        // Nodes take a replacement at a tenth more; some ask for an eighth.
+        let more = |fee: u128| fee.saturating_add(fee / 8).saturating_add(1);
+        let tip = tip.max(more(self.tip));
+        let cap = base.saturating_mul(2).saturating_add(tip).max(more(self.cap)).min(max);
+        let raised = Self { cap, tip: tip.min(cap) };
+        (raised.cap >= more(self.cap) && raised.tip >= more(self.tip)).then_some(raised)
+    }
+
     /// Twice the base fee, so that the transaction stays valid while the base fee rises for five
     /// blocks, and the tip; at most `max`. `None` when not even the base fee fits under `max`.
     fn new(base: U256, tip: u128, max: u128) -> Option<Self> {
@@ -345,6 +401,20 @@ mod tests {
         assert_eq!(fees(1, 300, 100), Some(Fees { cap: 100, tip: 100 }));
         assert_eq!(fees(101, 0, 100), None);
         assert_eq!(Fees::new(U256::MAX, 1, u128::MAX), None);
+    }
+
+    #[test]
+    fn fees_are_raised_when_they_do_not_suffice_and_as_far_as_nodes_ask() {
+        let offered = Fees { cap: 80, tip: 16 };
+        let raised = |wanted| offered.raised(wanted, 1_000);
+        assert_eq!(raised((56, 16)), None, "an eighth above the base fee and the tip fit");
+        assert_eq!(raised((60, 16)), Some(Fees { cap: 139, tip: 19 }));
+        assert_eq!(raised((10, 17)), Some(Fees { cap: 91, tip: 19 }), "an eighth more at least");
+        assert_eq!(raised((10, 40)), Some(Fees { cap: 91, tip: 40 }));
+        assert_eq!(offered.raised((60, 16), 91), Some(Fees { cap: 91, tip: 19 }));
+        assert_eq!(offered.raised((60, 16), 90), None, "less than a replacement needs");
+        let huge = Fees { cap: u128::MAX, tip: u128::MAX };
+        assert_eq!(huge.raised((1, 1), u128::MAX), None);
     }
 
     #[test]
