@@ -134,9 +134,11 @@ async fn client(args: &Args) -> Result<PayingClient, CliError> {
     let wallet = Wallet::builder(Arc::new(ledger)).policy(policy);
     let wallet = schemes.into_iter().fold(wallet, |wallet, scheme| wallet.scheme(scheme));
     let wallet = wallet.build()?;
-    let http = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .user_agent(concat!("pay402/", env!("CARGO_PKG_VERSION")));
+    let http = || {
+        reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .user_agent(concat!("pay402/", env!("CARGO_PKG_VERSION")))
+    };
     Ok(PayingClient::builder(wallet).http(http).build()?)
 }
 

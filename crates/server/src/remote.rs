@@ -11,11 +11,12 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Settlement, Supported, Verdict};
+use pay402_core::host::is_loopback;
 use pay402_core::wire::{
     Endpoint, decode_settled, decode_supported, decode_verdict, encode_facilitator_request,
 };
 use pay402_core::{Digest, Payment, Refused};
-use url::{Host, Url};
+use url::Url;
 
 /// Longest wait for a connection, in seconds.
 pub const CONNECT_WAIT_S: u64 = 5;
@@ -360,15 +361,6 @@ fn fit_settled(settled: Settled) -> Settled {
 
 fn name(text: Option<String>) -> Option<String> {
     text.filter(|text| text.len() <= NAME_BYTES_MAX)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 /// What went wrong, without the URL, which may carry a key.

@@ -6,6 +6,7 @@ use alloy::eips::eip7702::SignedAuthorization;
 use alloy::primitives::{Address, B256, Bytes, U64};
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::error::Misconfigured;
+use pay402_core::host::is_loopback;
 use pay402_evm::account::relay::{self, Adopting, RelayError};
 use pay402_evm::account::state::Standing;
 use pay402_evm::account::{Adoption, RootOperation};
@@ -71,7 +72,7 @@ impl Road {
             .timeout(ANSWER_WAIT)
             // The API key is for this facilitator and for nobody that it names.
             .redirect(reqwest::redirect::Policy::none());
-        if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+        if is_loopback(&url) {
             builder = builder.no_proxy();
         }
         let client =

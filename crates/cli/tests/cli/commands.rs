@@ -94,6 +94,21 @@ fn buying_in_processes_of_their_own() {
     assert_eq!((code, &why["code"], &why["retryable"]), (4, &"network".into(), &true.into()));
 }
 
+#[test]
+fn a_proxy_in_the_environment_sees_nothing_of_what_stays_on_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let market = Market::open(folder.path(), "warn");
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let at = format!("http://{}", proxy.local_addr().unwrap());
+    let mut command = market.pay(folder.path(), &[&format!("{}/paid", market.api.url)]);
+    command.envs(["HTTP_PROXY", "http_proxy", "ALL_PROXY"].map(|name| (name, &at)));
+    let (code, _, stderr) = run(command);
+    assert_eq!(code, 0, "{stderr}");
+    let seen = proxy.accept().map(|(_, from)| from).map_err(|error| error.kind());
+    assert_eq!(seen, Err(std::io::ErrorKind::WouldBlock), "the proxy was connected to");
+}
+
 /// The public PBKDF2 vector of the Web3 Secret Storage definition; its password is `testpassword`.
 const PUBLIC_KEY_FILE: &str = r#"{"crypto":{"cipher":"aes-128-ctr",
     "cipherparams":{"iv":"6087dab2f9fdbbfaddc31a909735c1e6"},

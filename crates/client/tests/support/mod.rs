@@ -249,7 +249,7 @@ impl World {
         PayingClient::builder(self.wallet())
             .retry(self.retry)
             .answer_wait(Duration::from_secs(2))
-            .http(reqwest::Client::builder().no_proxy())
+            .http(|| reqwest::Client::builder().no_proxy())
             .build()
             .expect("the settings are right")
     }
