@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // tests
 
 mod account;
+mod broken;
 mod canary;
 mod commands;
 mod process;
