@@ -284,6 +284,11 @@ impl Call {
         Self::new("eth_getTransactionCount", json!([account, "latest"]))
     }
 
+    /// The same number with those that the node knows of and that are not mined yet.
+    pub(crate) fn pending_nonces(account: Address) -> Self {
+        Self::new("eth_getTransactionCount", json!([account, "pending"]))
+    }
+
     /// What `account` holds of the native coin, in wei.
     pub(crate) fn balance(account: Address) -> Self {
         Self::new("eth_getBalance", json!([account, "latest"]))

@@ -15,11 +15,10 @@ use serde_json::{Value, json};
 
 use super::state::Standing;
 use super::{AGENT_ACCOUNT, Adoption, AgentAccount};
-use crate::network::{FEE_PER_GAS_MAX_DEFAULT, errors};
+use crate::fees::Fees;
+use crate::network::errors;
 use crate::rpc::{Block, Call, Receipt, Rpc};
 
-/// Tip where the node proposes none, in wei: 1 gwei.
-const TIP_FALLBACK: u128 = 1_000_000_000;
 /// Gas of a transaction that adopts and calls nothing: 21,000 for itself, 25,000 for the
 /// delegation, and what may come on top by later rules.
 const GAS_ADOPTION: u64 = 100_000;
@@ -77,9 +76,8 @@ pub async fn send(
     adopting: Adopting,
     call: Bytes,
 ) -> Result<B256, RelayError> {
-    let tip = Call::new("eth_maxPriorityFeePerGas", json!([]));
-    let [head, tip, trial] =
-        rpc.ask_all([Call::head(), tip, trial(account.address, adopting, &call)]).await?;
+    let trial = trial(account.address, adopting, &call);
+    let [head, tip, trial] = rpc.ask_all([Call::head(), Call::tip(), trial]).await?;
     let gas_limit = match trial {
         Err(error) if errors::execution_failure(&error).is_some() => {
             let why = errors::execution_failure(&error).unwrap_or_default();
@@ -93,15 +91,11 @@ pub async fn send(
         Ok(_) | Err(_) => adoption_gas(&call),
     };
     let head: Block = rpc.read(head)?;
-    let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
-    let tip = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
-    let tip: u128 = tip.unwrap_or(TIP_FALLBACK);
-    let cap = base.saturating_mul(2).saturating_add(tip).min(FEE_PER_GAS_MAX_DEFAULT);
-    if base > cap {
+    let Some(fees) = Fees::offered(rpc, &head, tip) else {
         return Err(RelayError::Refused("gas costs more than is paid here; try later".into()));
-    }
-    let gas = Gas { limit: gas_limit.min(GAS_MAX), cap, tip: tip.min(cap) };
-    let needed = U256::from(gas.limit).saturating_mul(U256::from(cap));
+    };
+    let gas = Gas { limit: gas_limit.min(GAS_MAX), fees };
+    let needed = U256::from(gas.limit).saturating_mul(U256::from(fees.max));
     if needed > standing.wei {
         return Err(RelayError::Funds { needed, held: standing.wei });
     }
@@ -132,8 +126,7 @@ pub async fn succeeded(rpc: &Rpc, transaction: B256) -> Result<Option<bool>, Una
 #[derive(Clone, Copy)]
 struct Gas {
     limit: u64,
-    cap: u128,
-    tip: u128,
+    fees: Fees,
 }
 
 async fn sign(
@@ -155,8 +148,8 @@ async fn sign(
                 chain_id,
                 nonce,
                 gas_limit: gas.limit,
-                max_fee_per_gas: gas.cap,
-                max_priority_fee_per_gas: gas.tip,
+                max_fee_per_gas: gas.fees.max,
+                max_priority_fee_per_gas: gas.fees.tip,
                 to: account.address,
                 value: U256::ZERO,
                 access_list,
@@ -172,8 +165,8 @@ async fn sign(
                 chain_id,
                 nonce,
                 gas_limit: gas.limit,
-                max_fee_per_gas: gas.cap,
-                max_priority_fee_per_gas: gas.tip,
+                max_fee_per_gas: gas.fees.max,
+                max_priority_fee_per_gas: gas.fees.tip,
                 to: TxKind::Call(account.address),
                 value: U256::ZERO,
                 access_list,
