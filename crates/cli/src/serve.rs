@@ -24,7 +24,6 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use url::Url;
-use zeroize::Zeroizing;
 
 use crate::error::CliError;
 use crate::sale::{Meter, SaleArgs};
@@ -137,15 +136,9 @@ async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
 /// The facilitator, called with the key in `FACILITATOR_API_KEY` when there is one.
 fn facilitator(args: &Args) -> Result<RemoteFacilitator, Misconfigured> {
     let facilitator = RemoteFacilitator::new(args.facilitator.as_str())?;
-    let Some(key) = secret::from_environment(API_KEY)? else { return Ok(facilitator) };
-    let key = key.trim();
-    if key.is_empty() {
-        return Err(Misconfigured::new(API_KEY, "is empty; set the key, or unset the variable"));
-    }
-    let bearer = Zeroizing::new(format!("Bearer {key}"));
-    let facilitator = facilitator
-        .header("authorization", &bearer)
-        .map_err(|_| Misconfigured::new(API_KEY, "has characters that no header may have"))?;
+    let Some(bearer) = secret::bearer()? else { return Ok(facilitator) };
+    let bearer = bearer.to_str().expect("it was made of visible characters");
+    let facilitator = facilitator.header("authorization", bearer)?;
     let name = match &args.database {
         Some(database) => claims_name(database)?,
         None => random_name()?,

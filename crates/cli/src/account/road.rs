@@ -13,7 +13,6 @@ use pay402_evm::account::{Adoption, RootOperation};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde_json::{Map, Value, json};
 use url::Url;
-use zeroize::Zeroizing;
 
 use super::call_data;
 use super::chain::Chain;
@@ -77,7 +76,15 @@ impl Road {
         }
         let client =
             builder.build().map_err(|_| bad("cannot be used: the TLS library did not start"))?;
-        Ok(Self::Facilitator { client, url, key: api_key()? })
+        let key = secret::bearer()?;
+        let has_secret = key.is_some() || !url.username().is_empty() || url.password().is_some();
+        if has_secret && url.scheme() == "http" && !is_loopback(&url) {
+            return Err(bad(
+                "is not encrypted, so anybody on the way could read the API key; use https://, or \
+                 send no key",
+            ));
+        }
+        Ok(Self::Facilitator { client, url, key })
     }
 
     /// Has it sent, and names the transaction where there is one. That it was done is for the chain
@@ -104,21 +111,6 @@ impl Road {
             }
         }
     }
-}
-
-fn api_key() -> Result<Option<HeaderValue>, Misconfigured> {
-    let Some(key) = secret::from_environment(secret::API_KEY)? else { return Ok(None) };
-    let key = key.trim();
-    if key.is_empty() {
-        let problem = "is empty; set the key, or unset the variable";
-        return Err(Misconfigured::new(secret::API_KEY, problem));
-    }
-    let bearer = Zeroizing::new(format!("Bearer {key}"));
-    let mut value = HeaderValue::from_str(&bearer).map_err(|_| {
-        Misconfigured::new(secret::API_KEY, "has characters that no header may have")
-    })?;
-    value.set_sensitive(true);
-    Ok(Some(value))
 }
 
 /// The body of `POST /account`.

@@ -314,6 +314,20 @@ fn mistakes_are_named_before_anything_starts() {
         assert!(!message.contains("secret-path"), "{name}: {message}");
     }
 
+    // An API key goes to nobody in the clear.
+    let far = "http://198.51.100.7:4020";
+    let payee = dev_address(2);
+    let serve = ["serve", "--facilitator", far, "--listen", "127.0.0.1:0", "--pay-to", &payee];
+    let adopt = ["account", "adopt", "--facilitator", far, "--rpc-url", "http://127.0.0.1:1"];
+    for arguments in [&serve[..], &adopt] {
+        let mut command = pay402(arguments);
+        command.env("FACILITATOR_API_KEY", "hunter2").env("EVM_PRIVATE_KEY", dev_key(1));
+        let (code, _, stderr) = run(command);
+        let message = error(&stderr)["message"].as_str().unwrap().to_owned();
+        assert!(code == 3 && message.contains("facilitator: is not encrypted"), "{stderr}");
+        assert!(message.contains("https://") && !stderr.contains("hunter2"), "{stderr}");
+    }
+
     // A server whose facilitator is not there sells nothing, and gives nothing away.
     let mut command = pay402(&["serve", "--facilitator", "http://127.0.0.1:1", "--listen"]);
     command.args(["127.0.0.1:0", "--pay-to", &dev_address(2)]);
