@@ -5,8 +5,10 @@ use std::time::Duration;
 use alloy::eips::eip7702::SignedAuthorization;
 use alloy::primitives::{Address, B256, Bytes, U64};
 use alloy::signers::local::PrivateKeySigner;
+use pay402_core::Refusal;
 use pay402_core::error::Misconfigured;
 use pay402_core::host::is_loopback;
+use pay402_core::refusal::Reason;
 use pay402_evm::account::relay::{self, Adopting, RelayError};
 use pay402_evm::account::state::Standing;
 use pay402_evm::account::{Adoption, RootOperation};
@@ -27,6 +29,10 @@ const ANSWER_WAIT: Duration = Duration::from_secs(120);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Longest reason that is shown, in characters.
 const REASON_CHARS_MAX: usize = 256;
+/// What to do where it is not known whether something was sent. A repeat grants nothing twice: the
+/// key is the same, and a key has one session.
+pub(super) const LOOK: &str =
+    "look with `pay402 account status`; repeating the same call does no harm";
 /// How often the receipt of our own transaction is asked for.
 const RECEIPT_EVERY: Duration = Duration::from_millis(500);
 /// How often at most: for two minutes.
@@ -151,15 +157,16 @@ fn tuple_json(tuple: &SignedAuthorization) -> Value {
 async fn ask(call: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), CliError> {
     let failed = |error: reqwest::Error| match error.is_connect() {
         true => CliError::network("no connection to the facilitator"),
-        false => CliError::unclear("the facilitator did not answer; it may have sent it")
-            .suggest("look with `pay402 account status`; repeating the same call does no harm"),
+        false => {
+            CliError::unclear("the facilitator did not answer; it may have sent it").suggest(LOOK)
+        }
     };
     let mut response = call.send().await.map_err(failed)?;
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(CliError::unclear("the facilitator's answer is too large"));
+            return Err(CliError::unclear("the facilitator's answer is too large").suggest(LOOK));
         }
         body.extend_from_slice(&chunk);
     }
@@ -183,8 +190,20 @@ fn read((status, body): (u16, Vec<u8>)) -> Result<Option<String>, CliError> {
                 401 | 403 => CliError::refused("facilitator_access", message)
                     .suggest("set FACILITATOR_API_KEY or FACILITATOR_API_KEY_FILE"),
                 404 => no_such_service(),
-                _ if reason == "sponsoring_not_offered" => no_such_service(),
-                503 | 429 => CliError { retryable: true, ..CliError::refused("busy", message) },
+                _ if reason == Refusal::SponsoringNotOffered.code() => no_such_service(),
+                408 | 429 | 500.. if !is_before_entry(&reason) => {
+                    let message = format!(
+                        "the facilitator answered HTTP {status} and may have taken it: {why}"
+                    );
+                    CliError::unclear(message).suggest(LOOK)
+                }
+                408 | 429 | 500.. => {
+                    CliError { retryable: true, ..CliError::refused("busy", message) }
+                }
+                _ if reason == Refusal::DelegateNotAllowed.code() => {
+                    CliError::refused("facilitator_refused", message)
+                        .suggest("send it from the account itself: --self-funded")
+                }
                 _ => CliError::refused("facilitator_refused", message),
             };
             Err(error.with_details(json!({ "reason": reason, "transaction": transaction })))
@@ -193,8 +212,25 @@ fn read((status, body): (u16, Vec<u8>)) -> Result<Option<String>, CliError> {
         (_, None) => Err(CliError::unclear(format!(
             "the facilitator answered HTTP {status} and did not say what it did"
         ))
-        .suggest("look with `pay402 account status`; repeating the same call does no harm")),
+        .suggest(LOOK)),
     }
+}
+
+/// Whether a facilitator that gives this reason has certainly recorded nothing that it would send
+/// later. "Busy" alone does not say that: its journal may have taken the request all the same.
+fn is_before_entry(reason: &str) -> bool {
+    matches!(
+        Reason::parse(reason),
+        Reason::Known(
+            Refusal::SponsoringNotOffered
+                | Refusal::SponsoringLimit
+                | Refusal::AdoptionInvalid
+                | Refusal::DelegateNotAllowed
+                | Refusal::AccountNotAdopted
+                | Refusal::OperationNotAllowed
+                | Refusal::PayerSuspended
+        )
+    )
 }
 
 fn no_such_service() -> CliError {
@@ -224,10 +260,17 @@ async fn send(
                 "send {} some of the network's own coin, or let a facilitator pay: --facilitator URL",
                 account.address
             )),
+        RelayError::Pending { nonce } => {
+            CliError::refused("pending_transaction", error.to_string()).suggest(format!(
+                "wait until it is mined, then repeat the call; if it never is, replace it from a \
+                 wallet: any transaction of {} with nonce {nonce} and fees at least 10 % higher. \
+                 What needs no adoption a facilitator can send meanwhile: --facilitator URL",
+                account.address
+            ))
+        }
         RelayError::Refused(why) => CliError::refused("refused", why),
         RelayError::Unavailable(error) => error.into(),
-        RelayError::Unknown { .. } => CliError::unclear(error.to_string())
-            .suggest("look with `pay402 account status`; repeating the same call does no harm"),
+        RelayError::Unknown { .. } => CliError::unclear(error.to_string()).suggest(LOOK),
     })?;
     for _ in 0..RECEIPTS_MAX {
         match relay::succeeded(&chain.rpc, hash).await? {
@@ -239,8 +282,7 @@ async fn send(
             None => tokio::time::sleep(RECEIPT_EVERY).await,
         }
     }
-    Err(CliError::unclear(format!("the transaction {hash} is not mined yet"))
-        .suggest("look later with `pay402 account status`"))
+    Err(CliError::unclear(format!("the transaction {hash} is not mined yet")).suggest(LOOK))
 }
 
 #[cfg(test)]
@@ -269,7 +311,24 @@ mod tests {
             (404, r#"{"error":"not_found","message":"x"}"#, "not_sponsored"),
             (404, "", "not_sponsored"),
             (200, r#"{"success":false,"errorReason":"sponsoring_not_offered"}"#, "not_sponsored"),
-            (503, r#"{"success":false,"errorReason":"x"}"#, "busy"),
+            (503, r#"{"success":false,"errorReason":"x"}"#, "outcome_unknown"),
+            (
+                503,
+                r#"{"success":false,"errorReason":"unexpected_settle_error"}"#,
+                "outcome_unknown",
+            ),
+            (
+                503,
+                r#"{"success":false,"errorReason":"account_operation_failed"}"#,
+                "outcome_unknown",
+            ),
+            (429, r#"{"error":"too_many_requests","message":"slow down"}"#, "outcome_unknown"),
+            (408, r#"{"error":"timeout","message":"too slow"}"#, "outcome_unknown"),
+            (500, r#"{"error":"internal"}"#, "outcome_unknown"),
+            (504, r#"{"error":"timeout"}"#, "outcome_unknown"),
+            (429, r#"{"success":false,"errorReason":"payer_suspended"}"#, "busy"),
+            (503, r#"{"success":false,"errorReason":"sponsoring_limit_reached"}"#, "busy"),
+            (400, r#"{"error":"bad_request","message":"call: is missing"}"#, "facilitator_refused"),
             (200, "{}", "outcome_unknown"),
             (200, "", "outcome_unknown"),
             (500, "<html>", "outcome_unknown"),

@@ -13,11 +13,12 @@ use pay402_core::error::Unavailable;
 use pay402_core::network::SendError;
 use serde_json::{Value, json};
 
-use super::state::Standing;
-use super::{AGENT_ACCOUNT, Adoption, AgentAccount};
+use super::abi::AgentAccount as Contract;
+use super::state::{KeyState, Standing, view};
+use super::{AGENT_ACCOUNT, Adoption, AgentAccount, RootOperation};
 use crate::fees::Fees;
 use crate::network::errors;
-use crate::rpc::{Block, Call, Receipt, Rpc};
+use crate::rpc::{Block, Call, Called, Receipt, Rpc};
 
 /// Gas of a transaction that adopts and calls nothing: 21,000 for itself, 25,000 for the
 /// delegation, and what may come on top by later rules.
@@ -25,6 +26,8 @@ const GAS_ADOPTION: u64 = 100_000;
 /// Gas for each word of call data of a registration: at most one new slot of storage, and what it
 /// takes to hash and log it.
 const GAS_PER_WORD: u64 = 30_000;
+/// Why a transaction comes too late.
+const OVERTAKEN: &str = "the account sent another transaction in the meantime; try again";
 /// Most gas that is offered.
 const GAS_MAX: u64 = 15_000_000;
 
@@ -41,6 +44,13 @@ pub enum RelayError {
         needed: U256,
         /// What the account has, in wei.
         held: U256,
+    },
+    /// Another transaction of the account waits with the nonce that this one would need: nothing
+    /// was sent.
+    #[error("a transaction of the account with nonce {nonce} is not mined yet")]
+    Pending {
+        /// Its nonce.
+        nonce: u64,
     },
     /// The node did not answer: nothing was sent.
     #[error(transparent)]
@@ -77,7 +87,18 @@ pub async fn send(
     call: Bytes,
 ) -> Result<B256, RelayError> {
     let trial = trial(account.address, adopting, &call);
-    let [head, tip, trial] = rpc.ask_all([Call::head(), Call::tip(), trial]).await?;
+    let (mined, pending) =
+        (Call::mined_nonces(account.address), Call::pending_nonces(account.address));
+    let [head, tip, trial, mined, pending] =
+        rpc.ask_all([Call::head(), Call::tip(), trial, mined, pending]).await?;
+    if rpc.read::<U64>(mined)?.to::<u64>() != standing.nonce {
+        return Err(RelayError::Refused(OVERTAKEN.into()));
+    }
+    // Beside it, this one would be refused or take its place, and of an account with code most nodes
+    // hold one alone. A node that does not tell what is pending refuses it itself.
+    if rpc.read::<U64>(pending).is_ok_and(|pending| pending.to::<u64>() > standing.nonce) {
+        return Err(RelayError::Pending { nonce: standing.nonce });
+    }
     let gas_limit = match trial {
         Err(error) if errors::execution_failure(&error).is_some() => {
             let why = errors::execution_failure(&error).unwrap_or_default();
@@ -105,13 +126,48 @@ pub async fn send(
         Ok(Err(error)) => match errors::sent(&error) {
             Ok(()) => Ok(transaction),
             Err(SendError::Rejected(why)) => Err(RelayError::Refused(why)),
-            Err(SendError::NonceSpent) => Err(RelayError::Refused(
-                "the account sent another transaction in the meantime; try again".into(),
-            )),
+            Err(SendError::NonceSpent) => Err(RelayError::Refused(OVERTAKEN.into())),
             Err(SendError::Unknown(problem)) => Err(RelayError::Unknown { transaction, problem }),
         },
         Err(error) => Err(RelayError::Unknown { transaction, problem: error.problem }),
     }
+}
+
+/// Tries an operation on an account that runs another delegate than [`AGENT_ACCOUNT`], such as an
+/// older version of it, as if the root had sent it. `Some` is why it would not be carried out. That
+/// a call succeeds says nothing of code that takes any call, so the delegate has to know the epoch,
+/// and what the account's storage says of `key`.
+///
+/// # Errors
+/// When the node does not answer.
+pub async fn rehearse(
+    rpc: &Rpc,
+    account: Address,
+    (epoch, key): (u64, Option<(Address, KeyState)>),
+    operation: &RootOperation,
+) -> Result<Option<String>, Unavailable> {
+    let known = key.map_or(Address::ZERO, |(key, _)| key);
+    let call = operation.unsigned().to_vec();
+    let [epoch_view, session_view, trial] = rpc
+        .ask_all([
+            view(account, &Contract::epochCall {}),
+            view(account, &Contract::sessionCall { key: known }),
+            Call::simulate((account, account), call, GAS_MAX, "latest"),
+        ])
+        .await?;
+    let epoch_said = rpc.read_call(epoch_view)?.word();
+    let state_said = rpc.read_call(session_view)?.word().and_then(|word| u64::try_from(word).ok());
+    let agrees = state_said.is_some_and(|said| match key {
+        Some((_, state)) => KeyState::of(said) == state,
+        None => true,
+    });
+    if epoch_said != Some(U256::from(epoch)) || !agrees {
+        return Ok(Some("it does not answer as an agent account does".into()));
+    }
+    Ok(match rpc.read_call(trial)? {
+        Called::Returned(_) => None,
+        Called::Failed(why) => Some(why),
+    })
 }
 
 /// How a transaction ended.
