@@ -60,7 +60,9 @@ pub(crate) struct Args {
     /// Most that this payment may cost, in dollars.
     #[arg(long, value_name = "DOLLARS", default_value = "1", value_parser = dollars)]
     max_amount: Price,
-    /// Most that may be spent in total, in dollars, over all calls that share the state folder.
+    /// Most that may be spent in total, in dollars, over all calls that share the state folder. It
+    /// holds for each account, network and token by itself: what is spent in another token, on
+    /// another network or from another account does not count.
     #[arg(long, value_name = "DOLLARS", default_value = "10", value_parser = dollars)]
     max_spend: Price,
     /// Pay only on this network: a CAIP-2 id or a name. May be repeated.
@@ -399,7 +401,11 @@ fn explain(error: PayError) -> CliError {
         });
         shown.suggestion = match denied.rule {
             "max_per_payment" => Some("raise --max-amount if you want to pay that much".into()),
-            "total_budget" => Some("raise --max-spend if you want to spend more in total".into()),
+            "total_budget" => Some(
+                "raise --max-spend if you want to spend more in total of this token on this network \
+                 from this account"
+                    .into(),
+            ),
             rule if rule.starts_with("session_") => {
                 Some("the account's owner sets what a session key may pay: `pay402 account`".into())
             }

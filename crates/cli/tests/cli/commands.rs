@@ -81,6 +81,9 @@ fn buying_in_processes_of_their_own() {
     let (code, _, stderr) = pay(&["--max-spend", "0.002"]);
     let why = error(&stderr);
     assert_eq!((code, &why["details"]["rule"]), (11, &"total_budget".into()), "{why}");
+    // It holds for one token, and says so.
+    assert!(why["message"].as_str().unwrap().contains("USDC on eip155:84532"), "{why}");
+    assert!(why["suggestion"].as_str().unwrap().contains("this token on this network"), "{why}");
 
     let (code, _, stderr) = pay(&["-n", "eip155:8453"]);
     assert_eq!(code, 11, "{stderr}");
