@@ -229,14 +229,16 @@ impl Office {
         if delegate == Delegate::AgentAccount {
             return Ok(());
         }
-        let named = match key {
-            Some(key) => state::policies(rpc, account, epoch, &[key]).await?.first().copied(),
-            None => None,
+        let known = match key {
+            Some(key) => {
+                let policies = state::policies(rpc, account, epoch, &[key]).await?;
+                policies.first().map(|policy| (key, policy.state))
+            }
+            None => self.registered().await?.map(|key| (key, KeyState::Registered)),
         };
-        let named = key.zip(named.map(|policy| policy.state));
         let message = match delegate {
             Delegate::Other(other) => {
-                match relay::rehearse(rpc, account, (epoch, named), operation).await? {
+                match relay::rehearse(rpc, account, (epoch, known), operation).await? {
                     None => return Ok(()),
                     Some(why) => format!(
                         "{account} runs {other} on {network}, which does not take the revocation: {why}"
@@ -247,10 +249,7 @@ impl Office {
                 format!("{account} is not an agent account on {network}")
             }
         };
-        let is_registered = match named {
-            Some((_, state)) => state == KeyState::Registered,
-            None => self.has_registered().await?,
-        };
+        let is_registered = known.is_some_and(|(_, state)| state == KeyState::Registered);
         let advice = match (is_registered, delegate) {
             (false, _) => "no session key of it is registered: there is nothing to revoke",
             (true, Delegate::Other(_)) => {
@@ -265,13 +264,18 @@ impl Office {
         Err(CliError::refused("not_adopted", message).suggest(advice))
     }
 
-    /// Whether the account's storage has a session key, as far as the logs of its registrations go.
-    async fn has_registered(&self) -> Result<bool, CliError> {
+    /// A session key that the account's storage has, as far as the logs of its registrations go.
+    async fn registered(&self) -> Result<Option<Address>, CliError> {
         let (rpc, account, now) = (&self.chain.rpc, self.account(), &self.standing);
         let history = state::registrations(rpc, account, 0, now.block).await?;
         let keys: Vec<Address> = history.registrations.iter().map(|one| one.key).collect();
         let policies = state::policies(rpc, account, now.epoch, &keys).await?;
-        Ok(policies.iter().any(|policy| policy.state == KeyState::Registered))
+        let is_registered = |policy: &Policy| policy.state == KeyState::Registered;
+        Ok(keys
+            .into_iter()
+            .zip(&policies)
+            .find(|(_, policy)| is_registered(policy))
+            .map(|(key, _)| key))
     }
 
     fn deadline(&self) -> UnixTime {
