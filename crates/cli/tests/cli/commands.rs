@@ -317,6 +317,16 @@ fn mistakes_are_named_before_anything_starts() {
         assert!(!message.contains("secret-path"), "{name}: {message}");
     }
 
+    // What cannot be sold is said before a facilitator is asked.
+    for routes in [&["GET /a", "GET /a"][..], &["GET /:id"], &["GET /a?b=1"]] {
+        let mut command = pay402(&["serve", "--facilitator", "http://127.0.0.1:1", "--listen"]);
+        command.args(["127.0.0.1:0", "--pay-to", &dev_address(2)]);
+        command.args(routes.iter().flat_map(|route| ["--route", route]));
+        let (code, _, stderr) = run(command);
+        assert_eq!((code, &error(&stderr)["code"]), (2, &"usage".into()), "{stderr}");
+        assert!(error(&stderr)["message"].as_str().unwrap().contains("--route"), "{stderr}");
+    }
+
     // An API key goes to nobody in the clear.
     let far = "http://198.51.100.7:4020";
     let payee = dev_address(2);
