@@ -652,7 +652,8 @@ fn signed(from: usize, nonce: u64, to: TxKind, input: Bytes, tip: u128) -> Vec<u
     TxEnvelope::from(transaction.into_signed(signature)).encoded_2718()
 }
 
-async fn send(chain: &Devchain, from: usize, to: TxKind, data: Bytes) -> TransactionReceipt {
+/// A transaction of a development account; it may fail.
+pub async fn send(chain: &Devchain, from: usize, to: TxKind, data: Bytes) -> TransactionReceipt {
     let raw = signed(from, nonce_of(chain, from).await, to, data, 1_000_000_000);
     let sent = chain.provider().send_raw_transaction(&raw).await.expect("a good transaction");
     sent.get_receipt().await.expect("mined")

@@ -1,7 +1,7 @@
 //! `pay402 pay`: curl that pays when it is asked to, inside the owner's limits.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +14,13 @@ use pay402_core::refusal::Retry;
 use pay402_core::scheme::ClientScheme;
 use pay402_core::spend::Verdict;
 use pay402_core::{NetworkId, Price};
+use pay402_evm::account::SignedAdoption;
 use pay402_evm::address::parse_address;
 use pay402_evm::{AssetTable, ExactClient, Rpc, SessionClient, UptoClient};
 use pay402_store::SqliteLedger;
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Method, Request};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use url::Url;
 
 use crate::error::CliError;
@@ -31,6 +32,9 @@ const DATA_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const REPEAT: &str = "repeat the same call: the payment is not made twice as long as it could still \
                       be used. Only the chain can tell what became of it: once it has expired, \
                       --rpc-url is needed";
+
+/// Most bytes of a file that --adoption names: more than twice the longest call in hexadecimal.
+const ADOPTION_BYTES_MAX: u64 = 256 * 1024;
 
 /// Fetch a URL, and pay for it when the server asks.
 ///
@@ -91,6 +95,10 @@ pub(crate) struct Args {
     /// named by PAY402_SESSION_KEY_FILE.
     #[arg(long, value_name = "FILE", conflicts_with = "keystore")]
     session_key: Option<PathBuf>,
+    /// What the account's owner signed with `pay402 account adopt --save`: brought along until the chain
+    /// shows it done.
+    #[arg(long, value_name = "FILE", requires = "account")]
+    adoption: Option<PathBuf>,
     /// Folder for the record of what was spent.
     #[arg(long, env = "PAY402_STATE_DIR", value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
@@ -184,7 +192,28 @@ fn schemes(
             "is not set; a session key asks the chain what it may spend (or use EVM_RPC_URL)";
         Misconfigured::new("--rpc-url", problem)
     })?;
-    Ok(vec![Arc::new(SessionClient::new(account, key, assets).with_rpc(network, rpc))])
+    let mut client = SessionClient::new(account, key, assets).with_rpc(network, rpc);
+    if let Some(file) = &args.adoption {
+        client = client.with_adoption(read_adoption(file)?).map_err(|error| {
+            let problem = format!("{}: {error}", file.display());
+            Misconfigured::new("--adoption", problem)
+        })?;
+    }
+    Ok(vec![Arc::new(client)])
+}
+
+fn read_adoption(file: &Path) -> Result<SignedAdoption, Misconfigured> {
+    let bad = |problem: String| {
+        Misconfigured::new("--adoption", format!("{}: {problem}", file.display()))
+    };
+    let size = std::fs::metadata(file).map_err(|error| bad(error.to_string()))?.len();
+    if size > ADOPTION_BYTES_MAX {
+        return Err(bad(format!("larger than {ADOPTION_BYTES_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| bad(error.to_string()))?;
+    let value: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|error| bad(format!("is not a JSON object: {error}")))?;
+    SignedAdoption::parse(&value).map_err(|error| bad(error.to_string()))
 }
 
 fn request(args: &Args) -> Result<Request, CliError> {

@@ -60,6 +60,9 @@ pub struct Verified {
     /// What has to be done before it can be settled. It is to be verified again then, and may have
     /// to wait for something else.
     pub first: Option<Prerequisite>,
+    /// How many payments and errands of its kind are begun for one payer in one day (UTC), where
+    /// settling it costs us more than a payment does; `None` for an ordinary one.
+    pub daily_max: Option<u32>,
     _sealed: Sealed,
 }
 
@@ -76,13 +79,29 @@ impl Verified {
         expires: UnixTime,
         plan: SecretBytes,
     ) -> Self {
-        Self { key, fingerprint, payer, amount, expires, plan, first: None, _sealed: Sealed }
+        Self {
+            key,
+            fingerprint,
+            payer,
+            amount,
+            expires,
+            plan,
+            first: None,
+            daily_max: None,
+            _sealed: Sealed,
+        }
     }
 
     /// The same payment, which can be settled only when something else is done.
     #[must_use]
     pub fn after(self, first: Prerequisite) -> Self {
         Self { first: Some(first), ..self }
+    }
+
+    /// The same payment, which takes one of the payer's turns of the day, of so many.
+    #[must_use]
+    pub fn taking_a_turn(self, daily_max: u32) -> Self {
+        Self { daily_max: Some(daily_max), ..self }
     }
 }
 

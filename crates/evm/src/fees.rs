@@ -16,7 +16,8 @@ pub(crate) struct Fees {
 
 impl Fees {
     /// Enough for blocks whose base fee doubled since `head`, and never more than
-    /// [`FEE_PER_GAS_MAX_DEFAULT`], whatever a node says. `None` where that is not enough now.
+    /// [`FEE_PER_GAS_MAX_DEFAULT`], whatever a node says. `None` where that is not enough for the
+    /// next block, whose base fee may be an eighth above.
     pub(crate) fn offered(rpc: &Rpc, head: &Block, tip: Answer) -> Option<Self> {
         let base = head.base_fee_per_gas.unwrap_or_default().saturating_to();
         let tip = rpc.read::<alloy::primitives::U256>(tip).ok();
@@ -26,7 +27,8 @@ impl Fees {
     fn above(base: u128, tip: Option<u128>) -> Option<Self> {
         let tip = tip.unwrap_or(TIP_FALLBACK);
         let max = base.saturating_mul(2).saturating_add(tip).min(FEE_PER_GAS_MAX_DEFAULT);
-        (base <= max).then_some(Self { max, tip: tip.min(max) })
+        let next = base.saturating_add(base / 8);
+        (next <= max).then_some(Self { max, tip: tip.min(max) })
     }
 }
 
@@ -41,8 +43,9 @@ mod tests {
         assert_eq!(Fees::above(7, Some(2)), fees(16, 2));
         assert_eq!(Fees::above(7, None), fees(14 + TIP_FALLBACK, TIP_FALLBACK));
         assert_eq!(Fees::above(0, Some(u128::MAX)), fees(MOST, MOST));
-        assert_eq!(Fees::above(MOST, Some(1)), fees(MOST, 1));
-        assert_eq!(Fees::above(MOST + 1, Some(1)), None);
+        // 8 of 9 parts, and an eighth of them, are the most.
+        assert_eq!(Fees::above(MOST / 9 * 8, Some(1)), fees(MOST, 1));
+        assert_eq!(Fees::above(MOST / 9 * 8 + 10, Some(1)), None);
         assert_eq!(Fees::above(u128::MAX, None), None);
     }
 }

@@ -89,6 +89,11 @@ impl Mandate {
         }
     }
 
+    /// Whether it is a delegation that we cannot read: only its manager can.
+    pub(crate) const fn is_foreign(&self) -> bool {
+        matches!(self, Self::Delegation(Delegation { agent: None, .. }))
+    }
+
     /// Whether a block of this time comes too early for it.
     pub(crate) fn begins_after(&self, time: u64) -> bool {
         match self {
@@ -122,9 +127,13 @@ impl Mandate {
 
     /// What the chain would refuse twice. A nonce of Permit2 is the payer's for every token, and one
     /// of `AgentAccount` its key's in one epoch; other delegations have none that we can read, and
-    /// are known by manager and context.
+    /// are known by manager and context alone.
     pub(crate) fn key(&self, network: &NetworkId, token: &Address) -> PaymentKey {
-        let payer = canonical(&self.payer());
+        // Whoever presents a foreign delegation says whose it is: that does not make it another one.
+        let payer = match self {
+            Self::Delegation(Delegation { manager, agent: None, .. }) => canonical(manager),
+            _ => canonical(&self.payer()),
+        };
         let (contract, nonce) = match self {
             Self::Authorization(authorization) => {
                 (canonical(token), authorization.nonce.to_string())

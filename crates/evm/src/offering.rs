@@ -11,7 +11,8 @@ use crate::address::{canonical, parse_address, parse_payee};
 use crate::assets::{Asset, AssetTable, Peg, TransferMethod};
 use crate::read::{ReadPayment, SETTLEMENT_MARGIN_S_MIN};
 use crate::sponsor::{
-    EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING, approval_offer, token_permit_offer,
+    ACCOUNT_ADOPTION, EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING, adoption_offer,
+    approval_offer, token_permit_offer,
 };
 
 /// A resource server's side of one scheme.
@@ -126,7 +127,8 @@ impl Offering {
         supported: &[String],
     ) -> Map<String, Value> {
         let serves = |name: &str| supported.iter().any(|supported| supported == name);
-        let permit2 = TransferMethod::of(terms) == Some(TransferMethod::Permit2);
+        let method = TransferMethod::of(terms);
+        let permit2 = method == Some(TransferMethod::Permit2);
         let has_domain = terms.extra_str("name").is_some();
         let mut extensions = Map::new();
         if permit2 && has_domain && serves(EIP2612_GAS_SPONSORING) {
@@ -134,6 +136,9 @@ impl Offering {
         }
         if permit2 && serves(ERC20_APPROVAL_GAS_SPONSORING) {
             extensions.insert(ERC20_APPROVAL_GAS_SPONSORING.to_owned(), approval_offer());
+        }
+        if method == Some(TransferMethod::Erc7710) && serves(ACCOUNT_ADOPTION) {
+            extensions.insert(ACCOUNT_ADOPTION.to_owned(), adoption_offer());
         }
         extensions
     }

@@ -232,7 +232,7 @@ impl<S: Signer + Send + Sync> Payer<S> {
             )
         })?;
         let (mandate, asset) = self.mandate(reservation)?;
-        let subject = Subject { token: asset.token(), mandate: &mandate };
+        let subject = Subject { token: asset.token(), mandate: &mandate, delegate: None };
         fate_of(&mandate, sight(rpc, &subject).await?, reservation)
     }
 

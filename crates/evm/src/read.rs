@@ -16,6 +16,7 @@ use crate::address::{parse_address, parse_payee};
 use crate::assets::{Asset, AssetTable, TransferMethod};
 use crate::exact::{Eip3009Payload, Erc7710Payload};
 use crate::mandate::{Delegation, Mandate};
+use crate::network::Brought;
 use crate::permit2::Permit2Payload;
 use crate::signature::{Deployment, Judgement, SignatureBytes};
 use crate::sponsor::{self, SignedApproval, SignedTokenPermit};
@@ -83,6 +84,8 @@ pub(crate) struct ReadPayment {
     pub(crate) token_permit: Option<SignedTokenPermit>,
     /// The approval of Permit2 that the payer signed as a transaction, where it is looked for.
     pub(crate) approval: Option<SignedApproval>,
+    /// What the payer's account is to adopt first, where it is looked for.
+    pub(crate) adoption: Option<Brought>,
     /// What is to move, in atomic units; zero for a metered payment that is to cost nothing.
     pub(crate) charge: U256,
     pub(crate) token: Address,
@@ -173,6 +176,7 @@ impl ReadPayment {
             deployment,
             token_permit,
             approval: None,
+            adoption: None,
             charge,
             token,
             digest,

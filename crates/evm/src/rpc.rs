@@ -289,6 +289,11 @@ impl Call {
         Self::new("eth_getTransactionCount", json!([account, "pending"]))
     }
 
+    /// The number of transactions that `account` had had mined by the end of the block with this number.
+    pub(crate) fn mined_nonces_at(account: Address, number: u64) -> Self {
+        Self::new("eth_getTransactionCount", json!([account, U64::from(number)]))
+    }
+
     /// What `account` holds of the native coin, in wei.
     pub(crate) fn balance(account: Address) -> Self {
         Self::new("eth_getBalance", json!([account, "latest"]))

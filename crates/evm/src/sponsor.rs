@@ -1,4 +1,5 @@
-//! The extensions by which a facilitator pays for the allowance that Permit2 needs.
+//! The extensions by which a facilitator pays for what a payment needs first: the allowance of Permit2,
+//! or the account's code.
 //!
 //! `eip2612GasSponsoring`: the payer signs an EIP-2612 permit for exactly the payment's amount, and
 //! the proxy takes it along (spec `extensions/eip2612_gas_sponsoring`).
@@ -6,10 +7,14 @@
 //! `erc20ApprovalGasSponsoring`: for tokens without EIP-2612 the payer signs a whole transaction that
 //! approves, and the facilitator broadcasts it and, where the payer lacks the gas, sends that first
 //! (spec `extensions/erc20_gas_sponsoring`).
+//!
+//! `accountAdoption`, ours: a payment by ERC-7710 brings along what lets the facilitator have the
+//! payer's account adopt its code in the payment's own transaction.
 
 use alloy::consensus::{Signed, Transaction as _, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718 as _;
-use alloy::primitives::{Address, B256, U256};
+use alloy::eips::eip7702::SignedAuthorization;
+use alloy::primitives::{Address, B256, Bytes, U64, U256};
 use alloy::sol_types::SolCall as _;
 use pay402_core::error::Malformed;
 use pay402_core::{Presented, Refusal, Refused};
@@ -24,6 +29,8 @@ use crate::typed_data::{PERMIT2, PermitTransfer, TokenPermit};
 pub(crate) const EIP2612_GAS_SPONSORING: &str = "eip2612GasSponsoring";
 /// The name of the other extension on the wire.
 pub(crate) const ERC20_APPROVAL_GAS_SPONSORING: &str = "erc20ApprovalGasSponsoring";
+/// The name of the extension by which a payment brings its account's adoption along: ours.
+pub(crate) const ACCOUNT_ADOPTION: &str = "accountAdoption";
 /// The version of the extensions' form.
 const VERSION: &str = "1";
 /// Longest signed approval that is read, in bytes; one has about 180.
@@ -163,6 +170,8 @@ pub(crate) struct SignedApproval {
     pub(crate) gas_limit: u64,
     /// Highest fee per gas, in wei.
     pub(crate) max_fee: u128,
+    /// What of it goes to the block's maker at most, in wei.
+    pub(crate) tip: u128,
     /// What it lets Permit2 move.
     pub(crate) amount: U256,
     pub(crate) chain_id: Option<u64>,
@@ -236,6 +245,7 @@ fn read_approval(
         nonce: transaction.nonce,
         gas_limit: transaction.gas_limit,
         max_fee: transaction.max_fee_per_gas,
+        tip: transaction.max_priority_fee_per_gas,
         amount: approve.value,
         chain_id: transaction.chain_id(),
         wei: transaction.value,
@@ -313,6 +323,69 @@ pub(crate) fn approval_offer() -> Value {
     })
 }
 
-fn info<'a>(presented: &'a Presented, extension: &str) -> Option<&'a Map<String, Value>> {
+/// What a payer adds to the extension's `info`: see `POST /account` for what both are.
+pub(crate) fn adoption_info(
+    authorization: &SignedAuthorization,
+    call: &Bytes,
+) -> Map<String, Value> {
+    let mut info = Map::new();
+    info.insert("authorization".to_owned(), authorization_json(authorization));
+    if !call.is_empty() {
+        info.insert("call".to_owned(), json!(call));
+    }
+    info.insert("version".to_owned(), VERSION.into());
+    info
+}
+
+/// An authorization as a facilitator reads it: `r` and `s` are words of 32 bytes, never shorter.
+pub(crate) fn authorization_json(signed: &SignedAuthorization) -> Value {
+    json!({
+        "chainId": signed.chain_id,
+        "address": signed.address,
+        "nonce": U64::from(signed.nonce),
+        "yParity": U64::from(signed.y_parity()),
+        "r": B256::from(signed.r()),
+        "s": B256::from(signed.s()),
+    })
+}
+
+/// What a resource server advertises in its 402.
+pub(crate) fn adoption_offer() -> Value {
+    json!({
+        "info": {
+            "description": "The facilitator has the payer's account adopt its code (EIP-7702) and \
+                            register the key that pays, in the payment's own transaction.",
+            "version": VERSION,
+        },
+        "schema": {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "properties": {
+                "authorization": {
+                    "type": "object",
+                    "description": "The account's EIP-7702 authorization: chainId, address, nonce, \
+                                    yParity, r, s.",
+                },
+                "call": {
+                    "type": "string",
+                    "pattern": "^0x[a-fA-F0-9]*$",
+                    "description": "Call data of registerSessions with the root's signature.",
+                },
+                "version": {
+                    "type": "string",
+                    "pattern": "^[0-9]+(\\.[0-9]+)*$",
+                    "description": "The version of this form.",
+                },
+            },
+            "required": ["authorization", "version"],
+        },
+    })
+}
+
+/// What the payer said in an extension's `info`.
+pub(crate) fn info<'a>(
+    presented: &'a Presented,
+    extension: &str,
+) -> Option<&'a Map<String, Value>> {
     presented.extensions.get(extension)?.get("info")?.as_object()
 }

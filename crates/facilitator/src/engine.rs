@@ -470,7 +470,7 @@ async fn collectable(
     refused: &Refused,
 ) -> Result<Option<Verdict>, Unavailable> {
     // What the chain says once the money moved or the authorization ran out.
-    const SETTLED_LOOKS_LIKE: [Refusal; 9] = [
+    const SETTLED_LOOKS_LIKE: [Refusal; 15] = [
         Refusal::NonceAlreadyUsed,
         Refusal::PermitNonceUsed,
         Refusal::ValidBefore,
@@ -480,6 +480,13 @@ async fn collectable(
         Refusal::SimulationFailed,
         Refusal::PermitSimulationFailed,
         Refusal::DelegationSimulationFailed,
+        Refusal::TokenPermitExpired,
+        // The payer's account may run other code by now, or have another key.
+        Refusal::ManagerNotAllowed,
+        Refusal::InvalidSignature,
+        Refusal::PermitInvalidSignature,
+        Refusal::AdoptionInvalid,
+        Refusal::OperationFailed,
     ];
     if !SETTLED_LOOKS_LIKE.iter().any(|refusal| refused.reason.is(*refusal)) {
         return Ok(None);

@@ -47,6 +47,15 @@ impl Ended {
     }
 }
 
+/// Whose room among the unfinished of its account an errand takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Room {
+    /// That of the payment which waits for it.
+    OfItsPayment,
+    /// Its own.
+    Own,
+}
+
 /// One request to send something for an account.
 pub(crate) struct Request {
     pub(crate) crew: Crew,
@@ -76,7 +85,7 @@ impl Request {
             None if let Some(refused) = desk.suspension(payer).await? => Ended::Failed(refused),
             None => match desk.in_time(desk.network.check_account(&self.request)).await? {
                 Ok(Some(errand)) if errand.key == *key && errand.fingerprint == *fingerprint => {
-                    carry_out(&self.crew, errand, self.deadline).await?
+                    carry_out(&self.crew, errand, self.deadline, Room::Own).await?
                 }
                 Ok(Some(_)) => return Err(Unavailable::new("the check", "it contradicts itself")),
                 Ok(None) => Ended::Done(String::new()),
@@ -105,13 +114,14 @@ pub(crate) async fn carry_out(
     crew: &Crew,
     errand: Errand,
     deadline: Instant,
+    room: Room,
 ) -> Result<Ended, Unavailable> {
     let desk = &crew.desk;
     let key = errand.key.clone();
     if let Some(entry) = desk.journal.find(&key).await.map_err(|error| unreachable(&error))? {
         return Ok(wait(crew, &entry, deadline).await);
     }
-    if let Some(refused) = enter(crew, errand).await? {
+    if let Some(refused) = enter(crew, errand, room).await? {
         return Ok(Ended::Failed(refused));
     }
     match desk.journal.find(&key).await {
@@ -121,7 +131,7 @@ pub(crate) async fn carry_out(
 }
 
 /// Enters an errand and hands it to the worker. Says why it is not entered, if it is not.
-async fn enter(crew: &Crew, errand: Errand) -> Result<Option<Refused>, Unavailable> {
+async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused>, Unavailable> {
     let desk = &crew.desk;
     let what = || format!("settling on {}", desk.id);
     if desk.run() != Run::Settling {
@@ -132,9 +142,13 @@ async fn enter(crew: &Crew, errand: Errand) -> Result<Option<Refused>, Unavailab
         .map_err(|_| Unavailable::new(what(), "too many are unfinished"))?;
     let Errand { key, fingerprint, account, expires, plan, daily_max } = errand;
     // Held until the entry is in hand, where it is counted in its own right.
-    let Some(_share) = desk.try_share(&account, &key) else {
-        return Err(Unavailable::new(what(), "too much is unfinished for this account"));
-    };
+    let _share =
+        match room {
+            Room::OfItsPayment => None,
+            Room::Own => Some(desk.try_share(&account, &key).ok_or_else(|| {
+                Unavailable::new(what(), "too much is unfinished for this account")
+            })?),
+        };
     if let Some(max) = daily_max
         && !take_turn(crew, &key, &account, max).await?
     {
@@ -164,8 +178,8 @@ async fn enter(crew: &Crew, errand: Errand) -> Result<Option<Refused>, Unavailab
 }
 
 /// Takes one of the turns that an account has in a day, durably: each is an entry that ends at once.
-/// `false` when none is left.
-async fn take_turn(
+/// `false` when none is left. Errands and payments that adopt share them.
+pub(crate) async fn take_turn(
     crew: &Crew,
     key: &PaymentKey,
     account: &str,

@@ -1,8 +1,8 @@
 //! Failpoints: named places between a durable write and an outside effect.
 //!
 //! A test stops the process, or this engine alone, exactly there, starts again and looks whether
-//! the payment settles once. Every such edge has a point in [`Failpoint::ALL`]; the crash test
-//! walks that list, so a new edge without a scenario fails. Without the feature `failpoints`
+//! the payment settles once. Every such edge has a point in [`Failpoint::ALL`]; the crash tests
+//! walk that list, so a new edge without a scenario fails. Without the feature `failpoints`
 //! nothing here does anything.
 
 use std::fmt;
@@ -15,7 +15,8 @@ use std::sync::{
 #[cfg(feature = "failpoints")]
 use tokio::sync::Notify;
 
-/// The variable that names the point at which the process aborts.
+/// The variable that names the point at which the process aborts, such as `after-enter`, and how
+/// often it is passed before, such as `after-enter@2`.
 pub const VARIABLE: &str = "PAY402_FAILPOINT";
 
 macro_rules! failpoints {
@@ -71,9 +72,28 @@ pub struct Failpoints {
 #[cfg(feature = "failpoints")]
 #[derive(Clone, Debug)]
 enum Armed {
-    Abort(Failpoint),
+    /// Where, and how often it is passed before.
+    Abort(Failpoint, Passes),
     /// Where, who is told, and how often it is passed before.
-    Hold(Failpoint, Arc<Notify>, Arc<AtomicUsize>),
+    Hold(Failpoint, Arc<Notify>, Passes),
+}
+
+/// How often a point may still be passed.
+#[cfg(feature = "failpoints")]
+#[derive(Clone, Debug)]
+struct Passes(Arc<AtomicUsize>);
+
+#[cfg(feature = "failpoints")]
+impl Passes {
+    fn new(passes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(passes)))
+    }
+
+    /// Takes one; `false` when none is left.
+    fn take(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
 }
 
 impl Failpoints {
@@ -82,23 +102,21 @@ impl Failpoints {
     /// # Errors
     /// When the variable names no point, or the feature is off.
     pub fn from_env() -> Result<Self, pay402_core::error::Misconfigured> {
-        let Ok(name) = std::env::var(VARIABLE) else { return Ok(Self::default()) };
-        let wrong = |problem: String| pay402_core::error::Misconfigured::new(VARIABLE, problem);
-        let point = Failpoint::ALL.iter().copied().find(|point| point.name() == name);
-        let names = Failpoint::ALL.iter().map(|point| point.name()).collect::<Vec<_>>().join(", ");
-        let point = point.ok_or_else(|| wrong(format!("no such failpoint; one of: {names}")))?;
-        Self::abort_at(point)
+        let Ok(text) = std::env::var(VARIABLE) else { return Ok(Self::default()) };
+        let wrong = |problem| pay402_core::error::Misconfigured::new(VARIABLE, problem);
+        let (point, passes) = read(&text).map_err(wrong)?;
+        Self::abort_after(passes, point)
             .ok_or_else(|| wrong("this program was built without the feature failpoints".into()))
     }
 
     #[cfg(feature = "failpoints")]
     #[allow(clippy::unnecessary_wraps)] // the other build has none to give
-    const fn abort_at(point: Failpoint) -> Option<Self> {
-        Some(Self { armed: Some(Armed::Abort(point)) })
+    fn abort_after(passes: usize, point: Failpoint) -> Option<Self> {
+        Some(Self { armed: Some(Armed::Abort(point, Passes::new(passes))) })
     }
 
     #[cfg(not(feature = "failpoints"))]
-    const fn abort_at(_: Failpoint) -> Option<Self> {
+    const fn abort_after(_: usize, _: Failpoint) -> Option<Self> {
         None
     }
 
@@ -112,21 +130,20 @@ impl Failpoints {
     #[cfg(feature = "failpoints")]
     pub fn hold_after(passes: usize, point: Failpoint) -> (Self, Arc<Notify>) {
         let reached = Arc::new(Notify::new());
-        let left = Arc::new(AtomicUsize::new(passes));
-        (Self { armed: Some(Armed::Hold(point, Arc::clone(&reached), left)) }, reached)
+        let armed = Armed::Hold(point, Arc::clone(&reached), Passes::new(passes));
+        (Self { armed: Some(armed) }, reached)
     }
 
     /// Passes `point`, or does not.
     #[cfg(feature = "failpoints")]
     pub(crate) async fn pass(&self, point: Failpoint) {
         match &self.armed {
-            Some(Armed::Abort(armed)) if *armed == point => std::process::abort(),
-            Some(Armed::Hold(armed, reached, left)) if *armed == point => {
-                let less = |left: usize| left.checked_sub(1);
-                if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
-                    reached.notify_one();
-                    std::future::pending::<()>().await;
-                }
+            Some(Armed::Abort(armed, passes)) if *armed == point && !passes.take() => {
+                std::process::abort();
+            }
+            Some(Armed::Hold(armed, reached, passes)) if *armed == point && !passes.take() => {
+                reached.notify_one();
+                std::future::pending::<()>().await;
             }
             _ => {}
         }
@@ -136,4 +153,38 @@ impl Failpoints {
     #[cfg(not(feature = "failpoints"))]
     #[allow(clippy::unused_async)] // as the other build
     pub(crate) async fn pass(&self, _: Failpoint) {}
+}
+
+/// A point by its name, and how often it is passed before.
+fn read(text: &str) -> Result<(Failpoint, usize), String> {
+    let (name, passes) = text.split_once('@').unwrap_or((text, "0"));
+    let point = Failpoint::ALL.iter().copied().find(|point| point.name() == name);
+    let point = point.ok_or_else(|| {
+        let names = Failpoint::ALL.iter().map(|point| point.name()).collect::<Vec<_>>();
+        format!("no such failpoint; one of: {}", names.join(", "))
+    })?;
+    let passes = passes.parse();
+    let passes = passes.map_err(|_| "what follows @ must be how often the failpoint is passed")?;
+    Ok((point, passes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_named_with_how_often_it_is_passed() {
+        assert_eq!(read("after-enter"), Ok((Failpoint::AfterEnter, 0)));
+        assert_eq!(read("after-enter@2"), Ok((Failpoint::AfterEnter, 2)));
+        for wrong in ["", "@1", "after", "after-enter@", "after-enter@-1", "after-enter@1@1"] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[cfg(feature = "failpoints")]
+    #[test]
+    fn passes_are_counted() {
+        let passes = Passes::new(1);
+        assert_eq!([passes.take(), passes.take(), passes.take()], [true, false, false]);
+    }
 }

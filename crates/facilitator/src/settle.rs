@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
-use crate::errand::{self, Ended};
+use crate::errand::{self, Ended, Room};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::recover;
@@ -171,7 +171,9 @@ impl Call {
         if let Some(refused) = desk.suspension(&self.identified.payer).await? {
             return self.refused_or_known(refused).await;
         }
+        let mut share = None;
         let mut done: Vec<PaymentKey> = Vec::new();
+        let mut failed: Option<(PaymentKey, Refused)> = None;
         for _ in 0..ERRANDS_MAX {
             let mut verified = match desk.in_time(desk.network.verify(&self.payment)).await? {
                 Ok(verified) => verified,
@@ -188,17 +190,24 @@ impl Call {
                 return self.enter(verified, place, reply).await;
             };
             // Who waits counts too, so that one payer does not take every place.
-            let Some(_share) = desk.try_share(&verified.payer, &verified.key) else {
+            if share.is_none() {
+                share = desk.try_share(&verified.payer, &verified.key);
+            }
+            if share.is_none() {
                 return Err(Unavailable::new(format!("settling on {}", desk.id), TOO_MANY));
-            };
+            }
             let errand_key = errand.key.clone();
             if done.contains(&errand_key) {
                 return Ok(Step::Answer(in_vain.into()));
             }
             tracing::info!(payment = %self.identified.key, errand = %errand_key, "waits for an errand");
-            match errand::carry_out(&self.crew, errand, self.deadline).await? {
+            if let Some((_, refused)) = failed.take_if(|(key, _)| *key == errand_key) {
+                return Ok(Step::Answer(refused.into()));
+            }
+            match errand::carry_out(&self.crew, errand, self.deadline, Room::OfItsPayment).await? {
                 Ended::Done(_) => done.push(errand_key),
-                Ended::Failed(refused) => return Ok(Step::Answer(refused.into())),
+                // Another errand may have done what this one did not.
+                Ended::Failed(refused) => failed = Some((errand_key, refused)),
                 Ended::Open(_) => return Ok(Step::Answer(pending(None))),
             }
             desk.options.failpoints.pass(Failpoint::AfterErrandBeforePayment).await;
@@ -228,6 +237,11 @@ impl Call {
         let Some(_share) = desk.try_share(&payer, key) else {
             return Err(Unavailable::new(format!("settling on {}", desk.id), TOO_MANY));
         };
+        if let Some(max) = verified.daily_max
+            && !errand::take_turn(&self.crew, key, &payer, max).await?
+        {
+            return Ok(Step::Answer(Refused::from(Refusal::SponsoringLimit).by(payer).into()));
+        }
         let charge = self.payment.charge();
         let new = NewEntry {
             key: key.clone(),

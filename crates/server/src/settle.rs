@@ -224,12 +224,14 @@ async fn conclude(
     }
     match end {
         End::Failed(refused) => gate.asking_because(&matched.place, caller, &refused),
-        End::Held(refused) if refused.reason.is(Refusal::DuplicateSettlement) => {
-            caller.refused(StatusCode::CONFLICT, &refused)
-        }
+        // The money may have moved: no fresh payable 402, which would have the client pay twice.
         End::Held(refused) => match &refused.reason {
-            Reason::Known(_) => gate.asking_because(&matched.place, caller, &refused),
-            // A stranger's reason does not say that the money stayed: no fresh payable 402.
+            Reason::Known(_) => match reply::status_of(&refused.reason) {
+                StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED => {
+                    caller.refused(StatusCode::CONFLICT, &refused)
+                }
+                status => reply::later(caller.refused(status, &refused)),
+            },
             Reason::Foreign(_) => {
                 reply::later(caller.refused(StatusCode::SERVICE_UNAVAILABLE, &refused))
             }

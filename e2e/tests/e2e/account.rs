@@ -33,11 +33,13 @@ use pay402_devchain::{Config, Devchain, zoo};
 use pay402_e2e::den::deploy;
 use pay402_evm::account::{
     AGENT_ACCOUNT, Adoption, AgentAccount, Payees, RootOperation, Session, SessionClient,
-    TokenLimit, state,
+    SignedAdoption, TokenLimit, state,
 };
 use pay402_evm::contracts::DelegationManager;
 use pay402_evm::exact::Erc7710Payload;
-use pay402_evm::{Asset, AssetTable, EvmNetwork, ExactServer, Peg, Rpc, Settings, TransferMethod};
+use pay402_evm::{
+    Asset, AssetTable, EvmNetwork, ExactServer, Peg, Rpc, Settings, Sponsoring, TransferMethod,
+};
 use pay402_facilitator::api::{Access, router};
 use pay402_facilitator::{Engine, Options};
 use pay402_server::{MemoryGrants, RemoteFacilitator, ResourceServer, Route};
@@ -79,7 +81,11 @@ impl Village {
         let asset = Asset::erc20(&id, &token.to_string(), "PLAIN", 6, Peg::Other).unwrap();
         let assets = AssetTable::empty().with(asset.clone());
         let rpc = Rpc::provided(&id, &chain.provider());
-        let settings = Settings { delegates: vec![AGENT_ACCOUNT], ..Settings::default() };
+        let settings = Settings {
+            delegates: vec![AGENT_ACCOUNT],
+            sponsoring: Sponsoring { adoptions: true, ..Sponsoring::default() },
+            ..Settings::default()
+        };
         let signers = vec![dev_signer(SIGNER_INDEX)];
         let clock = Arc::new(SystemClock);
         let network =
@@ -124,11 +130,13 @@ impl Village {
         }
     }
 
-    async fn registration(&self, sessions: &[Session]) -> Bytes {
+    fn grant(&self, sessions: &[Session]) -> RootOperation {
         let now = UnixTime(self.chain.now());
-        let operation =
-            RootOperation::register(self.agent_account(), sessions, 0, now.plus_s(600), now);
-        operation.unwrap().sign(&self.owner).await.unwrap()
+        RootOperation::register(self.agent_account(), sessions, 0, now.plus_s(600), now).unwrap()
+    }
+
+    async fn registration(&self, sessions: &[Session]) -> Bytes {
+        self.grant(sessions).sign(&self.owner).await.unwrap()
     }
 
     /// The owner signs; somebody else sends it and pays the gas.
@@ -180,7 +188,10 @@ impl Village {
     /// An agent as it should be: it asks the account, and keeps a ledger.
     fn buyer(&self, key: &PrivateKeySigner) -> PayingClient {
         let network = NetworkId::eip155(CHAIN_ID);
-        let scheme = self.client(key).with_rpc(network, self.rpc.clone());
+        self.buyer_by(self.client(key).with_rpc(network, self.rpc.clone()))
+    }
+
+    fn buyer_by(&self, scheme: SessionClient) -> PayingClient {
         let policy = self.policy();
         let ledger = Arc::new(SqliteLedger::open_in_memory().unwrap());
         let wallet = Wallet::builder(ledger).scheme(Arc::new(scheme)).policy(policy);
@@ -328,6 +339,41 @@ async fn an_agent_buys_three_times_with_a_plain_token_and_no_gas_and_the_chain_r
     assert!(village.relay(village.account(), call).await.status());
     assert!(village.redeem(&village.reckless(&second).await).await.status());
     village.assert_paid(4).await;
+}
+
+/// The owner signs once and sends nothing: no facilitator is asked for an adoption, no transaction
+/// comes before the first purchase.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_purchase_adopts_the_account_and_registers_the_key() {
+    let village = Village::open().await;
+    let network = NetworkId::eip155(CHAIN_ID);
+    let grant = village.grant(&[village.session(&village.agent)]);
+    let signed = SignedAdoption::sign(&village.owner, &network, 0, Some(&grant)).await.unwrap();
+    // As it is handed to the agent: a file.
+    let signed = SignedAdoption::parse(signed.to_json().as_object().unwrap()).unwrap();
+    let provider = village.chain.provider();
+    let sent =
+        async || provider.get_transaction_count(dev_signer(SIGNER_INDEX).address()).await.unwrap();
+    let client = village.client(&village.agent).with_rpc(network, village.rpc.clone());
+    let buyer = village.buyer_by(client.with_adoption(signed.clone()).unwrap());
+    let before = sent().await;
+    for purchase in 1..=3 {
+        let paid = buyer.execute(village.request()).await.unwrap();
+        assert_eq!(paid.receipt.status, ReceiptStatus::Settled);
+        assert_eq!(sent().await, before + purchase, "one transaction for each purchase");
+        village.assert_paid(purchase).await;
+    }
+    let error = buyer.execute(village.request()).await.unwrap_err();
+    assert_eq!(error.denied().map(|denied| denied.rule), Some("session_budget"), "{error}");
+    assert!(!village.redeem(&village.reckless(&village.agent).await).await.status());
+    village.assert_paid(3).await;
+
+    // Before anything is signed the agent's own client looks at what comes along.
+    let stranger = PrivateKeySigner::from_bytes(&keccak256("second agent")).unwrap();
+    let client = village.client(&stranger).with_rpc(signed.network().clone(), village.rpc.clone());
+    let buyer = village.buyer_by(client.with_adoption(signed).unwrap());
+    let error = buyer.execute(village.request()).await.unwrap_err();
+    assert_eq!(error.denied().map(|denied| denied.rule), Some("session_key"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,11 @@
 
 mod account;
 mod crash;
+mod errands;
 mod hostile;
 mod malformed;
 mod matrix;
 mod metered;
 mod once;
+mod process;
 mod purchase;

@@ -111,6 +111,13 @@ struct Adopt {
     /// Replace another contract that the account runs now.
     #[arg(long)]
     replace: bool,
+    /// Send nothing: keep what is signed in this new file. `pay402 pay --adoption FILE` brings it along
+    /// with the first payment, in the same transaction.
+    #[arg(long, value_name = "FILE", conflicts_with = "self_funded")]
+    save: Option<PathBuf>,
+    /// How long the session that --save keeps may wait for its first payment.
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = session::seconds)]
+    good_for: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -184,6 +191,10 @@ struct Office {
 impl Office {
     async fn open(common: &Common, root: &Root) -> Result<Self, CliError> {
         let road = Road::of(root.facilitator.as_ref(), root.self_funded)?;
+        Self::open_on(road, common, root).await
+    }
+
+    async fn open_on(road: Road, common: &Common, root: &Root) -> Result<Self, CliError> {
         let signer = secret::account(root.keystore.as_deref())?;
         let chain = Chain::connect(common).await?;
         let standing = state::standing(&chain.rpc, signer.address()).await?;
@@ -279,7 +290,10 @@ impl Office {
     }
 
     fn deadline(&self) -> UnixTime {
-        self.standing.time.plus_s(OPERATION_S)
+        self.standing.time.plus_s(match &self.road {
+            Road::Kept { good_for_s, .. } => *good_for_s,
+            Road::Facilitator { .. } | Road::SelfFunded => OPERATION_S,
+        })
     }
 
     /// The operation that grants the session; `None` where an earlier call granted it, or one that
@@ -342,7 +356,9 @@ impl Office {
             Err(error) if error.exit == exit::REFUSED && self.is_done_now(&is_done).await? => None,
             Err(error) => return Err(error),
         };
-        self.chain.wait(self.account(), transaction.as_deref(), is_done).await?;
+        if !matches!(self.road, Road::Kept { .. }) {
+            self.chain.wait(self.account(), transaction.as_deref(), is_done).await?;
+        }
         Ok(transaction)
     }
 
@@ -393,7 +409,13 @@ fn malformed(error: &Malformed) -> CliError {
 }
 
 async fn adopt(args: Adopt) -> Result<(), CliError> {
-    let office = Office::open(&args.common, &args.root).await?;
+    let office = match args.save.clone() {
+        Some(file) => {
+            let road = Road::Kept { file, good_for_s: args.good_for };
+            Office::open_on(road, &args.common, &args.root).await?
+        }
+        None => Office::open(&args.common, &args.root).await?,
+    };
     let session = match args.session.is_given() {
         true => Some(args.session.session(&office.chain, &office.standing).await?),
         false => None,
@@ -414,6 +436,17 @@ async fn adopt(args: Adopt) -> Result<(), CliError> {
             return Err(CliError::refused("contract", message));
         }
     };
+    if let Some(file) = &args.save
+        && (session.is_none() || !adopts)
+    {
+        let message = match adopts {
+            true => {
+                "--save keeps a session for the first payment; say what it may pay: --cap, --budget"
+            }
+            false => "--save: the account is an agent account already; use `session add`",
+        };
+        return Err(CliError::usage(format!("{message} ({} was not written)", file.display())));
+    }
     if adopts && terminal::stderr_is_terminal() {
         trust_model();
     }
@@ -428,15 +461,23 @@ async fn adopt(args: Adopt) -> Result<(), CliError> {
     let (account, network) = (office.account(), &office.chain.network);
     let mut value = json!({
         "account": account, "network": network, "delegate": AGENT_ACCOUNT,
-        "adopted": adopts, "transaction": transaction,
+        "adopted": adopts && args.save.is_none(), "transaction": transaction,
     });
-    let mut lines = vec![match adopts {
-        true => format!("{account} is an agent account on {network}"),
-        false => format!("{account} was an agent account on {network} already"),
+    let mut lines = vec![match (adopts, &args.save) {
+        (true, Some(file)) => {
+            value["saved"] = json!(file);
+            format!(
+                "signed, and not sent: {account} becomes an agent account on {network} with the first \
+                 payment that brings {} along",
+                file.display()
+            )
+        }
+        (true, None) => format!("{account} is an agent account on {network}"),
+        (false, _) => format!("{account} was an agent account on {network} already"),
     }];
     if let Some(granted) = &session {
         value["session"] = granted.json();
-        lines.extend(granted.lines(account));
+        lines.extend(granted.lines(account, args.save.as_deref()));
     }
     lines.extend(transaction.map(|hash| format!("transaction {hash}")));
     show::print(args.common.json, &value, &lines);
@@ -465,7 +506,7 @@ async fn add(args: Add) -> Result<(), CliError> {
         "account": office.account(), "network": office.chain.network, "transaction": transaction,
     });
     value["session"] = granted.json();
-    let mut lines = granted.lines(office.account());
+    let mut lines = granted.lines(office.account(), None);
     lines.extend(transaction.map(|hash| format!("transaction {hash}")));
     show::print(args.common.json, &value, &lines);
     Ok(())

@@ -1,9 +1,11 @@
-//! Who sends what the root signed: a facilitator, or the account itself.
+//! Who sends what the root signed: a facilitator, the account itself, or whoever settles a payment that
+//! brings it along.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use alloy::eips::eip7702::SignedAuthorization;
-use alloy::primitives::{Address, B256, Bytes, U64};
+use alloy::primitives::{Address, Bytes};
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::Refusal;
 use pay402_core::error::Misconfigured;
@@ -11,7 +13,7 @@ use pay402_core::host::is_loopback;
 use pay402_core::refusal::Reason;
 use pay402_evm::account::relay::{self, Adopting, RelayError};
 use pay402_evm::account::state::Standing;
-use pay402_evm::account::{Adoption, RootOperation};
+use pay402_evm::account::{RootOperation, SignedAdoption};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -48,8 +50,18 @@ pub(super) struct Errand {
 
 /// Who sends it.
 pub(super) enum Road {
-    Facilitator { client: reqwest::Client, url: Url, key: Option<HeaderValue> },
+    Facilitator {
+        client: reqwest::Client,
+        url: Url,
+        key: Option<HeaderValue>,
+    },
     SelfFunded,
+    /// Nobody yet: it is kept in a new file, for payments to bring along. `good_for_s`: how long its
+    /// registration is good, in seconds.
+    Kept {
+        file: PathBuf,
+        good_for_s: u64,
+    },
 }
 
 impl Road {
@@ -104,6 +116,14 @@ impl Road {
     ) -> Result<Option<String>, CliError> {
         match self {
             Self::SelfFunded => send(chain, root, standing, errand).await.map(Some),
+            Self::Kept { file, .. } => {
+                let body = request(chain, root, standing, errand).await?;
+                keep(file, &body).map_err(|error| {
+                    let problem = format!("{}: {error}", file.display());
+                    CliError::from(Misconfigured::new("--save", problem))
+                })?;
+                Ok(None)
+            }
             Self::Facilitator { client, url, key } => {
                 let body = request(chain, root, standing, errand).await?;
                 let mut call = client
@@ -119,6 +139,16 @@ impl Road {
     }
 }
 
+/// Writes what the root signed to a new file. It spends nothing, but whoever has it can send it first.
+fn keep(file: &Path, body: &Value) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut kept = options.open(file)?;
+    writeln!(kept, "{body:#}").and_then(|()| kept.sync_all())
+}
+
 /// The body of `POST /account`.
 async fn request(
     chain: &Chain,
@@ -126,32 +156,19 @@ async fn request(
     standing: &Standing,
     errand: &Errand,
 ) -> Result<Value, CliError> {
+    let operation = errand.operation.as_ref();
+    if errand.adopts {
+        let (network, nonce) = (&chain.network, standing.nonce);
+        return Ok(SignedAdoption::sign(root, network, nonce, operation).await?.to_json());
+    }
     let account: Address = root.address();
     let mut body = Map::new();
     body.insert("network".into(), json!(chain.network));
     body.insert("account".into(), json!(account));
-    if errand.adopts {
-        let chain_id = chain.agent_account(account).chain_id;
-        let adoption = Adoption::new(chain_id, standing.nonce)
-            .map_err(|error| CliError::general(error.to_string()))?;
-        body.insert("authorization".into(), tuple_json(&adoption.sign(root).await?));
-    }
-    if let Some(call) = call_data(errand.operation.as_ref(), root).await? {
+    if let Some(call) = call_data(operation, root).await? {
         body.insert("call".into(), json!(call));
     }
     Ok(Value::Object(body))
-}
-
-/// An EIP-7702 tuple as `POST /account` reads it: `r` and `s` are words of 32 bytes, never shorter.
-fn tuple_json(tuple: &SignedAuthorization) -> Value {
-    json!({
-        "chainId": tuple.chain_id,
-        "address": tuple.address,
-        "nonce": U64::from(tuple.nonce),
-        "yParity": U64::from(tuple.y_parity()),
-        "r": B256::from(tuple.r()),
-        "s": B256::from(tuple.s()),
-    })
 }
 
 async fn ask(call: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), CliError> {
@@ -339,25 +356,6 @@ mod tests {
         let long = format!(r#"{{"errorReason":"x","errorMessage":"{}\u001b["}}"#, "y".repeat(2000));
         let message = answer(200, &long).unwrap_err().message;
         assert!(message.len() < 300 && !message.contains('\u{1b}'), "{message}");
-    }
-
-    #[tokio::test]
-    async fn the_halves_of_a_signature_are_whole_words() {
-        let root = PrivateKeySigner::from_bytes(&B256::repeat_byte(0x11)).unwrap();
-        let mut has_zeros = false;
-        for nonce in 0..64 {
-            let tuple = Adoption::new(84_532, nonce).unwrap().sign(&root).await.unwrap();
-            has_zeros |= tuple.r().leading_zeros() >= 4;
-            let value = tuple_json(&tuple);
-            for half in ["r", "s"] {
-                assert_eq!(value[half].as_str().unwrap().len(), 66, "{value}");
-            }
-            assert_eq!(
-                (&value["chainId"], &value["nonce"]),
-                (&json!("0x14a34"), &json!(U64::from(nonce)))
-            );
-        }
-        assert!(has_zeros, "no signature of these tells");
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn payee(text: &str) -> Result<Address, String> {
 }
 
 /// A duration in seconds: digits and one of s, m, h, d.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || "must be a number and one of s, m, h, d, such as 12h or 30d".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let scale: u64 = match unit {
@@ -310,7 +310,8 @@ impl Granted {
         value
     }
 
-    pub(super) fn lines(&self, account: Address) -> Vec<String> {
+    /// `adoption`: the file that the first payment has to bring along.
+    pub(super) fn lines(&self, account: Address, adoption: Option<&Path>) -> Vec<String> {
         let mut lines = vec![format!("granted to the session key {}:", self.session.key)];
         lines.extend(show::session_lines(self.session(), std::slice::from_ref(&self.token)));
         let file = match &self.file {
@@ -320,7 +321,11 @@ impl Granted {
             }
             None => "FILE".to_owned(),
         };
-        lines.push(format!("pay with it: pay402 pay --account {account} --session-key {file} URL"));
+        let adoption =
+            adoption.map(|file| format!(" --adoption {}", file.display())).unwrap_or_default();
+        lines.push(format!(
+            "pay with it: pay402 pay --account {account} --session-key {file}{adoption} URL"
+        ));
         lines
     }
 }

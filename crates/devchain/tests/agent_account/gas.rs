@@ -3,7 +3,7 @@
 
 use alloy::primitives::{Address, B256, U256};
 use alloy::sol_types::SolCall;
-use pay402_devchain::genesis::{EXACT_PERMIT2_PROXY, PERMIT2, USDC_ADDRESS};
+use pay402_devchain::genesis::{EXACT_PERMIT2_PROXY, MULTICALL3, PERMIT2, USDC_ADDRESS};
 
 use crate::signed::{
     AgentAccount, Payment, Session, Slotted, TokenLimit, USDC_DOMAIN, execution, signer,
@@ -11,6 +11,18 @@ use crate::signed::{
 use crate::support::permit2::ExactPayment;
 use crate::support::{PAYEE, Usdc, authorization};
 use crate::world::{PUPPET, Puppet, START, WINDOW, World, limit};
+
+alloy::sol! {
+    interface Multicall3 {
+        struct Call3 {
+            address target;
+            bool allowFailure;
+            bytes callData;
+        }
+
+        function aggregate3(Call3[] calls) payable;
+    }
+}
 
 /// How far a figure of the page may be off, in per cent, before it has to be taken again.
 const TOLERANCE: u64 = 3;
@@ -102,6 +114,29 @@ async fn other_ways() -> Rows {
     rows
 }
 
+/// As a facilitator sends what a first payment brings along.
+async fn in_one() -> u64 {
+    let world = world().await;
+    let session = Session {
+        anyPayee: false,
+        payees: vec![PAYEE],
+        tokens: vec![limit(USDC_ADDRESS)],
+        ..world.session()
+    };
+    let register = world.registration(vec![session]).abi_encode();
+    let redeem = world.account.redeem(&world.key, &world.payment(VALUE, 0)).abi_encode();
+    let call = |data: Vec<u8>, may_fail: bool| Multicall3::Call3 {
+        target: world.root.address(),
+        allowFailure: may_fail,
+        callData: data.into(),
+    };
+    let calls = vec![call(register, true), call(redeem, false)];
+    let data = Multicall3::aggregate3Call { calls }.abi_encode();
+    let receipt = world.adopt_calling(MULTICALL3, data).await;
+    assert!(receipt.status());
+    receipt.gas_used
+}
+
 async fn operations() -> Rows {
     let mut rows = vec![("adoption alone", world().await.adopt(None).await.gas_used)];
     let one = |world: &World| Session { tokens: vec![limit(USDC_ADDRESS)], ..world.session() };
@@ -115,6 +150,7 @@ async fn operations() -> Rows {
         let call = world.registration(vec![session]).abi_encode();
         rows.push((row, world.adopt(Some(call)).await.gas_used));
     }
+    rows.push(("adoption, registration and first payment in one", in_one().await));
     let world = adopted(vec![limit(USDC_ADDRESS)]).await;
     let second = Session { key: signer("second").address(), ..one(&world) };
     let call = world.registration(vec![second]).abi_encode();

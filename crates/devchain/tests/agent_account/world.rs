@@ -133,9 +133,24 @@ impl World {
         self.delegate_with(Delegation { chain_id, address: delegate, nonce }, data).await
     }
 
+    /// Adopts in a transaction that calls another contract.
+    pub(crate) async fn adopt_calling(&self, to: Address, data: Vec<u8>) -> TransactionReceipt {
+        let (chain_id, address) = (U256::from(self.account.chain_id), AGENT_ACCOUNT_ADDRESS);
+        self.send_delegation(Delegation { chain_id, address, nonce: 0 }, Some(to), Some(data)).await
+    }
+
     pub(crate) async fn delegate_with(
         &self,
         tuple: Delegation,
+        data: Option<Vec<u8>>,
+    ) -> TransactionReceipt {
+        self.send_delegation(tuple, None, data).await
+    }
+
+    async fn send_delegation(
+        &self,
+        tuple: Delegation,
+        to: Option<Address>,
         data: Option<Vec<u8>>,
     ) -> TransactionReceipt {
         let relayer = dev_signer(RELAYER);
@@ -148,7 +163,10 @@ impl World {
             max_fee_per_gas: FEE,
             max_priority_fee_per_gas: 1,
             // Without a call it goes to nobody in particular.
-            to: if data.is_some() { self.root.address() } else { Address::repeat_byte(9) },
+            to: match data {
+                Some(_) => to.unwrap_or_else(|| self.root.address()),
+                None => Address::repeat_byte(9),
+            },
             input: data.unwrap_or_default().into(),
             authorization_list: vec![tuple.into_signed(signature)],
             ..TxEip7702::default()

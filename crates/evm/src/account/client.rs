@@ -13,24 +13,26 @@ use alloy::signers::Signer;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolEvent as _;
 use async_trait::async_trait;
-use pay402_core::error::Unavailable;
+use pay402_core::error::{Malformed, Unavailable};
 use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate, Unplanned};
 use pay402_core::spend::{Clearance, Denied, Quote, Reservation};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, NetworkId, Requirements, Scheme};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::AgentAccount;
 use super::abi::AgentAccount as Contract;
+use super::adoption::SignedAdoption;
 use super::payment::{LIFETIME_S_MAX, SessionPayment};
-use super::session::fits_u48;
-use super::state::{self, Delegate, KeyState, Policy};
+use super::session::{Payees, fits_u48};
+use super::state::{self, Delegate, KeyState, Policy, Standing};
 use crate::address::{canonical, parse_payee};
 use crate::assets::{Asset, AssetTable, TransferMethod};
 use crate::exact::Erc7710Payload;
 use crate::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S, LOG_SPANS_BLOCKS};
 use crate::payer::{asset_of, cannot, chain_id_of, identifier, quote_in, sign};
 use crate::rpc::{Block, Call, Log, Rpc};
+use crate::sponsor::ACCOUNT_ADOPTION;
 
 /// Bytes of a nonce that hold the epoch.
 const EPOCH_BYTES: usize = 8;
@@ -42,13 +44,21 @@ pub struct SessionClient<S = PrivateKeySigner> {
     assets: AssetTable,
     rpcs: BTreeMap<NetworkId, Rpc>,
     epochs: BTreeMap<NetworkId, u64>,
+    adoptions: BTreeMap<NetworkId, SignedAdoption>,
 }
 
 impl<S: Signer + Send + Sync> SessionClient<S> {
     /// A payer from `account` with the session key of `signer`, in the tokens of `assets` and
     /// nothing else. The signer must be deterministic, as local keys are.
     pub const fn new(account: Address, signer: S, assets: AssetTable) -> Self {
-        Self { account, signer, assets, rpcs: BTreeMap::new(), epochs: BTreeMap::new() }
+        Self {
+            account,
+            signer,
+            assets,
+            rpcs: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            adoptions: BTreeMap::new(),
+        }
     }
 
     /// Lets what the session key may spend on `network`, the account's epoch there, and the fate of
@@ -65,6 +75,19 @@ impl<S: Signer + Send + Sync> SessionClient<S> {
     pub fn with_epoch(mut self, network: NetworkId, epoch: u64) -> Self {
         self.epochs.insert(network, epoch);
         self
+    }
+
+    /// Brings the account's adoption along with payments until the chain shows it done, where a server
+    /// says that its facilitator sends it (`accountAdoption`).
+    ///
+    /// # Errors
+    /// When it is another account's.
+    pub fn with_adoption(mut self, adoption: SignedAdoption) -> Result<Self, Malformed> {
+        if adoption.account().address != self.account {
+            return Err(Malformed::new("account", "is another than the one that pays"));
+        }
+        self.adoptions.insert(adoption.network().clone(), adoption);
+        Ok(self)
     }
 
     fn rpc(&self, network: &NetworkId) -> Result<&Rpc, Unavailable> {
@@ -118,7 +141,11 @@ impl<S: Signer + Send + Sync> SessionClient<S> {
     async fn ask_account(&self, rpc: &Rpc, quote: &Quote) -> Result<u64, Unplanned> {
         let (account, key) = (self.account, self.signer.address());
         let standing = state::standing(rpc, account).await?;
+        let adoption = self.adoptions.get(&quote.asset.network);
         if standing.delegate != Delegate::AgentAccount {
+            if let Some(adoption) = adoption {
+                return self.ask_adoption(adoption, &standing, quote);
+            }
             let message = format!(
                 "{} is not an agent account on {}; its owner can adopt one with `pay402 account \
                  adopt`",
@@ -128,8 +155,12 @@ impl<S: Signer + Send + Sync> SessionClient<S> {
             return Err(denied("session_account", message, quote).into());
         }
         let policy = state::policies(rpc, account, standing.epoch, &[key]).await?;
-        let policy = policy.first().ok_or_else(|| rpc.unavailable("the node answered too little"));
-        check_policy(policy?, key, standing.time, quote)?;
+        let policy =
+            policy.first().ok_or_else(|| rpc.unavailable("the node answered too little"))?;
+        if let Some(adoption) = adoption.filter(|_| policy.state == KeyState::Unknown) {
+            return self.ask_adoption(adoption, &standing, quote);
+        }
+        check_policy(policy, key, standing.time, quote)?;
         let asset = self.assets.find(&quote.asset).ok_or_else(|| cannot("the asset is unknown"))?;
         let payee = parse_payee(&quote.pay_to).map_err(|_| cannot("the payee is no address"))?;
         let allowed = state::view(account, &Contract::isPayeeAllowedCall { key, payee });
@@ -141,6 +172,67 @@ impl<S: Signer + Send + Sync> SessionClient<S> {
         let allowances = state::allowances(rpc, account, key, &[asset.token()]).await?;
         check_allowance(allowances.first(), asset, quote)?;
         Ok(standing.epoch)
+    }
+
+    /// Whether the account would let the key make the payment once it has adopted and registered what
+    /// comes along, and in what epoch.
+    fn ask_adoption(
+        &self,
+        adoption: &SignedAdoption,
+        standing: &Standing,
+        quote: &Quote,
+    ) -> Result<u64, Unplanned> {
+        let (key, now) = (self.signer.address(), standing.time);
+        let no = |message: &str| Err(denied("session_account", message.to_owned(), quote).into());
+        if standing.delegate != Delegate::AgentAccount && adoption.nonce() != standing.nonce {
+            return no(
+                "the adoption that comes along cannot take effect any more: the account has \
+                       sent a transaction since it was signed; its owner can sign another",
+            );
+        }
+        let Some((epoch, session)) = adoption.session(key) else {
+            let message = "the adoption that comes along grants this key nothing";
+            return Err(denied("session_key", message.to_owned(), quote).into());
+        };
+        if epoch != standing.epoch || adoption.deadline().is_some_and(|deadline| deadline <= now) {
+            return no("the registration that comes along is over; its owner can sign another");
+        }
+        let (payees, any_payee) = match &session.payees {
+            Payees::Any => (&[][..], true),
+            Payees::Only(payees) => (payees.as_slice(), false),
+        };
+        let (valid_after, expiry) = (session.valid_after, session.expiry);
+        let policy = Policy { state: KeyState::Registered, valid_after, expiry, any_payee };
+        check_policy(&policy, key, now, quote)?;
+        let payee = parse_payee(&quote.pay_to).map_err(|_| cannot("the payee is no address"))?;
+        if !any_payee && !payees.contains(&payee) {
+            let message = format!("the session key may not pay {}", quote.pay_to);
+            return Err(denied("session_payee", message, quote).into());
+        }
+        let asset = self.assets.find(&quote.asset).ok_or_else(|| cannot("the asset is unknown"))?;
+        let limit = session.tokens.iter().find(|limit| limit.token == asset.token());
+        let allowance = limit.map(|limit| state::Allowance {
+            limit: *limit,
+            left: U256::from(limit.budget),
+            resets: None,
+        });
+        check_allowance(allowance.as_ref(), asset, quote)?;
+        Ok(epoch)
+    }
+
+    /// The adoption to bring along: none where the chain shows it done.
+    async fn adoption(&self, network: &NetworkId, epoch: u64) -> Option<&SignedAdoption> {
+        let adoption = self.adoptions.get(network)?;
+        let Some(rpc) = self.rpcs.get(network) else { return Some(adoption) };
+        let key = self.signer.address();
+        let is_done = async {
+            let standing = state::standing(rpc, self.account).await?;
+            let policies = state::policies(rpc, self.account, epoch, &[key]).await?;
+            let is_known = policies.iter().all(|policy| policy.state != KeyState::Unknown);
+            Ok::<_, Unavailable>(standing.delegate == Delegate::AgentAccount && is_known)
+        };
+        // Where the node does not say, the facilitator finds out.
+        (!is_done.await.unwrap_or(false)).then_some(adoption)
     }
 
     /// The transaction that made a payment, if the newest blocks show it.
@@ -294,6 +386,20 @@ impl<S: Signer + Send + Sync> ClientScheme for SessionClient<S> {
             delegator: account.address,
         };
         Ok(Authorized::new(payload.to_json()))
+    }
+
+    async fn extensions(
+        &self,
+        clearance: &Clearance,
+        advertised: &Map<String, Value>,
+    ) -> Map<String, Value> {
+        let reservation = clearance.reservation();
+        let Ok((payment, _)) = self.payment(reservation) else { return Map::new() };
+        if !advertised.contains_key(ACCOUNT_ADOPTION) {
+            return Map::new();
+        }
+        let adoption = self.adoption(&reservation.quote.asset.network, payment.epoch).await;
+        adoption.map(|one| (ACCOUNT_ADOPTION.to_owned(), one.info().into())).into_iter().collect()
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {

@@ -2,7 +2,7 @@
 //! it within limits that the chain enforces. `docs/agent-account.md` has its formats.
 //!
 //! Here: what the root and session keys sign ([`Session`], [`RootOperation`], [`Adoption`],
-//! [`SessionPayment`]), what the chain shows of an account ([`state`]), the client that pays with a
+//! [`SignedAdoption`], [`SessionPayment`]), what the chain shows of an account ([`state`]), the client that pays with a
 //! session key ([`SessionClient`]), sending for roots that pay their own gas ([`relay`]), and an
 //! account's refusals in words. Not here: what a facilitator
 //! checks before it pays the gas of an adoption.
@@ -11,6 +11,7 @@
 //! named; an adoption is signed for one chain, and for [`AGENT_ACCOUNT`] alone.
 
 mod abi;
+mod adoption;
 mod client;
 mod context;
 mod operation;
@@ -24,6 +25,7 @@ use alloy::primitives::{Address, address};
 use alloy::sol_types::{Eip712Domain, eip712_domain};
 
 pub use abi::AgentAccount as Contract;
+pub use adoption::SignedAdoption;
 pub use client::SessionClient;
 pub use context::PaymentContext;
 pub use operation::{Adoption, RootOperation};

@@ -17,6 +17,7 @@ use super::AGENT_ACCOUNT;
 use super::abi::AgentAccount as Contract;
 use super::session::{Session, TokenLimit};
 use crate::contracts::{Eip3009, Erc20};
+use crate::network::adoption::calls_of;
 use crate::rpc::{Answer, Block, Call, Log, Rpc};
 
 /// Where the account's state begins (ERC-7201, `pay402.storage.AgentAccount`): the epoch, and after
@@ -358,11 +359,10 @@ struct Sent {
 impl Sent {
     /// The session of its registration whose hash is `policy`.
     fn granted(&self, account: Address, policy: B256) -> Option<Session> {
-        if self.to != Some(account) {
-            return None;
-        }
-        let call = Contract::registerSessionsCall::abi_decode_validate(&self.input).ok()?;
-        call.sessions.iter().map(Session::from_abi).find(|session| session.policy() == policy)
+        calls_of(account, self.to, &self.input).iter().find_map(|call| {
+            let call = Contract::registerSessionsCall::abi_decode_validate(&call.callData).ok()?;
+            call.sessions.iter().map(Session::from_abi).find(|session| session.policy() == policy)
+        })
     }
 }
 

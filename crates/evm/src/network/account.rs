@@ -9,21 +9,22 @@
 
 use alloy::eips::eip7702::{Authorization, SignedAuthorization};
 use alloy::primitives::{Address, B256, Bytes, Signature, U64, U256, keccak256};
-use alloy::sol_types::{SolCall, SolEvent as _};
+use alloy::sol_types::{SolCall, SolEvent as _, SolStruct};
 use pay402_core::error::{Malformed, Unavailable};
 use pay402_core::network::{ChainStatus, Errand, Identified, SentAs, Unverified};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, PaymentKey, Refusal, Refused};
 use serde_json::{Map, Value, json};
 
-use super::EvmNetwork;
 use super::errand::AccountErrand;
-use super::status::Mined;
-use super::submit::{NoGas, errand_gas_limit, estimate};
+use super::sight::LOG_SPANS_BLOCKS;
+use super::status::{Mined, is_past};
+use super::submit::{NoGas, estimate, gas_limit_that_works};
+use super::{EvmNetwork, errors};
 use crate::account::Contract as AgentAccount;
 use crate::address::canonical;
 use crate::fields::Fields;
-use crate::rpc::{Block, Call, Called, Receipt};
+use crate::rpc::{Block, Call, Called, Log, Receipt};
 use crate::signature::Ecdsa;
 
 /// What the code of an account begins with that delegated itself (EIP-7702); the delegate follows.
@@ -38,10 +39,11 @@ const OPERATION_PATIENCE_S: u64 = 60 * 60;
 const FIELDS: [&str; 3] = ["account", "authorization", "call"];
 
 /// A request as it was read.
+#[derive(Clone, Debug)]
 pub(crate) struct AccountRequest {
-    account: Address,
-    authorization: Option<SignedAuthorization>,
-    call: Option<Bytes>,
+    pub(crate) account: Address,
+    pub(crate) authorization: Option<SignedAuthorization>,
+    pub(crate) call: Option<Bytes>,
 }
 
 impl AccountRequest {
@@ -59,26 +61,32 @@ impl AccountRequest {
             ));
         }
         let account = fields.address("account")?;
-        let authorization = match request.get("authorization") {
-            None | Some(Value::Null) => None,
-            Some(_) => Some(read_authorization(&fields.object("authorization")?)?),
-        };
-        let call = match request.get("call") {
-            None | Some(Value::Null) => None,
-            Some(_) => Some(fields.bytes("call", CALL_BYTES_MAX)?).filter(|call| !call.is_empty()),
-        };
+        let (authorization, call) = read_parts(request, &fields)?;
         if authorization.is_none() && call.is_none() {
             return Err(Malformed::new("call", "is missing, and so is authorization; send either"));
         }
         Ok(Self { account, authorization, call })
     }
 
-    fn refused(&self, refusal: Refusal, message: impl Into<String>) -> Refused {
+    /// Reads what a payment from `account` brings along, found at `path` of its message.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub(super) fn brought(
+        info: &Map<String, Value>,
+        path: String,
+        account: Address,
+    ) -> Result<Self, Malformed> {
+        let (authorization, call) = read_parts(info, &Fields::new(info, path))?;
+        Ok(Self { account, authorization, call })
+    }
+
+    pub(super) fn refused(&self, refusal: Refusal, message: impl Into<String>) -> Refused {
         Refused::new(refusal, message).by(self.account.to_checksum(None))
     }
 
     /// All that needs no chain.
-    fn check(&self, network: &EvmNetwork) -> Result<Option<Operation>, Refused> {
+    pub(super) fn check(&self, network: &EvmNetwork) -> Result<Option<Operation>, Refused> {
         let by = |refusal: Refusal| Refused::from(refusal).by(self.account.to_checksum(None));
         if !network.settings.sponsoring.adoptions {
             return Err(by(Refusal::SponsoringNotOffered));
@@ -156,6 +164,22 @@ impl AccountRequest {
     }
 }
 
+/// Reads what is to be adopted and done; either may be missing.
+fn read_parts(
+    request: &Map<String, Value>,
+    fields: &Fields<'_>,
+) -> Result<(Option<SignedAuthorization>, Option<Bytes>), Malformed> {
+    let authorization = match request.get("authorization") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(read_authorization(&fields.object("authorization")?)?),
+    };
+    let call = match request.get("call") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(fields.bytes("call", CALL_BYTES_MAX)?).filter(|call| !call.is_empty()),
+    };
+    Ok((authorization, call))
+}
+
 fn read_authorization(fields: &Fields<'_>) -> Result<SignedAuthorization, Malformed> {
     let inner = Authorization {
         chain_id: fields.quantity("chainId")?,
@@ -171,7 +195,7 @@ fn read_authorization(fields: &Fields<'_>) -> Result<SignedAuthorization, Malfor
 
 /// An operation of the account's root: what is asked of the account, and what shows that it was done.
 pub(crate) enum Operation {
-    Register { keys: Vec<Address>, epoch: u64, deadline: u64 },
+    Register { keys: Vec<Address>, policies: Vec<B256>, epoch: u64, deadline: u64 },
     Revoke { key: Address, epoch: u64, deadline: u64 },
     RevokeAll { epoch: u64, deadline: u64 },
 }
@@ -183,7 +207,9 @@ impl Operation {
             AgentAccount::registerSessionsCall::SELECTOR => {
                 let read = whole::<AgentAccount::registerSessionsCall>(call)?;
                 let keys = read.sessions.iter().map(|session| session.key).collect();
-                Some(Self::Register { keys, epoch: read.epoch, deadline: read.deadline.to() })
+                let policies = read.sessions.iter().map(SolStruct::eip712_hash_struct).collect();
+                let (epoch, deadline) = (read.epoch, read.deadline.to());
+                Some(Self::Register { keys, policies, epoch, deadline })
             }
             AgentAccount::revokeSessionCall::SELECTOR => {
                 let read = whole::<AgentAccount::revokeSessionCall>(call)?;
@@ -225,6 +251,38 @@ impl Operation {
         }
     }
 
+    /// Looks for where somebody else had the account do it, shortly before the end of `block`: whoever
+    /// sees what the root signed can send it first. Gives the transaction and its block.
+    async fn done_by_another(
+        &self,
+        network: &EvmNetwork,
+        account: Address,
+        block: u64,
+    ) -> Result<Option<(B256, u64)>, Unavailable> {
+        let rpc = &network.rpc;
+        let queries = self.topics().into_iter().map(|topics| {
+            let filter = json!({
+                "address": account,
+                "fromBlock": U64::from(block.saturating_sub(LOG_SPANS_BLOCKS[1])),
+                "toBlock": U64::from(block),
+                "topics": topics,
+            });
+            Call::new("eth_getLogs", json!([filter]))
+        });
+        let mut found = None;
+        for (index, answer) in rpc.ask_many(queries.collect()).await?.into_iter().enumerate() {
+            let logs: Vec<Log> = rpc.read(answer)?;
+            // A key has one policy in an epoch: the log says which.
+            let is_it = |log: &&Log| match self {
+                Self::Register { policies, .. } => log.data.as_ref() == policies[index].as_slice(),
+                Self::Revoke { .. } | Self::RevokeAll { .. } => true,
+            };
+            let Some(log) = logs.iter().rev().find(is_it) else { return Ok(None) };
+            found = log.transaction_hash.zip(log.block());
+        }
+        Ok(found)
+    }
+
     /// Whether the account said in this transaction that it was done.
     fn is_shown_by(&self, receipt: &Receipt, account: Address) -> bool {
         let said = |topics: &Vec<B256>| {
@@ -263,11 +321,16 @@ pub(super) async fn check(
 ) -> Result<Option<Errand>, Unverified> {
     let request = parse(request)?;
     let operation = request.check(network)?;
-    let view = View::look(network, &request).await?;
-    let Some((delegate, authorization)) = view.adoption(network, &request)? else {
-        return Ok(None);
+    let (time, view) = View::look(network, &request).await?;
+    let (delegate, authorization) = match &request.authorization {
+        None => (view.delegate_that_runs(network, &request)?, None),
+        Some(authorization) => match view.adoption(&request)? {
+            Adopting::Done if request.call.is_none() => return Ok(None),
+            Adopting::Done => (authorization.address, None),
+            Adopting::Needed => (authorization.address, Some(authorization.clone())),
+        },
     };
-    let now = view.time.max(network.clock.now());
+    let now = time.max(network.clock.now());
     let expires = match &operation {
         None => now.plus_s(ADOPTION_PATIENCE_S),
         Some(operation) if operation.deadline() <= now.0 => {
@@ -298,65 +361,87 @@ pub(super) async fn check(
 }
 
 /// What the chain shows of an account.
-struct View {
-    time: UnixTime,
+pub(super) struct View {
     nonce: u64,
     /// Whether it has code that is no delegation.
     is_contract: bool,
     delegate: Option<Address>,
 }
 
+/// Whether an account has yet to adopt what it authorized.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Adopting {
+    /// It runs that code already.
+    Done,
+    /// It does not, and the authorization is good.
+    Needed,
+}
+
 impl View {
-    async fn look(network: &EvmNetwork, request: &AccountRequest) -> Result<Self, Unavailable> {
+    /// An account with this code and next nonce.
+    pub(super) fn of(code: &[u8], nonce: u64) -> Self {
+        let delegate = delegate_of(code);
+        Self { nonce, is_contract: !code.is_empty() && delegate.is_none(), delegate }
+    }
+
+    async fn look(
+        network: &EvmNetwork,
+        request: &AccountRequest,
+    ) -> Result<(UnixTime, Self), Unavailable> {
         let rpc = &network.rpc;
         let account = request.account;
         let [head, code, nonce] =
             rpc.ask_all([Call::head(), Call::code(account), Call::mined_nonces(account)]).await?;
         let head: Block = rpc.read(head)?;
-        let code = rpc.read_bytes(code)?;
-        let delegate = delegate_of(&code);
-        Ok(Self {
-            time: UnixTime(head.time()),
-            nonce: rpc.read::<U64>(nonce)?.to(),
-            is_contract: !code.is_empty() && delegate.is_none(),
-            delegate,
-        })
+        let nonce: U64 = rpc.read(nonce)?;
+        Ok((UnixTime(head.time()), Self::of(&rpc.read_bytes(code)?, nonce.to())))
     }
 
-    /// The code that the account is to have, and the authorization if that is needed. `None` when
-    /// nothing is left to do.
-    fn adoption(
+    /// The code that an account runs which adopts nothing.
+    fn delegate_that_runs(
         &self,
         network: &EvmNetwork,
         request: &AccountRequest,
-    ) -> Result<Option<(Address, Option<SignedAuthorization>)>, Refused> {
-        let Some(authorization) = &request.authorization else {
-            let delegate = self.delegate.ok_or_else(|| {
-                Refused::from(Refusal::AccountNotAdopted).by(request.account.to_checksum(None))
-            })?;
-            if !network.settings.delegates.contains(&delegate) {
-                return Err(request.refused(
-                    Refusal::DelegateNotAllowed,
-                    format!("the account runs {delegate}, which this facilitator does not sponsor"),
-                ));
-            }
-            return Ok(Some((delegate, None)));
-        };
-        let delegate = authorization.address;
+    ) -> Result<Address, Refused> {
+        let delegate = self.delegate.ok_or_else(|| {
+            Refused::from(Refusal::AccountNotAdopted).by(request.account.to_checksum(None))
+        })?;
+        if !network.settings.delegates.contains(&delegate) {
+            return Err(request.refused(
+                Refusal::DelegateNotAllowed,
+                format!("the account runs {delegate}, which this facilitator does not sponsor"),
+            ));
+        }
+        Ok(delegate)
+    }
+
+    /// Whether the request's authorization is still needed.
+    ///
+    /// # Errors
+    /// The refusal of one that the chain would skip.
+    pub(super) fn adoption(&self, request: &AccountRequest) -> Result<Adopting, Refused> {
+        let Some(authorization) = &request.authorization else { return Ok(Adopting::Done) };
         if self.is_contract {
             let message = "the account is a contract, which can adopt nothing";
             return Err(request.refused(Refusal::AdoptionInvalid, message));
         }
-        if self.delegate == Some(delegate) {
-            return Ok(request.call.as_ref().map(|_| (delegate, None)));
+        if self.delegate == Some(authorization.address) {
+            return Ok(Adopting::Done);
         }
         if authorization.nonce != self.nonce {
             let message =
                 format!("the authorization's nonce must be the account's next, {}", self.nonce);
             return Err(request.refused(Refusal::AdoptionInvalid, message));
         }
-        Ok(Some((delegate, Some(authorization.clone()))))
+        Ok(Adopting::Needed)
     }
+}
+
+/// The same question about the account as if it had adopted `delegate`.
+pub(super) fn on_code(account: Address, delegate: Address, call: Call) -> Call {
+    let code = Bytes::from([&EIP7702_PREFIX[..], delegate.as_slice()].concat());
+    let account = account.to_string();
+    call.overriding(json!({ account: { "code": code } }))
 }
 
 /// What an account with this code delegated itself to.
@@ -394,7 +479,8 @@ async fn simulate(
             return Err(failed(format!("the operation fails when it is simulated: {why}")));
         }
     }
-    match errand_gas_limit(network, gas, u64::from(errand.authorization.is_some())) {
+    let limits = (u64::from(errand.authorization.is_some()), network.settings.gas_limit_max);
+    match gas_limit_that_works(network, gas, limits) {
         Ok(_) => Ok(()),
         Err(NoGas::Fails(why)) => Err(failed(format!("the transaction would fail: {why}"))),
         Err(NoGas::TooMuch) => Err(failed("it needs more gas than this facilitator pays".into())),
@@ -411,12 +497,10 @@ impl AccountErrand {
 
     /// The same question about the account with the code that it is about to adopt.
     fn on_its_code(&self, call: Call) -> Call {
-        if self.authorization.is_none() {
-            return call;
+        match self.authorization {
+            Some(_) => on_code(self.account, self.delegate, call),
+            None => call,
         }
-        let code = Bytes::from([&EIP7702_PREFIX[..], self.delegate.as_slice()].concat());
-        let account = self.account.to_string();
-        call.overriding(json!({ account: { "code": code } }))
     }
 
     /// Where it stands.
@@ -434,8 +518,17 @@ impl AccountErrand {
             Mined::Reorganized => {
                 return Ok(ChainStatus::Open { expired: false, displaced: false });
             }
+            // Not even signed, so that it cost nothing. What was signed is seen through.
+            Mined::No { time, .. } if sent.is_none() && is_past(self.expires, time) => {
+                let (refusal, message) = match self.call.is_empty() {
+                    true => (Refusal::AdoptionNotEffective, "the adoption was not sent in time"),
+                    false => (Refusal::OperationFailed, "the operation was not sent in time"),
+                };
+                let refused = Refused::new(refusal, message);
+                return Ok(ChainStatus::Failed { refused, fee: Amount::ZERO });
+            }
             Mined::No { time, displaced } => {
-                let expired = super::status::is_past(self.expires, time);
+                let expired = is_past(self.expires, time);
                 return Ok(ChainStatus::Open { expired, displaced });
             }
         };
@@ -455,17 +548,35 @@ impl AccountErrand {
             None => self.call.is_empty(),
         };
         if !done {
-            return Ok(refused(Refusal::OperationFailed));
+            let another = match &operation {
+                Some(operation) => {
+                    operation.done_by_another(network, self.account, receipt.block()).await?
+                }
+                None => None,
+            };
+            return Ok(match another {
+                Some((transaction, block)) => {
+                    ChainStatus::Proven { transaction: transaction.to_string(), block, fee }
+                }
+                None => refused(Refusal::OperationFailed),
+            });
         }
         Ok(ChainStatus::Proven { transaction, block: receipt.block(), fee })
     }
 }
 
 /// The code at the end of a block; of a node that keeps no old states, the newest.
-async fn code_at(network: &EvmNetwork, account: Address, block: u64) -> Result<Bytes, Unavailable> {
+pub(super) async fn code_at(
+    network: &EvmNetwork,
+    account: Address,
+    block: u64,
+) -> Result<Bytes, Unavailable> {
     let rpc = &network.rpc;
     match rpc.ask(Call::new("eth_getCode", json!([account, U64::from(block)]))).await? {
         Ok(code) => rpc.read_bytes(Ok(code)),
-        Err(_) => rpc.read_bytes(rpc.ask(Call::code(account)).await?),
+        Err(error) if errors::is_state_missing(&error) => {
+            rpc.read_bytes(rpc.ask(Call::code(account)).await?)
+        }
+        Err(error) => Err(rpc.unavailable(&error.public_text())),
     }
 }

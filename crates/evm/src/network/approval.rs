@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::EvmNetwork;
 use super::errand::{Advance, Approval};
 use super::errors;
-use super::status::{Mined, is_past, mined};
+use super::status::{Mined, is_displaced_for_good, is_past, mined};
 use crate::address::canonical;
 use crate::contracts::Erc20;
 use crate::read::ReadPayment;
@@ -55,6 +55,9 @@ pub(super) fn check(
             "the approval's fee per gas must be at most {}",
             settings.fee_per_gas_max
         ));
+    }
+    if approval.tip > approval.max_fee {
+        return no("the approval's priority fee must not be above its fee per gas".into());
     }
     if approval.amount < read.mandate.ceiling() {
         return no("the approval must be of at least the payment's amount".into());
@@ -139,9 +142,15 @@ impl ApprovalView {
             let message = format!("the approval's nonce must be the payer's next, {}", self.nonce);
             return by(Refusal::ApprovalNotAllowed, message);
         }
-        if U256::from(approval.max_fee) < head.base_fee_per_gas.unwrap_or_default() {
-            let message = "the approval's fee per gas is below what blocks ask for";
-            return by(Refusal::ApprovalNotAllowed, message.into());
+        // The base fee may rise by an eighth with each block until then.
+        let base = head.base_fee_per_gas.unwrap_or_default();
+        let needed = base.saturating_add(base / U256::from(8));
+        if U256::from(approval.max_fee) < needed {
+            let message = format!(
+                "the approval's fee per gas must be at least {needed}: an eighth above what blocks ask \
+                 for now"
+            );
+            return by(Refusal::ApprovalNotAllowed, message);
         }
         if let Called::Failed(why) = &self.approve {
             let message = format!("the approval fails when it is simulated: {why}");
@@ -169,7 +178,7 @@ impl ApprovalView {
     }
 
     /// What the payer lacks to have the approval mined, in wei.
-    fn missing(&self, approval: &SignedApproval) -> U256 {
+    pub(super) fn missing(&self, approval: &SignedApproval) -> U256 {
         let cost = U256::from(approval.gas_limit).saturating_mul(U256::from(approval.max_fee));
         cost.saturating_sub(self.balance)
     }
@@ -226,7 +235,8 @@ fn called(answer: Answer) -> Option<Called> {
 }
 
 impl Advance {
-    /// Where it stands. What it cost is its gas and what was sent.
+    /// Where it stands. What it cost is its gas and what was sent. Nothing on the chain would refuse it
+    /// a second time, so it is never signed anew.
     pub(super) async fn status(
         &self,
         network: &EvmNetwork,
@@ -254,9 +264,13 @@ impl Advance {
                 let refused = Refused::new(Refusal::Permit2AllowanceRequired, message);
                 ChainStatus::Failed { refused, fee: Amount::ZERO }
             }
-            Mined::No { time, displaced } => {
-                ChainStatus::Open { expired: is_past(self.expires, time), displaced }
+            Mined::No { .. } if is_displaced_for_good(network, sent).await? => {
+                let message = "another transaction has the place of the one that sent gas for the \
+                               approval, which is not sent again; approve Permit2 for the token";
+                let refused = Refused::new(Refusal::Permit2AllowanceRequired, message);
+                ChainStatus::Failed { refused, fee: Amount::ZERO }
             }
+            Mined::No { .. } => ChainStatus::Open { expired: false, displaced: false },
         })
     }
 }

@@ -20,8 +20,9 @@ mod form {
     pub(super) const APPROVAL: u8 = 66;
 }
 
-type EncodedAuthorization = (U256, Address, u64, bool, U256, U256);
-type EncodedAccount = (Address, Address, Vec<EncodedAuthorization>, Bytes, u64);
+/// An authorization of code (EIP-7702): chain, code, nonce, parity, `r`, `s`.
+pub(super) type EncodedAdoption = (U256, Address, u64, bool, U256, U256);
+type EncodedAccount = (Address, Address, Vec<EncodedAdoption>, Bytes, u64);
 
 /// One errand.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -89,25 +90,29 @@ pub(crate) struct AccountErrand {
 
 impl AccountErrand {
     pub(crate) fn encode(&self) -> SecretBytes {
-        let authorization = self.authorization.iter().map(|signed| {
-            let Authorization { chain_id, address, nonce } = *signed.inner();
-            (chain_id, address, nonce, signed.y_parity() == 1, signed.r(), signed.s())
-        });
+        let authorization = self.authorization.iter().map(encode_adoption);
         let fields: EncodedAccount =
             (self.account, self.delegate, authorization.collect(), self.call.clone(), self.expires);
         SecretBytes::new([vec![form::ACCOUNT], fields.abi_encode_params()].concat())
     }
 
     fn of((account, delegate, authorization, call, expires): EncodedAccount) -> Option<Self> {
-        let mut authorizations = authorization.into_iter().map(|signed| {
-            let (chain_id, address, nonce, odd, r, s) = signed;
-            let inner = Authorization { chain_id, address, nonce };
-            SignedAuthorization::new_unchecked(inner, u8::from(odd), r, s)
-        });
+        let mut authorizations = authorization.into_iter().map(decode_adoption);
         let authorization = authorizations.next();
         let is_one = authorizations.next().is_none();
         is_one.then_some(Self { account, delegate, authorization, call, expires })
     }
+}
+
+pub(super) fn encode_adoption(signed: &SignedAuthorization) -> EncodedAdoption {
+    let Authorization { chain_id, address, nonce } = *signed.inner();
+    (chain_id, address, nonce, signed.y_parity() == 1, signed.r(), signed.s())
+}
+
+pub(super) fn decode_adoption(fields: EncodedAdoption) -> SignedAuthorization {
+    let (chain_id, address, nonce, odd, r, s) = fields;
+    let inner = Authorization { chain_id, address, nonce };
+    SignedAuthorization::new_unchecked(inner, u8::from(odd), r, s)
 }
 
 impl ErrandPlan {

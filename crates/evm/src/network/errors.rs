@@ -46,6 +46,24 @@ const REJECTED: &[&str] = &[
 const EXECUTION: &[&str] =
     &["revert", "out of gas", "outofgas", "gas required exceeds", "invalid opcode", "evm error"];
 
+/// The node keeps no state of so old a block.
+const STATE_MISSING: &[&str] = &[
+    "missing trie node",
+    "state not available",
+    "state is not available",
+    "historical state",
+    "header not found",
+    "pruned",
+    "block not found",
+    "unknown block",
+];
+
+/// Whether a node says that it has no state of the block that was asked about.
+pub(crate) fn is_state_missing(error: &RpcError) -> bool {
+    let text = error.message.to_lowercase();
+    STATE_MISSING.iter().any(|phrase| text.contains(phrase))
+}
+
 /// Reads the answer to `eth_sendRawTransaction`.
 pub(crate) fn sent(error: &RpcError) -> Result<(), SendError> {
     let text = error.message.to_lowercase();
@@ -130,6 +148,16 @@ mod tests {
         assert!(execution_failure(&error(-32000, "out of gas")).is_some());
         assert!(execution_failure(&error(-32000, "header not found")).is_none());
         assert!(execution_failure(&error(429, "rate limit exceeded")).is_none());
+    }
+
+    #[test]
+    fn a_missing_state_is_told_from_a_busy_node() {
+        for missing in ["missing trie node 12ab", "historical state is unavailable", "pruned"] {
+            assert!(is_state_missing(&error(-32000, missing)), "{missing}");
+        }
+        for busy in ["too many requests", "internal error", "execution reverted"] {
+            assert!(!is_state_missing(&error(-32000, busy)), "{busy}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! [`account`], `approval` and `errand`.
 
 pub mod account;
+pub(crate) mod adoption;
 mod approval;
 pub(crate) mod errand;
 pub(crate) mod errors;
@@ -12,12 +13,13 @@ pub(crate) mod plan;
 pub mod sight;
 pub mod status;
 mod submit;
+mod trial;
 pub mod verify;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use alloy::primitives::{Address, U64, U256};
+use alloy::primitives::{Address, Bytes, U64, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall as _;
 use async_trait::async_trait;
@@ -39,11 +41,12 @@ use crate::assets::{Asset, AssetTable};
 use crate::contracts::{Eip3009, Erc20};
 use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
-use crate::sponsor::{EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
+use crate::sponsor::{ACCOUNT_ADOPTION, EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
 use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_domain};
 use account::AccountRequest;
+pub(crate) use adoption::Brought;
 use errand::ErrandPlan;
-use plan::{Account, MULTICALL3, Plan};
+use plan::{MULTICALL3, Plan};
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
@@ -79,7 +82,8 @@ pub struct Settings {
     /// never less than [`SETTLEMENT_MARGIN_S_MIN`].
     pub block_time_s: u64,
     /// Most gas that one settlement may use; bounds what a payer's contract can make us spend. One
-    /// that deploys the payer's wallet may use [`DEPLOYMENT_GAS_MAX`] more.
+    /// that deploys the payer's wallet may use [`DEPLOYMENT_GAS_MAX`] more; one by which the payer's
+    /// account adopts its code, twice as much.
     pub gas_limit_max: u64,
     /// Highest fee per gas that is paid, in wei.
     pub fee_per_gas_max: u128,
@@ -99,8 +103,8 @@ pub struct Settings {
 /// What is sent for accounts at our cost, beside payments. Nothing unless set.
 #[derive(Clone, Debug)]
 pub struct Sponsoring {
-    /// Whether accounts may have us send their adoption of one of the delegates (EIP-7702), and the
-    /// operations that their root signed.
+    /// Whether accounts may have us send their adoption of one of the delegates (EIP-7702), alone or
+    /// with a payment, and the operations that their root signed.
     pub adoptions: bool,
     /// How many of these are begun for one account in a day (UTC).
     pub operations_per_account_max: u32,
@@ -143,24 +147,18 @@ impl Default for Settings {
 }
 
 /// What is there on the chain, as found at start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Found {
     exact_proxy: bool,
     upto_proxy: bool,
+    /// The code of Multicall3; empty where there is none.
+    multicall: Bytes,
 }
 
 impl Settings {
     /// Shortest time that must remain before an authorization expires, in seconds.
     pub(crate) fn margin_s(&self) -> u64 {
         self.block_time_s.saturating_mul(2).max(SETTLEMENT_MARGIN_S_MIN)
-    }
-
-    /// Most gas that a settlement may use whose payer has this kind of account.
-    pub(crate) const fn gas_max(&self, account: Account) -> u64 {
-        match account {
-            Account::Undeployed => self.gas_limit_max.saturating_add(DEPLOYMENT_GAS_MAX),
-            Account::Plain | Account::Contract => self.gas_limit_max,
-        }
     }
 }
 
@@ -248,11 +246,20 @@ impl EvmNetwork {
 
     /// Whether the proxy that a permit names is on this network.
     pub(crate) fn has_proxy(&self, permit: &PermitTransfer) -> bool {
-        let found = self.found.get().copied().unwrap_or_default();
-        match permit.facilitator {
+        self.found.get().is_some_and(|found| match permit.facilitator {
             None => found.exact_proxy,
             Some(_) => found.upto_proxy,
-        }
+        })
+    }
+
+    /// Whether payments may bring their account's adoption along.
+    pub(crate) fn adopts_with_payments(&self) -> bool {
+        !self.multicall_code().is_empty() && self.settings.sponsoring.adoptions
+    }
+
+    /// The code of Multicall3 as it is on this network; empty where there is none.
+    pub(crate) fn multicall_code(&self) -> Bytes {
+        self.found.get().map(|found| found.multicall.clone()).unwrap_or_default()
     }
 
     fn misconfigured(&self, key: &str, problem: impl Into<String>) -> Misconfigured {
@@ -304,23 +311,29 @@ impl EvmNetwork {
 
     /// Which of the contracts that payments go through are on the chain.
     fn check_contracts(&self, codes: [Answer; 4]) -> Result<(), Misconfigured> {
-        let mut is_there = [false; 4];
-        for (there, code) in is_there.iter_mut().zip(codes) {
+        let mut found: [Bytes; 4] = Default::default();
+        for (found, code) in found.iter_mut().zip(codes) {
             let code = self.rpc.read_bytes(code);
-            let code = code.map_err(|error| self.misconfigured("rpc", error.problem))?;
-            *there = !code.is_empty();
+            *found = code.map_err(|error| self.misconfigured("rpc", error.problem))?;
         }
-        let [permit2, exact_proxy, upto_proxy, multicall] = is_there;
-        if !self.settings.factories.is_empty() && !multicall {
+        let [permit2, exact_proxy, upto_proxy, multicall] = found;
+        let [permit2, exact_proxy, upto_proxy] =
+            [permit2, exact_proxy, upto_proxy].map(|code| !code.is_empty());
+        let without = |key: &str, what: &str| {
             let problem = format!(
-                "wallets are deployed through Multicall3, and {} has none at {MULTICALL3}; remove \
-                 the factories",
+                "{what} through Multicall3, and {} has none at {MULTICALL3}; remove the {key}",
                 self.id
             );
-            return Err(self.misconfigured("factories", problem));
+            Err(self.misconfigured(key, problem.replace('_', " ")))
+        };
+        if multicall.is_empty() && !self.settings.factories.is_empty() {
+            return without("factories", "wallets are deployed");
         }
-        let found =
-            Found { exact_proxy: permit2 && exact_proxy, upto_proxy: permit2 && upto_proxy };
+        if multicall.is_empty() && !self.settings.delegation_managers.is_empty() {
+            return without("delegation_managers", "what a delegation moves is looked at");
+        }
+        let (exact_proxy, upto_proxy) = (permit2 && exact_proxy, permit2 && upto_proxy);
+        let found = Found { exact_proxy, upto_proxy, multicall };
         // A second check of the same network finds the same.
         _ = self.found.set(found);
         Ok(())
@@ -367,6 +380,9 @@ impl Network for EvmNetwork {
         }
         if proxies && self.settings.sponsoring.approvals {
             extensions.push(ERC20_APPROVAL_GAS_SPONSORING.to_owned());
+        }
+        if self.adopts_with_payments() {
+            extensions.push(ACCOUNT_ADOPTION.to_owned());
         }
         extensions
     }

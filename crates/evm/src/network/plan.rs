@@ -7,12 +7,16 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::{SolCall as _, SolValue};
 use pay402_core::network::SecretBytes;
 
+use super::adoption::Adoption;
+use super::errand::{EncodedAdoption, decode_adoption, encode_adoption};
+use super::{DEPLOYMENT_GAS_MAX, Settings};
 use crate::contracts::{
     Call3, Eip3009, ExactProxy, ExactWitness, Multicall3, PermitTransferFrom,
     SignedTokenPermit as TokenPermitCall, TokenPermissions, UptoProxy, UptoWitness,
 };
 use crate::exact::erc7710::redemption;
 use crate::mandate::{Delegation, Mandate};
+use crate::rpc::Call;
 use crate::signature::{Deployment, SignatureBytes};
 use crate::sponsor::SignedTokenPermit;
 use crate::typed_data::{Authorization, PermitTransfer, TokenPermit};
@@ -31,6 +35,8 @@ mod form {
     pub(super) const PERMIT: u8 = 3;
     /// ERC-7710.
     pub(super) const DELEGATION: u8 = 4;
+    /// ERC-7710 by an account that adopts its code first.
+    pub(super) const DELEGATION_ADOPTING: u8 = 5;
 }
 
 type EncodedAuthorization = (Address, Address, Address, U256, U256, U256, B256, Bytes, bool);
@@ -44,6 +50,7 @@ type EncodedPermit = (
     (U256, U256, U256, Bytes),
 );
 type EncodedDelegation = (Address, Address, Address, Address, U256, U256, Bytes);
+type EncodedAdopting = (EncodedDelegation, EncodedAdoption, Bytes, bool);
 
 /// What the payer's account is, which decides how its signature is presented.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,6 +61,9 @@ pub(crate) enum Account {
     Contract,
     /// It has no code yet: it is deployed and pays in one transaction.
     Undeployed,
+    /// It does not run the code yet that its payment brings along: it adopts and pays in one
+    /// transaction.
+    Unadopted,
 }
 
 /// One payment to settle. `Debug` hides the signature.
@@ -69,6 +79,8 @@ pub(crate) struct Plan {
     pub(crate) account: Account,
     pub(crate) deployment: Option<Deployment>,
     pub(crate) token_permit: Option<SignedTokenPermit>,
+    /// What the account adopts, and whom it registers, before it pays.
+    pub(crate) adoption: Option<Adoption>,
 }
 
 impl Plan {
@@ -116,7 +128,14 @@ impl Plan {
                 let Delegation { manager, delegator, to, value, until, .. } = *delegation;
                 let fields: EncodedDelegation =
                     (self.token, manager, delegator, to, value, until, signature);
-                (form::DELEGATION, fields.abi_encode_params())
+                match &self.adoption {
+                    None => (form::DELEGATION, fields.abi_encode_params()),
+                    Some(Adoption { authorization, call }) => {
+                        let fields: EncodedAdopting =
+                            (fields, encode_adoption(authorization), call.clone(), contract);
+                        (form::DELEGATION_ADOPTING, fields.abi_encode_params())
+                    }
+                }
             }
         };
         SecretBytes::new([vec![form], fields].concat())
@@ -144,6 +163,14 @@ impl Plan {
                 let fields = EncodedDelegation::abi_decode_params_validate(fields).ok()?;
                 Some(Self::of_delegation(fields))
             }
+            form::DELEGATION_ADOPTING => {
+                let (fields, authorization, call, contract) =
+                    EncodedAdopting::abi_decode_params_validate(fields).ok()?;
+                let authorization = decode_adoption(authorization);
+                let adoption = Some(Adoption { authorization, call });
+                let account = if contract { Account::Contract } else { Account::Unadopted };
+                Some(Self { account, adoption, ..Self::of_delegation(fields) })
+            }
             _ => None,
         }
     }
@@ -160,6 +187,7 @@ impl Plan {
             account: account_of(contract, deployment.as_ref()),
             deployment,
             token_permit: None,
+            adoption: None,
         }
     }
 
@@ -186,6 +214,7 @@ impl Plan {
             account: account_of(contract, deployment.as_ref()),
             deployment,
             token_permit: decode_token_permit(from, token_permit)?,
+            adoption: None,
         })
     }
 
@@ -200,12 +229,43 @@ impl Plan {
             account: Account::Contract,
             deployment: None,
             token_permit: None,
+            adoption: None,
         }
     }
 
     /// What the payer's account is when it has this code.
     pub(crate) fn account_with(&self, code: &[u8]) -> Account {
-        account_of(!code.is_empty(), self.deployment.as_ref())
+        match &self.adoption {
+            Some(adoption) if !adoption.is_done(code) => Account::Unadopted,
+            Some(_) | None => account_of(!code.is_empty(), self.deployment.as_ref()),
+        }
+    }
+
+    /// Most gas that settling it may use when the payer's account is this.
+    pub(crate) fn gas_max(&self, settings: &Settings, account: Account) -> u64 {
+        let more = match (account, &self.adoption) {
+            (Account::Undeployed, _) => DEPLOYMENT_GAS_MAX,
+            // What the same operation may use when it is sent by itself.
+            (Account::Unadopted, _) => settings.gas_limit_max,
+            (_, Some(adoption)) if !adoption.call.is_empty() => settings.gas_limit_max,
+            _ => 0,
+        };
+        settings.gas_limit_max.saturating_add(more)
+    }
+
+    /// A question about the payer's account as it will be.
+    pub(crate) fn as_it_will_be(&self, account: Account, call: Call) -> Call {
+        match (account, &self.adoption) {
+            (Account::Unadopted, Some(adoption)) => {
+                adoption.on_its_code(self.mandate.payer(), call)
+            }
+            _ => call,
+        }
+    }
+
+    /// Whether the chain lets it be carried out once at most, whoever sends it and how often.
+    pub(crate) const fn is_refused_twice(&self) -> bool {
+        !self.mandate.is_foreign()
     }
 
     /// Who alone may send the transaction; `None` when anybody may.
@@ -219,16 +279,21 @@ impl Plan {
     /// What is called to settle: the contract, and the call data.
     pub(crate) fn call(&self, account: Account) -> (Address, Vec<u8>) {
         let (target, calldata) = self.direct_call(account);
+        if let Some(adoption) = &self.adoption {
+            return adoption.before(target, calldata);
+        }
         match (account, &self.deployment) {
             (Account::Undeployed, Some(deployment)) => {
-                let whole = |target: Address, data: Bytes| Call3 {
+                let call = |target: Address, allow_failure: bool, data: Bytes| Call3 {
                     target,
-                    allowFailure: false,
+                    allowFailure: allow_failure,
                     callData: data,
                 };
+                // Many factories fail where the wallet is there already, and anybody may have had it
+                // deployed. The transfer decides.
                 let calls = vec![
-                    whole(deployment.factory, deployment.calldata.clone()),
-                    whole(target, calldata.into()),
+                    call(deployment.factory, true, deployment.calldata.clone()),
+                    call(target, false, calldata.into()),
                 ];
                 (MULTICALL3, Multicall3::aggregate3Call { calls }.abi_encode())
             }
@@ -384,7 +449,10 @@ fn decode_token_permit(
 
 #[cfg(test)]
 mod tests {
+    use alloy::eips::eip7702::{Authorization as Authorization7702, SignedAuthorization};
+
     use super::*;
+    use crate::network::adoption::calls_of;
 
     fn address(byte: u8) -> Address {
         Address::repeat_byte(byte)
@@ -407,6 +475,7 @@ mod tests {
             account: Account::Contract,
             deployment: None,
             token_permit: None,
+            adoption: None,
         }
     }
 
@@ -447,6 +516,16 @@ mod tests {
         }
     }
 
+    /// A payment whose account adopts its code, and registers `call` if there is one, first.
+    fn adopting(call: Vec<u8>) -> Plan {
+        let inner =
+            Authorization7702 { chain_id: U256::from(84_532), address: address(7), nonce: 3 };
+        let (r, s) = (U256::from(4), U256::from(5));
+        let authorization = SignedAuthorization::new_unchecked(inner, 1, r, s);
+        let adoption = Some(Adoption { authorization, call: call.into() });
+        Plan { account: Account::Unadopted, adoption, ..agent_payment() }
+    }
+
     fn token_permit() -> SignedTokenPermit {
         let permit = TokenPermit {
             owner: address(2),
@@ -478,6 +557,9 @@ mod tests {
             sponsored(permit(Some(address(9)))),
             delegation(),
             agent_payment(),
+            adopting(vec![1, 2, 3]),
+            Plan { account: Account::Contract, ..adopting(vec![1, 2, 3]) },
+            adopting(Vec::new()),
         ]
     }
 
@@ -486,12 +568,12 @@ mod tests {
         for plan in plans() {
             assert_eq!(Plan::decode(&plan.encode()), Some(plan));
         }
-        for bad in [vec![], vec![1], vec![5, 0], vec![0; 400]] {
+        for bad in [vec![], vec![1], vec![5, 0], vec![6, 0], vec![0; 400]] {
             assert_eq!(Plan::decode(&SecretBytes::new(bad)), None);
         }
         for plan in plans() {
             let mut later = plan.encode().expose().to_vec();
-            later[0] += 4;
+            later[0] += 5;
             assert_eq!(Plan::decode(&SecretBytes::new(later)), None);
         }
         assert!(!format!("{:?}", authorization()).contains("07070707"), "the signature is printed");
@@ -530,6 +612,37 @@ mod tests {
         let undeployed = &plans()[2];
         assert_eq!(selector(undeployed, Account::Undeployed), (MULTICALL3, "82ad56cb".into()));
         assert_eq!(selector(undeployed, Account::Contract), (address(1), "cf092995".into()));
+    }
+
+    #[test]
+    fn an_account_adopts_once_and_pays_after_its_registration() {
+        let plan = adopting(vec![1, 2, 3]);
+        let code = |to: Address| [&[0xef, 0x01, 0x00], to.as_slice()].concat();
+        for (code, account) in [
+            (vec![], Account::Unadopted),
+            (code(address(6)), Account::Unadopted),
+            (code(address(7)), Account::Contract),
+        ] {
+            assert_eq!(plan.account_with(&code), account, "{code:?}");
+        }
+        let payment = agent_payment().call(Account::Contract);
+        assert_eq!(payment.0, address(2));
+        assert_eq!(adopting(Vec::new()).call(Account::Unadopted), payment);
+        // Adopted by somebody else meanwhile: the registration still goes first.
+        for account in [Account::Unadopted, Account::Contract] {
+            let (to, input) = plan.call(account);
+            assert_eq!(to, MULTICALL3);
+            let input = Bytes::from(input);
+            let calls = calls_of(address(2), Some(to), &input);
+            let read: Vec<_> = calls.iter().map(|it| (it.allowFailure, &it.callData[..])).collect();
+            assert_eq!(read, [(true, &[1, 2, 3][..]), (false, &payment.1[..])]);
+            assert!(calls_of(address(3), Some(to), &input).is_empty());
+        }
+        let settings = Settings::default();
+        let most = |plan: &Plan, account| plan.gas_max(&settings, account);
+        assert_eq!(most(&plan, Account::Unadopted), 2 * settings.gas_limit_max);
+        assert_eq!(most(&plan, Account::Contract), 2 * settings.gas_limit_max);
+        assert_eq!(most(&agent_payment(), Account::Contract), settings.gas_limit_max);
     }
 
     #[test]

@@ -6,9 +6,11 @@ use pay402_core::error::Unavailable;
 use pay402_core::time::UnixTime;
 use serde_json::{Value, json};
 
+use super::account::on_code;
+use super::adoption::calls_of;
 use crate::account::{Contract as AgentAccount, PaymentContext};
 use crate::contracts::{
-    DelegationManager, Eip3009, ExactProxy, Permit2, PermitTransferFrom, UptoProxy,
+    Call3, DelegationManager, Eip3009, ExactProxy, Permit2, PermitTransferFrom, UptoProxy,
 };
 use crate::mandate::{Delegation, Mandate};
 use crate::permit2::nonce_position;
@@ -34,6 +36,8 @@ pub const CANCEL_DEPTH_BLOCKS: u64 = 12;
 pub(crate) struct Subject<'a> {
     pub(crate) token: Address,
     pub(crate) mandate: &'a Mandate,
+    /// The code by which the payer's account tells, where it may not run it yet.
+    pub(crate) delegate: Option<Address>,
 }
 
 /// What the chain shows of a mandate.
@@ -113,10 +117,12 @@ impl Subject<'_> {
             }
             Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. }) => {
                 let call = AgentAccount::isNonceUsedCall { key: agent.key, nonce: agent.nonce };
-                vec![
-                    at(*delegator, call.abi_encode()),
-                    at(*delegator, AgentAccount::epochCall {}.abi_encode()),
-                ]
+                let calls = [call.abi_encode(), AgentAccount::epochCall {}.abi_encode()];
+                let ask = |data| match self.delegate {
+                    Some(delegate) => on_code(*delegator, delegate, at(*delegator, data)),
+                    None => at(*delegator, data),
+                };
+                calls.map(ask).into()
             }
             Mandate::Delegation(_) => Vec::new(),
         }
@@ -271,7 +277,7 @@ async fn uses_in(
     }
     match subject.mandate {
         Mandate::Authorization(_) => Ok(Ok(logs.iter().find_map(|log| use_in(log, head)))),
-        Mandate::Permit(permit) => permit_in(rpc, permit, &logs, head).await.map(Ok),
+        Mandate::Permit(permit) => permit_in(rpc, subject, permit, &logs, head).await.map(Ok),
         Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. }) => {
             let candidates = logs.iter().filter_map(|log| paid_in(log, agent)).collect();
             caller_in(rpc, candidates, head, |sent| sent.redeems(*delegator, agent)).await.map(Ok)
@@ -297,24 +303,36 @@ fn use_in(log: &Log, head: u64) -> Option<Sighting> {
 /// calls the proxy with that very permit.
 async fn permit_in(
     rpc: &Rpc,
+    subject: &Subject<'_>,
     permit: &PermitTransfer,
     logs: &[Log],
     head: u64,
 ) -> Result<Option<Sighting>, Unavailable> {
     let mut candidates = Vec::new();
+    let mut invalidated = None;
     for log in logs {
         let (Some(block), Some(transaction)) = (log.block(), log.transaction_hash) else {
             continue;
         };
         if log.address == PERMIT2 {
             if invalidates(log, permit) {
-                return Ok(Some(Sighting::Cancelled { block, head: head.max(block) }));
+                invalidated = invalidated.or(Some(block));
             }
         } else {
             candidates.push((block, transaction, U256::try_from_be_slice(&log.data)));
         }
     }
-    caller_in(rpc, candidates, head, |sent| sent.spends(permit)).await
+    let used = caller_in(rpc, candidates, head, |sent| sent.spends(permit)).await?;
+    match (used, invalidated) {
+        // Permit2 lets an owner invalidate what was spent before: that cancels nothing. A node that
+        // does not know the block before leaves it open.
+        (None, Some(block))
+            if used_at(rpc, subject, block.saturating_sub(1)).await.is_ok_and(|used| !used) =>
+        {
+            Ok(Some(Sighting::Cancelled { block, head: head.max(block) }))
+        }
+        (used, _) => Ok(used),
+    }
 }
 
 /// What `AgentAccount` logs names a payment by key and nonce, but not by its epoch: the same nonce
@@ -371,9 +389,13 @@ impl SentCall {
                 (read.key, read.epoch, read.nonce) == (agent.key, agent.epoch, agent.nonce)
             })
         };
-        self.to == Some(account)
-            && DelegationManager::redeemDelegationsCall::abi_decode(&self.input)
-                .is_ok_and(|call| call.permissionContexts.iter().any(is))
+        // One that may have failed proves nothing.
+        let redeems = |call: &Call3| {
+            !call.allowFailure
+                && DelegationManager::redeemDelegationsCall::abi_decode(&call.callData)
+                    .is_ok_and(|call| call.permissionContexts.iter().any(is))
+        };
+        calls_of(account, self.to, &self.input).iter().any(redeems)
     }
 
     /// Whether it calls the proxy with this permit. The call may be one of ours or another's: the

@@ -5,8 +5,7 @@
 //! whatever else a transaction does:
 //! - by EIP-3009, the token logs the use of the nonce and the transfer as its very next log;
 //! - by Permit2, the transaction itself calls the proxy with that very permit;
-//! - by ERC-7710, the transaction is our own call of the manager, and the transfer is not one that
-//!   the use of an EIP-3009 nonce made;
+//! - by ERC-7710, the transaction is our own call of the manager, and no other mandate was used in it;
 //! - by ERC-7710 of an `AgentAccount`, the account logs the payment with its nonce, and the token the
 //!   transfer as its very next log.
 //!
@@ -21,15 +20,18 @@ use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Refusal, Refused};
 
 use super::EvmNetwork;
+use super::account::code_at;
+use super::adoption::Adoption;
 use super::plan::Plan;
 use super::sight::{
-    FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good, is_over, sight_near,
-    used_at,
+    CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good,
+    is_over, sight_near, used_at,
 };
 use crate::account::{Contract as AgentAccount, PaymentContext};
 use crate::contracts::Eip3009;
 use crate::mandate::{Delegation, Mandate};
 use crate::rpc::{Block, Call, Log, Receipt, Rpc};
+use crate::typed_data::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
 
 /// Where the payment of `plan` stands.
 pub(crate) async fn status(
@@ -57,6 +59,18 @@ impl Inquiry<'_> {
             Mined::Shallow { transaction } => return Ok(ChainStatus::Shallow { transaction }),
             Mined::Reorganized => {
                 return Ok(ChainStatus::Open { expired: false, displaced: false });
+            }
+            // What nothing on the chain refuses a second time is not signed a second time either.
+            Mined::No { .. } if !self.plan.is_refused_twice() => {
+                return Ok(match is_displaced_for_good(self.network, Some(sent)).await? {
+                    true => {
+                        let message = "another transaction has the place of the one that was to settle \
+                                       the payment; whether that one paid is not known";
+                        let refused = Refused::new(self.used_refusal(), message);
+                        ChainStatus::Failed { refused, fee: Amount::ZERO }
+                    }
+                    false => ChainStatus::Open { expired: false, displaced: false },
+                });
             }
             Mined::No { displaced, .. } => return self.of_authorization(None, displaced).await,
         };
@@ -94,6 +108,12 @@ impl Inquiry<'_> {
                     let expired = is_over(&self.plan.mandate, head_time);
                     ChainStatus::Open { expired, displaced }
                 }
+                Some(receipt) if self.was_skipped(receipt).await? => {
+                    let hash = receipt.transaction_hash.to_string();
+                    let refused =
+                        Refused::from(Refusal::AdoptionNotEffective).with_transaction(hash);
+                    ChainStatus::Failed { refused, fee: Amount::new(fee) }
+                }
                 Some(receipt) => failed_of_ours(receipt),
             }),
             Sighting::Used { transaction, .. } => self.of_use(transaction, fruitless).await,
@@ -119,6 +139,14 @@ impl Inquiry<'_> {
                 .rpc
                 .unavailable("the authorization is used, but the node does not show by what")),
         }
+    }
+
+    /// Whether the chain skipped the adoption that our transaction carried, so that it called an account
+    /// without code.
+    async fn was_skipped(&self, ours: &Receipt) -> Result<bool, Unavailable> {
+        let Some(adoption) = &self.plan.adoption else { return Ok(false) };
+        let code = code_at(self.network, self.plan.mandate.payer(), ours.block()).await?;
+        Ok(!adoption.is_done(&code))
     }
 
     /// A transaction used the authorization. Did it make the very transfer? `fruitless` is ours: one
@@ -219,6 +247,26 @@ pub(super) async fn mined(
     })
 }
 
+/// Whether another transaction has the nonce of this one for good: it was consumed so deep that the
+/// receipt would have to be there. For what nothing on the chain would refuse a second time.
+pub(super) async fn is_displaced_for_good(
+    network: &EvmNetwork,
+    sent: Option<&SentAs>,
+) -> Result<bool, Unavailable> {
+    let rpc = &network.rpc;
+    let Some(sent) = sent else { return Ok(false) };
+    let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
+    let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
+    let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
+    let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
+    let Some(deep) = head.number().checked_sub(CANCEL_DEPTH_BLOCKS) else { return Ok(false) };
+    let [count, receipt] =
+        rpc.ask_all([Call::mined_nonces_at(signer, deep), Call::receipt(transaction)]).await?;
+    let count: U64 = rpc.read(count)?;
+    let receipt: Option<Receipt> = rpc.read(receipt)?;
+    Ok(count.to::<u64>() > sent.nonce && receipt.is_none())
+}
+
 /// Whether a block of this time is so far past an end that no reorganization brings it back.
 pub(super) const fn is_past(end_s: u64, time: UnixTime) -> bool {
     time.0 >= end_s.saturating_add(FINALITY_MARGIN_S)
@@ -279,7 +327,18 @@ fn proves(receipt: &Receipt, plan: &Plan) -> bool {
                         && moved(two[1])
                 })
             }
-            Mandate::Permit(_) | Mandate::Delegation(_) => {
+            // What its manager calls may have had another payment of the same payer made: then that
+            // one moved the tokens.
+            Mandate::Delegation(_) => {
+                let is_of_another = |log: &Log| match log.topics.first() {
+                    _ if [PERMIT2, EXACT_PROXY, UPTO_PROXY].contains(&log.address) => true,
+                    Some(&AgentAccount::Paid::SIGNATURE_HASH) => true,
+                    Some(&Eip3009::AuthorizationUsed::SIGNATURE_HASH) => true,
+                    _ => false,
+                };
+                !receipt.logs.iter().any(is_of_another) && logs.iter().any(|log| moved(log))
+            }
+            Mandate::Permit(_) => {
                 let after_use = |index: usize| {
                     index.checked_sub(1).is_some_and(|before| {
                         logs[before].topics.first()
@@ -293,7 +352,8 @@ fn proves(receipt: &Receipt, plan: &Plan) -> bool {
 
 impl Plan {
     /// What is looked up on the chain for it.
-    pub(crate) const fn subject(&self) -> Subject<'_> {
-        Subject { token: self.token, mandate: &self.mandate }
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        let delegate = self.adoption.as_ref().map(Adoption::delegate);
+        Subject { token: self.token, mandate: &self.mandate, delegate }
     }
 }

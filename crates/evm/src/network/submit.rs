@@ -14,9 +14,12 @@ use pay402_core::error::Unavailable;
 use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
 use serde_json::json;
 
+use super::account::delegate_of;
+use super::adoption::{self, Adoption};
 use super::errand::{Advance, ErrandPlan};
 use super::plan::{Account, Plan};
 use super::{EvmNetwork, errors};
+use crate::mandate::Mandate;
 use crate::rpc::{Answer, Block, Call, Rpc};
 
 /// Tip where the node proposes none, in wei: 1 gwei.
@@ -46,7 +49,8 @@ pub(super) async fn sign(
         (target, Bytes::from(calldata))
     };
     let estimate = |call: &(Address, Bytes), account: Account| {
-        estimate(signer.address(), call.0, &call.1, network.settings.gas_max(account))
+        let gas_max = plan.gas_max(&network.settings, account);
+        plan.as_it_will_be(account, estimate(signer.address(), call.0, &call.1, gas_max))
     };
 
     let expected = call(plan.account);
@@ -60,6 +64,10 @@ pub(super) async fn sign(
         .await?;
     let code = rpc.read_bytes(code)?;
     let account = plan.account_with(&code);
+    if !may_call(network, plan, &code) {
+        let problem = "the payer's account runs other code by now, which is not called here";
+        return Err(rpc.unavailable(problem));
+    }
     let ((target, input), gas) = match account == plan.account {
         true => (expected, gas),
         false => {
@@ -68,10 +76,47 @@ pub(super) async fn sign(
             (changed, gas)
         }
     };
-    let gas_limit = gas_limit(gas, network.settings.gas_max(account));
     let fees = Fees::read(network, head, tip)?;
-    let draft = Draft { to: target, value: U256::ZERO, input, gas_limit, authorization: None };
+    let gas_max = plan.gas_max(&network.settings, account);
+    let (gas_limit, authorization) = match &plan.adoption {
+        Some(adoption) if account == Account::Unadopted => {
+            let gas_limit = adopting_gas_limit(network, plan, adoption, gas, gas_max).await?;
+            (gas_limit, Some(adoption.authorization.clone()))
+        }
+        Some(_) | None => (gas_limit(gas, gas_max), None),
+    };
+    let draft = Draft { to: target, value: U256::ZERO, input, gas_limit, authorization };
     sign_draft(network, (signer, nonce), fees, draft)
+}
+
+/// Whether the operator has us call what `plan` calls, now that the payer's account has this code.
+fn may_call(network: &EvmNetwork, plan: &Plan, code: &[u8]) -> bool {
+    let Mandate::Delegation(delegation) = &plan.mandate else { return true };
+    let settings = &network.settings;
+    let delegate = match &plan.adoption {
+        Some(adoption) => Some(adoption.delegate()),
+        None => delegate_of(code),
+    };
+    let own = delegation.manager == delegation.delegator
+        && delegate.is_some_and(|delegate| settings.delegates.contains(&delegate));
+    own || settings.delegation_managers.contains(&delegation.manager)
+}
+
+/// The gas limit of a payment whose account adopts its code first. One that would be skipped, or would
+/// fail, is not sent: nothing on the chain would end it, and its time does.
+async fn adopting_gas_limit(
+    network: &EvmNetwork,
+    plan: &Plan,
+    adoption: &Adoption,
+    estimate: Answer,
+    max: u64,
+) -> Result<u64, Unavailable> {
+    let rpc = &network.rpc;
+    let nonce = rpc.ask(Call::mined_nonces(plan.mandate.payer())).await?;
+    if adoption::nonce(rpc, nonce)? != adoption.authorization.nonce {
+        return Err(rpc.unavailable("the account's authorization cannot take effect any more"));
+    }
+    gas_limit_that_works(network, estimate, (1, max)).map_err(|why| no_gas(rpc, why))
 }
 
 /// Signs the transaction of an errand. One that would fail is not signed: what it is for is closed by
@@ -99,11 +144,8 @@ pub(super) async fn sign_errand(
     };
     let [head, tip, gas] = rpc.ask_all([Call::head(), Call::tip(), estimate]).await?;
     let fees = Fees::read(network, head, tip)?;
-    let gas_limit = errand_gas_limit(network, gas, authorizations).map_err(|why| match why {
-        NoGas::Fails(why) => rpc.unavailable(&format!("the transaction would fail: {why}")),
-        NoGas::TooMuch => rpc.unavailable("it needs more gas than is paid"),
-        NoGas::Unknown(error) => error,
-    })?;
+    let limits = (authorizations, network.settings.gas_limit_max);
+    let gas_limit = gas_limit_that_works(network, gas, limits).map_err(|why| no_gas(rpc, why))?;
     let (to, value, input, authorization) = match plan {
         ErrandPlan::Account(errand) => {
             (errand.account, U256::ZERO, errand.call.clone(), errand.authorization.clone())
@@ -115,21 +157,29 @@ pub(super) async fn sign_errand(
     sign_draft(network, (signer, nonce), fees, draft)
 }
 
-/// Why there is no gas limit for an errand.
+fn no_gas(rpc: &Rpc, why: NoGas) -> Unavailable {
+    match why {
+        NoGas::Fails(why) => rpc.unavailable(&format!("the transaction would fail: {why}")),
+        NoGas::TooMuch => rpc.unavailable("it needs more gas than is paid"),
+        NoGas::Unknown(error) => error,
+    }
+}
+
+/// Why there is no gas limit.
 pub(super) enum NoGas {
     Fails(String),
     TooMuch,
     Unknown(Unavailable),
 }
 
-/// The gas limit of an errand with so many authorizations, after what the node says to an estimate
-/// without them.
-pub(super) fn errand_gas_limit(
+/// The gas limit, up to a bound, of a transaction that is sent only if it works, with so many
+/// authorizations, after what the node says to an estimate without them.
+pub(super) fn gas_limit_that_works(
     network: &EvmNetwork,
     estimate: Answer,
-    authorizations: u64,
+    (authorizations, max): (u64, u64),
 ) -> Result<u64, NoGas> {
-    let (rpc, max) = (&network.rpc, network.settings.gas_limit_max);
+    let rpc = &network.rpc;
     let estimated = match estimate {
         Ok(value) => rpc.read::<U64>(Ok(value)).map_err(NoGas::Unknown)?.to::<u64>(),
         Err(error) => {

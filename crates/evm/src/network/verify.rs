@@ -12,16 +12,18 @@ use pay402_core::network::{Identified, Prerequisite, Unverified, Verified};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Payment, Refusal, Refused};
 
-use super::EvmNetwork;
 use super::account::delegate_of;
+use super::adoption::{self, Adoption, Brought};
 use super::approval::{self, ApprovalView};
 use super::plan::{Account, Plan};
 use super::sight::{Sighting, Subject, find_recent_use};
+use super::trial;
+use super::{DEPLOYMENT_GAS_MAX, EvmNetwork};
 use crate::account::Contract as AgentAccount;
 use crate::contracts::{Eip1271, Eip3009, Erc20, Permit2};
 use crate::mandate::{Delegation, Mandate};
 use crate::permit2::nonce_position;
-use crate::read::ReadPayment;
+use crate::read::{AUTHORIZATION_LIFETIME_S_MAX, ReadPayment};
 use crate::rpc::{Answer, Block, Call, Called};
 use crate::signature::{Deployment, Judgement};
 use crate::sponsor;
@@ -45,21 +47,21 @@ pub(crate) async fn verify(
     payment: &Payment,
 ) -> Result<Verified, Unverified> {
     let read = read(network, payment)?;
-    let view = View::look(network, &read).await?;
+    let view = View::judged(network, &read).await?;
     let time = view.chain_time(network);
-    read.check_times(time, network.settings.margin_s())?;
-    view.judge(network, &read).await?;
     let first = view.prerequisite(network, &read);
 
     let short = view.is_allowance_short(&read);
     let (fingerprint, payer) = (read.fingerprint(payment.terms()), read.payer());
     let mandate = match read.mandate {
         Mandate::Delegation(delegation) if delegation.agent.is_none() => {
-            let until = U256::from(time.plus_s(payment.terms().max_timeout_seconds).0);
+            let longest = payment.terms().max_timeout_seconds.min(AUTHORIZATION_LIFETIME_S_MAX);
+            let until = U256::from(time.plus_s(longest).0);
             Mandate::Delegation(Delegation { until, ..delegation })
         }
         other => other,
     };
+    let adoption = view.adoption(&read);
     let plan = Plan {
         token: read.token,
         mandate,
@@ -70,10 +72,19 @@ pub(crate) async fn verify(
         signature: read.signature,
         // One that is not needed is not submitted: it would change the payer's allowance.
         token_permit: if short { read.token_permit } else { None },
+        adoption,
     };
-    let expires = UnixTime(mandate.ends().saturating_to());
+    let mut expires = UnixTime(mandate.ends().saturating_to());
+    let registration = plan.adoption.is_some().then_some(read.adoption.as_ref()).flatten();
+    if let Some(ends) = registration.and_then(Brought::ends) {
+        expires = expires.min(ends);
+    }
     let amount = Amount::new(read.charge);
-    let verified = Verified::attest(read.key, fingerprint, payer, amount, expires, plan.encode());
+    let attested = Verified::attest(read.key, fingerprint, payer, amount, expires, plan.encode());
+    let verified = match plan.adoption {
+        Some(_) => attested.taking_a_turn(network.settings.sponsoring.operations_per_account_max),
+        None => attested,
+    };
     Ok(match first {
         Some(first) => verified.after(first),
         None => verified,
@@ -97,7 +108,21 @@ fn read(network: &EvmNetwork, payment: &Payment) -> Result<ReadPayment, Refused>
     if let Some(approval) = &read.approval {
         approval::check(network, &read, approval)?;
     }
+    read.adoption = match &read.mandate {
+        Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. })
+            if network.adopts_with_payments() =>
+        {
+            adoption::read(network, payment.presented(), *delegator, agent.key)?
+        }
+        _ => None,
+    };
     let refuse = |refusal: Refusal| Err(Refused::from(refusal).by(read.payer()));
+    if let Mandate::Delegation(Delegation { manager, delegator, .. }) = &read.mandate
+        && manager != delegator
+        && !network.settings.delegation_managers.contains(manager)
+    {
+        return refuse(Refusal::ManagerNotAllowed);
+    }
     if let Mandate::Permit(permit) = &read.mandate {
         match permit.facilitator {
             Some(facilitator) if !network.sends_from(&facilitator) => {
@@ -129,16 +154,38 @@ struct View {
     allowance: Option<U256>,
     /// What is known of the approval that the payer sent along.
     approval: Option<ApprovalView>,
+    /// Why the chain would skip the adoption that the payer sent along.
+    not_adoptable: Option<Refused>,
+    /// Whether the payment settles only with the registration that it brings along.
+    needs_registration: bool,
     simulation: Called,
 }
 
 impl View {
+    /// What the chain shows of a payment that is good.
+    ///
+    /// The answers to one look may be of the states before and after a block, and that block may have
+    /// the approval for which this very payment waits, or its gas: then a payment that is good before
+    /// and after it looks bad, or its payer without gas. Neither is believed at first sight.
+    async fn judged(network: &EvmNetwork, read: &ReadPayment) -> Result<Self, Unverified> {
+        let view = Self::look(network, read).await?;
+        read.check_times(view.chain_time(network), network.settings.margin_s())?;
+        let verdict = view.judge(network, read).await;
+        let is_refused = matches!(verdict, Err(Unverified::Invalid(_)));
+        if read.approval.is_none() || !(is_refused || view.is_gas_missing(read)) {
+            return verdict.map(|()| view);
+        }
+        let view = Self::look(network, read).await?;
+        view.judge(network, read).await.map(|()| view)
+    }
+
     async fn look(network: &EvmNetwork, read: &ReadPayment) -> Result<Self, Unavailable> {
         let rpc = &network.rpc;
         let payer = read.mandate.payer();
         // A signature of the payer's own key is a plain account's, most likely.
         let deployment = deployment(network, read);
         let guess = match (&read.judgement, deployment) {
+            _ if read.adoption.is_some() => Account::Unadopted,
             (Judgement::Payer(_), _) => Account::Plain,
             (_, Some(_)) => Account::Undeployed,
             (_, None) => Account::Contract,
@@ -161,7 +208,9 @@ impl View {
         }
         let approvals = approval_calls.len();
         calls.extend(approval_calls);
+        calls.extend(read.adoption.iter().map(|_| Call::mined_nonces(payer)));
         let mut answers = rpc.ask_many(calls).await?;
+        let nonce = read.adoption.as_ref().and_then(|_| answers.pop());
         let approvals = answers.split_off(answers.len() - approvals);
         let states = answers.split_off(answers.len() - states);
         let mut answers = answers.into_iter();
@@ -170,9 +219,12 @@ impl View {
         let head: Block = rpc.read(next())?;
         let code = rpc.read_bytes(next())?;
         let balance = rpc.read_call(next())?;
-        let mut simulated = rpc.read_call(next())?;
+        let mut simulated = read_simulation(network, read, next())?;
         let mut thought = answers.next();
         let account = match (code.is_empty(), deployment) {
+            _ if read.adoption.as_ref().is_some_and(|it| !it.adoption().is_done(&code)) => {
+                Account::Unadopted
+            }
             (false, _) => Account::Contract,
             (true, Some(_)) => Account::Undeployed,
             (true, None) => Account::Plain,
@@ -190,13 +242,19 @@ impl View {
             _ if matches!(read.mandate, Mandate::Delegation(_)) => true,
             (Account::Plain, _) => matches!(read.judgement, Judgement::Payer(_)),
             // Its account decides when it is there: the simulation tells.
-            (Account::Undeployed, _) | (Account::Contract, None) => true,
+            (Account::Undeployed | Account::Unadopted, _) | (Account::Contract, None) => true,
             (Account::Contract, Some(opinion)) => says_yes(&rpc.read_call(opinion)?),
         };
         let (used, allowance) = read_states(network, read, states)?;
         let approval = match &read.approval {
             Some(approval) => Some(ApprovalView::read(network, approval, approvals)?),
             None => None,
+        };
+        let not_adoptable = match (&read.adoption, nonce) {
+            (Some(brought), Some(nonce)) if account == Account::Unadopted => {
+                brought.check(&code, adoption::nonce(rpc, nonce)?).err()
+            }
+            _ => None,
         };
         let delegate = delegate_of(&code);
         let simulation = simulated;
@@ -209,9 +267,12 @@ impl View {
             used,
             allowance,
             approval,
+            not_adoptable,
+            needs_registration: false,
             simulation,
         };
         view.allow_for_idle_chain(network, read).await?;
+        view.allow_for_registration(network, read).await?;
         Ok(view)
     }
 
@@ -229,6 +290,29 @@ impl View {
             self.simulation = network.rpc.read_call(network.rpc.ask(call).await?)?;
         }
         Ok(())
+    }
+
+    /// The account runs the code already that the payment would have it adopt. Its key may still have
+    /// to be registered.
+    async fn allow_for_registration(
+        &mut self,
+        network: &EvmNetwork,
+        read: &ReadPayment,
+    ) -> Result<(), Unavailable> {
+        let brings = read.adoption.as_ref().is_some_and(Brought::registers);
+        let failed = matches!(self.simulation, Called::Failed(_));
+        if brings && failed && self.account == Account::Contract {
+            let call = simulation_with(network, read, self.account, Registering::Yes, "latest");
+            self.simulation = network.rpc.read_call(network.rpc.ask(call).await?)?;
+            self.needs_registration = true;
+        }
+        Ok(())
+    }
+
+    /// What goes before the payment in its transaction.
+    fn adoption(&self, read: &ReadPayment) -> Option<Adoption> {
+        let is_needed = self.account == Account::Unadopted || self.needs_registration;
+        read.adoption.as_ref().filter(|_| is_needed).map(Brought::adoption)
     }
 
     fn is_stale(&self, network: &EvmNetwork) -> bool {
@@ -250,6 +334,13 @@ impl View {
             && !self.carries_out(network, delegation)
         {
             return Err(self.manager_not_allowed(delegation).by(read.payer()).into());
+        }
+        if let Some(refused) = &self.not_adoptable {
+            return Err(refused.clone().into());
+        }
+        if let Some(brought) = read.adoption.as_ref().filter(|_| self.adoption(read).is_some()) {
+            let now = self.chain_time(network);
+            brought.check_deadline(now, network.settings.margin_s())?;
         }
         match (&read.deployment, self.account) {
             // Without code and without a deployment that we would carry out.
@@ -299,6 +390,13 @@ impl View {
         self.allowance.is_some_and(|allowance| allowance < needed(read))
     }
 
+    /// Whether the payer is to be sent the gas for its approval.
+    fn is_gas_missing(&self, read: &ReadPayment) -> bool {
+        let approval = read.approval.as_ref().zip(self.approval.as_ref());
+        self.is_allowance_short(read)
+            && approval.is_some_and(|(approval, view)| !view.missing(approval).is_zero())
+    }
+
     /// What has to be done before the payment can be settled. Of one of which nothing is charged
     /// nothing is settled.
     fn prerequisite(&self, network: &EvmNetwork, read: &ReadPayment) -> Option<Prerequisite> {
@@ -310,8 +408,10 @@ impl View {
     /// Whether we call this delegation's manager: one that the operator allows, or the payer's own
     /// account where it adopted a delegate that we know.
     fn carries_out(&self, network: &EvmNetwork, delegation: &Delegation) -> bool {
+        let is_known = |delegate: Address| network.settings.delegates.contains(&delegate);
+        // What it has yet to adopt was found among these when it was read.
         let own = delegation.manager == delegation.delegator
-            && self.delegate.is_some_and(|delegate| network.settings.delegates.contains(&delegate));
+            && (self.account == Account::Unadopted || self.delegate.is_some_and(is_known));
         own || network.settings.delegation_managers.contains(&delegation.manager)
     }
 
@@ -351,13 +451,18 @@ impl View {
         if self.account == Account::Undeployed && !deploys(network, read).await? {
             return Ok(Refused::from(Refusal::DeploymentFailed).by(read.payer()));
         }
+        if let Some(brought) = read.adoption.as_ref().filter(|_| self.adoption(read).is_some())
+            && let Some(refused) = brought.registration_problem(network).await?
+        {
+            return Ok(refused);
+        }
         let refusal = match read.mandate {
             Mandate::Authorization(_) => Refusal::SimulationFailed,
             Mandate::Permit(_) => Refusal::PermitSimulationFailed,
             Mandate::Delegation(_) => Refusal::DelegationSimulationFailed,
         };
-        let message = match self.delegate.filter(|_| refusal == Refusal::DelegationSimulationFailed)
-        {
+        let by_delegate = self.adoption(read).map(|adoption| adoption.delegate()).or(self.delegate);
+        let message = match by_delegate.filter(|_| refusal == Refusal::DelegationSimulationFailed) {
             Some(delegate) => format!(
                 "the payer's account, delegated (EIP-7702) to {delegate}, does not let the payment \
                  through: {why}"
@@ -384,7 +489,8 @@ async fn already_used(network: &EvmNetwork, read: &ReadPayment, head: u64) -> Re
         Mandate::Permit(_) => Refusal::PermitNonceUsed,
         Mandate::Authorization(_) | Mandate::Delegation(_) => Refusal::NonceAlreadyUsed,
     };
-    let subject = Subject { token: read.token, mandate: &read.mandate };
+    let delegate = read.adoption.as_ref().map(|brought| brought.adoption().delegate());
+    let subject = Subject { token: read.token, mandate: &read.mandate, delegate };
     match find_recent_use(&network.rpc, &subject, head).await {
         Some(Sighting::Cancelled { .. }) => Refusal::AuthorizationCanceled.into(),
         Some(Sighting::Used { transaction, .. }) => {
@@ -415,7 +521,11 @@ fn state_calls(read: &ReadPayment) -> Vec<Call> {
         }
         Mandate::Delegation(Delegation { delegator, agent: Some(agent), .. }) => {
             let call = AgentAccount::isNonceUsedCall { key: agent.key, nonce: agent.nonce };
-            vec![Call::view(*delegator, call.abi_encode())]
+            let call = Call::view(*delegator, call.abi_encode());
+            vec![match &read.adoption {
+                Some(brought) => brought.adoption().on_its_code(*delegator, call),
+                None => call,
+            }]
         }
         Mandate::Delegation(_) => Vec::new(),
     }
@@ -437,6 +547,11 @@ fn read_states(
             // A token that does not tell allows nothing.
             (bitmap.map(|bitmap| bitmap.bit(bit)), Some(allowance.unwrap_or_default()))
         }
+        // A node that does not take the code along would call an account without code, which works.
+        (Mandate::Delegation(_), [None]) if read.adoption.is_some() => {
+            let problem = "the node cannot simulate an account with code that it does not have yet";
+            return Err(network.rpc.unavailable(problem));
+        }
         // An account of another code does not answer; the simulation tells what it does instead.
         (Mandate::Delegation(_), [used]) => (Some(used.is_some_and(|used| !used.is_zero())), None),
         // Nothing on the chain tells; that it is settled once is by our own journal.
@@ -444,8 +559,42 @@ fn read_states(
     })
 }
 
+/// Whether the registration that a payment brings along goes before it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Registering {
+    Yes,
+    /// Only where the account has yet to adopt its code.
+    IfUnadopted,
+}
+
 /// The call that will settle, as our signer will send it, with the gas that we are ready to spend.
 fn simulation(network: &EvmNetwork, read: &ReadPayment, account: Account, block: &str) -> Call {
+    simulation_with(network, read, account, Registering::IfUnadopted, block)
+}
+
+/// What [`simulation`] did.
+fn read_simulation(
+    network: &EvmNetwork,
+    read: &ReadPayment,
+    answer: Answer,
+) -> Result<Called, Unavailable> {
+    let called = network.rpc.read_call(answer)?;
+    match read.mandate {
+        Mandate::Delegation(delegation) if read.mandate.is_foreign() => {
+            trial::read(network, &delegation, called)
+        }
+        _ => Ok(called),
+    }
+}
+
+fn simulation_with(
+    network: &EvmNetwork,
+    read: &ReadPayment,
+    account: Account,
+    registering: Registering,
+    block: &str,
+) -> Call {
+    let adopts = account == Account::Unadopted || registering == Registering::Yes;
     let plan = Plan {
         token: read.token,
         mandate: read.mandate,
@@ -455,10 +604,17 @@ fn simulation(network: &EvmNetwork, read: &ReadPayment, account: Account, block:
         account,
         deployment: read.deployment.clone(),
         token_permit: read.token_permit.clone(),
+        adoption: read.adoption.as_ref().filter(|_| adopts).map(Brought::adoption),
     };
     let (target, calldata) = plan.call(account);
+    if let Mandate::Delegation(delegation) = &plan.mandate
+        && plan.mandate.is_foreign()
+    {
+        return trial::call(network, read.token, delegation, calldata);
+    }
     let sender = plan.sender().unwrap_or_else(|| network.first_signer());
-    Call::simulate((sender, target), calldata, network.settings.gas_max(account), block)
+    let gas_max = plan.gas_max(&network.settings, account);
+    plan.as_it_will_be(account, Call::simulate((sender, target), calldata, gas_max, block))
 }
 
 /// What the payer's account thinks of the signature (EIP-1271), within the gas cap. Of a delegation
@@ -498,7 +654,7 @@ async fn deploys(network: &EvmNetwork, read: &ReadPayment) -> Result<bool, Unava
     ];
     let data = Multicall3::aggregate3Call { calls }.abi_encode();
     let route = (network.first_signer(), super::plan::MULTICALL3);
-    let gas = network.settings.gas_max(Account::Undeployed);
+    let gas = network.settings.gas_limit_max.saturating_add(DEPLOYMENT_GAS_MAX);
     let call = Call::simulate(route, data, gas, "latest");
     let Called::Returned(bytes) = network.rpc.read_call(network.rpc.ask(call).await?)? else {
         return Ok(false);

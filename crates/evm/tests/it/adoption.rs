@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::agent::{self as account, Account, AgentAccount, Session, TokenLimit, seconds};
 use crate::faults::{Meddling, over_as};
-use crate::support::{CHAIN_ID, FACILITATOR, House, START, sign_with};
+use crate::support::{CHAIN_ID, FACILITATOR, House, START, STRANGER, sign_with};
 
 /// Half of the order of secp256k1, and one more.
 const HIGH_S: U256 = U256::from_limbs([
@@ -48,16 +48,16 @@ fn account() -> Account {
     Account { chain_id: CHAIN_ID, address: root().address() }
 }
 
-fn tuple(nonce: u64) -> Authorization {
+pub(crate) fn tuple(nonce: u64) -> Authorization {
     Authorization { chain_id: U256::from(CHAIN_ID), address: AGENT_ACCOUNT, nonce }
 }
 
-fn sign(tuple: Authorization, signer: &PrivateKeySigner) -> SignedAuthorization {
+pub(crate) fn sign(tuple: Authorization, signer: &PrivateKeySigner) -> SignedAuthorization {
     let signature = signer.sign_hash_sync(&tuple.signature_hash()).unwrap();
     tuple.into_signed(signature)
 }
 
-fn written(signed: &SignedAuthorization) -> Value {
+pub(crate) fn written(signed: &SignedAuthorization) -> Value {
     json!({
         "chainId": u64::try_from(signed.chain_id).unwrap(),
         "address": signed.address,
@@ -352,6 +352,37 @@ async fn a_reverted_operation_is_told_although_the_code_stays() {
 }
 
 #[tokio::test]
+async fn an_operation_that_somebody_else_sent_first_is_done() {
+    let house = house();
+    house.adopted().await;
+    let registers = registration(&["agent", "another"]);
+    let key = account::signer("agent").address();
+    let revokes = account().revoke(&root(), key, 0, START + 600);
+    let ends = account().revoke_all(&root(), 0, START + 600);
+    for call in [registers.abi_encode(), revokes.abi_encode(), ends.abi_encode()] {
+        let errand = house.errand(&request(None, Some(call.clone()))).await;
+        let (sent, raw) = sign_with(&house.network, &errand.plan).await;
+        house.transact_data(STRANGER, account().address, call).await;
+        house.network.send(&raw).await.unwrap();
+        let status = house.network.status(&errand.plan, Some(&sent)).await.unwrap();
+        // Revoking again does no harm and is ours; the others cannot be done twice.
+        let ChainStatus::Proven { fee, .. } = status else { panic!("{status:?}") };
+        assert!(fee > Amount::ZERO, "what ours cost is booked");
+    }
+    // Another policy of the same key is not it.
+    let house = self::house();
+    house.adopted().await;
+    let errand = house.errand(&request(None, Some(registration(&["agent"]).abi_encode()))).await;
+    let (sent, raw) = sign_with(&house.network, &errand.plan).await;
+    let narrower = Session { expiry: seconds(START + 60), ..session("agent") };
+    let call = account().register(&root(), vec![narrower], 0, START + 600);
+    house.transact(STRANGER, account().address, &call).await;
+    house.network.send(&raw).await.unwrap();
+    let status = house.network.status(&errand.plan, Some(&sent)).await.unwrap();
+    assert!(failed_as(&status, Refusal::OperationFailed), "{status:?}");
+}
+
+#[tokio::test]
 async fn what_would_fail_by_now_is_not_signed() {
     let house = house();
     let call = registration(&["agent"]).abi_encode();
@@ -364,7 +395,8 @@ async fn what_would_fail_by_now_is_not_signed() {
     assert_eq!(open, ChainStatus::Open { expired: false, displaced: false });
     house.advance_to(START + 601 + 60);
     let over = house.network.status(&errand.plan, None).await.unwrap();
-    assert_eq!(over, ChainStatus::Open { expired: true, displaced: false });
+    let ChainStatus::Failed { refused, fee } = &over else { panic!("{over:?}") };
+    assert_eq!((&refused.reason, *fee), (&Reason::Known(Refusal::OperationFailed), Amount::ZERO));
 }
 
 #[tokio::test]

@@ -1,5 +1,9 @@
 //! Approvals of Permit2 that payers sign as transactions: what is checked, what is sent, its proof.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use alloy::consensus::transaction::SignerRecoverable as _;
 use alloy::consensus::{SignableTransaction as _, TxEip1559, TxEnvelope, TxLegacy};
 use alloy::eips::{Decodable2718 as _, Encodable2718 as _};
 use alloy::primitives::{Address, Bytes, Signature, U256};
@@ -18,7 +22,7 @@ use pay402_devchain::genesis::{PERMIT2, USDC_ADDRESS, WALLET_1271, dev_signer, u
 use pay402_evm::contracts::Erc20;
 use pay402_evm::exact::Permit2Payload;
 use pay402_evm::network::FEE_PER_GAS_MAX_DEFAULT;
-use pay402_evm::network::sight::FINALITY_MARGIN_S;
+use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::typed_data::PermitTransfer;
 use pay402_evm::{
@@ -434,6 +438,44 @@ async fn without_a_node_that_imagines_the_prerequisites_decide() {
     }
 }
 
+#[tokio::test]
+async fn an_errand_that_is_mined_while_we_look_refuses_nothing() {
+    // The answers of one look are of the state before and after it, cut at every place.
+    let gas = |house: &House| house.chain.set_balance(poor().address(), U256::from(COST));
+    let approve = |house: &House| {
+        let approval = TxEnvelope::decode_2718_exact(&raw(good(), &poor())).unwrap();
+        house.chain.submit(approval.try_into_recovered().unwrap()).unwrap();
+    };
+    for is_approval in [false, true] {
+        let errand = if is_approval { "approval" } else { "gas" };
+        for cut in 0.. {
+            let house = Arc::new(house().await);
+            if is_approval {
+                gas(&house);
+            }
+            let (asked, mined) = (Arc::new(AtomicUsize::new(usize::MAX / 2)), Arc::clone(&house));
+            let counted = Arc::clone(&asked);
+            let torn = over_as(&house, settings(), move |_, _| {
+                if counted.fetch_add(1, Ordering::Relaxed) == cut {
+                    if is_approval { approve(&mined) } else { gas(&mined) }
+                }
+                Meddling::Pass
+            });
+            torn.check().await.unwrap();
+            asked.store(0, Ordering::Relaxed);
+            let verified = torn.verify(&payment(&exact(PRICE))).await;
+            assert!(verified.is_ok(), "{errand}, cut at {cut}: {:?}", verified.err());
+            let first = verified.unwrap().first.map(|first| first.errand.key);
+            // Who had the gas, and spent it on the approval, is not sent it.
+            let is_advance = first.is_some_and(|key| key.as_str().contains("/advance/"));
+            assert!(!(is_approval && is_advance), "{errand}, cut at {cut}");
+            if asked.load(Ordering::Relaxed) <= cut {
+                break;
+            }
+        }
+    }
+}
+
 // === What becomes of an approval ===
 
 async fn approval(house: &House) -> (pay402_core::network::SecretBytes, SentAs, Vec<u8>) {
@@ -474,6 +516,25 @@ async fn an_approval_that_is_not_mined_in_time_failed() {
     assert!(failed_as(&status, Refusal::ApprovalFailed), "{status:?}");
     let unsent = house.network.status(&plan, None).await.unwrap();
     assert_eq!(unsent, ChainStatus::Open { expired: true, displaced: false });
+}
+
+#[tokio::test]
+async fn an_advance_is_never_signed_again_for_want_of_a_receipt() {
+    let house = house().await;
+    let first = house.first(&payment(&exact(PRICE))).await.unwrap();
+    let (sent, _) = house.submit(&first.errand.plan).await;
+    // A node that counts the transaction and does not show it.
+    let lagging = over_as(&house, settings(), |method, _| match method {
+        "eth_getTransactionReceipt" => Meddling::Answer(Value::Null),
+        _ => Meddling::Pass,
+    });
+    let open = ChainStatus::Open { expired: false, displaced: false };
+    let status = lagging.status(&first.errand.plan, Some(&sent)).await.unwrap();
+    assert_eq!(status, open, "not displaced");
+    house.chain.mine(CANCEL_DEPTH_BLOCKS);
+    let status = lagging.status(&first.errand.plan, Some(&sent)).await.unwrap();
+    let ChainStatus::Failed { refused, .. } = &status else { panic!("{status:?}") };
+    assert!(refused.message.contains("is not sent again"), "{refused}");
 }
 
 #[tokio::test]
@@ -630,8 +691,8 @@ async fn an_approval_never_offers_more_for_its_gas_than_is_paid_here() {
     let house = house().await;
     for (base, offered) in [
         (FEE_PER_GAS_MAX_DEFAULT / 4, true),
-        (FEE_PER_GAS_MAX_DEFAULT - 1, true),
-        (FEE_PER_GAS_MAX_DEFAULT + 1, false),
+        (FEE_PER_GAS_MAX_DEFAULT / 9 * 8, true),
+        (FEE_PER_GAS_MAX_DEFAULT / 9 * 8 + 10, false),
     ] {
         house.chain.set_next_base_fee(u64::try_from(base).unwrap());
         house.chain.mine(1);

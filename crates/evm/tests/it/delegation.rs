@@ -5,11 +5,11 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall as _, SolValue as _};
 use pay402_core::error::Unavailable;
-use pay402_core::network::{ChainStatus, Network as _};
+use pay402_core::network::{ChainStatus, Network as _, Unverified};
 use pay402_core::refusal::{Funds, Reason};
 use pay402_core::scheme::{ServerScheme as _, Tariff};
 use pay402_core::time::UnixTime;
-use pay402_core::{Amount, Payment, PaymentKey, Refusal, Requirements};
+use pay402_core::{Amount, Payment, PaymentKey, Refusal, Refused, Requirements};
 use pay402_devchain::genesis::{
     AGENT_ACCOUNT_ADDRESS, MULTICALL3, USDC_ADDRESS, dev_signer, usdc_balance_slot,
 };
@@ -17,11 +17,13 @@ use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::contracts::{Call3, Erc20, Multicall3};
 use pay402_evm::exact::Erc7710Payload;
 use pay402_evm::network::GAS_LIMIT_MAX_DEFAULT;
-use pay402_evm::network::sight::FINALITY_MARGIN_S;
+use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::{AssetTable, ExactServer, Settings, TransferMethod};
+use serde_json::{Value, json};
 
 use crate::agent::{self as account, Account, Session, TokenLimit, execution, redeem, seconds};
+use crate::faults::{Meddling, over_as};
 use crate::support::{CHAIN_ID, House, PAY_TO, PAYER, START, STRANGER, network_id, pair, usdc};
 
 mod token {
@@ -104,16 +106,20 @@ fn by_agent(amount: u64, nonce: u64) -> Payment {
     by(&key(), amount, 0, nonce)
 }
 
+fn settings() -> Settings {
+    assert_eq!(AGENT_ACCOUNT, AGENT_ACCOUNT_ADDRESS, "the code changed, and its address with it");
+    Settings { delegates: vec![AGENT_ACCOUNT], ..Settings::default() }
+}
+
 /// A house that calls adopted accounts.
 fn house() -> House {
-    assert_eq!(AGENT_ACCOUNT, AGENT_ACCOUNT_ADDRESS, "the code changed, and its address with it");
-    let settings = Settings { delegates: vec![AGENT_ACCOUNT], ..Settings::default() };
-    House::with(AssetTable::defaults(), settings)
+    House::with(AssetTable::defaults(), settings())
 }
 
 /// A house with a payer who adopted the account and registered the agent's key.
 async fn adopted() -> House {
     let house = house();
+    house.network.check().await.unwrap();
     house.adopt();
     house.register(0).await;
     house
@@ -141,11 +147,19 @@ impl House {
     }
 
     async fn redeem_within_a_call(&self, agreed: &account::Payment) {
-        let call = Call3 {
-            target: payer().address,
-            allowFailure: false,
-            callData: payer().redeem(&key(), agreed).abi_encode().into(),
+        let within = |target: Address, data: Vec<u8>| {
+            let call = Call3 { target, allowFailure: false, callData: data.into() };
+            Multicall3::aggregate3Call { calls: vec![call] }
         };
+        let redeem = payer().redeem(&key(), agreed).abi_encode();
+        let inner = within(payer().address, redeem).abi_encode();
+        self.transact(STRANGER, MULTICALL3, &within(MULTICALL3, inner)).await;
+    }
+
+    /// Somebody else has it made in one call of many.
+    async fn redeem_among_others(&self, agreed: &account::Payment, may_fail: bool) {
+        let redeem = payer().redeem(&key(), agreed).abi_encode().into();
+        let call = Call3 { target: payer().address, allowFailure: may_fail, callData: redeem };
         let calls = vec![call];
         self.transact(STRANGER, MULTICALL3, &Multicall3::aggregate3Call { calls }).await;
     }
@@ -219,6 +233,8 @@ fn a_payment_of_an_account_is_known_by_key_epoch_and_nonce() {
         assert_ne!(identified(&house, &other), name);
     }
     // A foreign manager may read the same bytes in its own way.
+    let settings = Settings { delegation_managers: vec![AGENT_ACCOUNT], ..settings() };
+    let house = House::with(AssetTable::defaults(), settings);
     let foreign = paid_by(&terms(PRICE), AGENT_ACCOUNT, payer().address, &context);
     assert_ne!(identified(&house, &foreign), name);
 }
@@ -339,6 +355,20 @@ async fn the_same_nonce_in_another_epoch_proves_nothing() {
 }
 
 #[tokio::test]
+async fn a_payment_redeemed_among_others_is_proven_if_it_could_not_fail() {
+    for may_fail in [false, true] {
+        let house = adopted().await;
+        let verified = house.verify(&by_agent(PRICE, 1)).await.unwrap();
+        house.redeem_among_others(&agreed(PRICE, 0, 1), may_fail).await;
+        let status = house.network.status(&verified.plan, None).await;
+        match may_fail {
+            false => assert!(is_proven(status.as_ref().unwrap()), "{status:?}"),
+            true => assert!(status.is_err(), "{status:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_payment_redeemed_within_another_call_stays_unknown_until_its_end() {
     let house = adopted().await;
     let verified = house.verify(&by_agent(PRICE, 1)).await.unwrap();
@@ -399,67 +429,113 @@ async fn one_payment_does_not_prove_another() {
 
 const MANAGER: Address = Address::repeat_byte(0x3a);
 
-/// A house that calls [`MANAGER`], which runs this code.
-fn managed(code: &[u8]) -> House {
+/// A house that calls [`MANAGER`], which moves what the payer lets it.
+async fn managed() -> House {
     let settings = Settings { delegation_managers: vec![MANAGER], ..Settings::default() };
     let house = House::with(AssetTable::defaults(), settings);
-    house.chain.set_code(MANAGER, Bytes::copy_from_slice(code));
+    house.network.check().await.unwrap();
+    house.manage(&paying(payer().address));
+    let approve = token::approveCall { spender: MANAGER, value: U256::MAX };
+    house.transact(PAYER, USDC_ADDRESS, &approve).await;
     house
+}
+
+impl House {
+    /// Gives the manager this code.
+    fn manage(&self, code: &[u8]) {
+        self.chain.set_code(MANAGER, Bytes::copy_from_slice(code));
+    }
 }
 
 fn by_manager() -> Payment {
     paid_by(&terms(PRICE), MANAGER, payer().address, b"a delegation")
 }
 
-/// Code that has USDC move [`PRICE`] from the payer to the payee, whoever calls it and with what.
-fn paying() -> Vec<u8> {
-    let call = token::transferFromCall {
-        from: payer().address,
-        to: PAY_TO.parse().unwrap(),
-        value: U256::from(PRICE),
-    };
-    let data = call.abi_encode();
-    let length = u8::try_from(data.len()).unwrap();
+/// Code that has USDC move [`PRICE`] from an account to the payee, whoever calls it and with what.
+fn paying(from: Address) -> Vec<u8> {
+    let to = PAY_TO.parse().unwrap();
+    let call = token::transferFromCall { from, to, value: U256::from(PRICE) };
+    calling(USDC_ADDRESS, &call.abi_encode())
+}
+
+/// Code that makes one call, whoever calls it and with what, and fails if that fails.
+fn calling(target: Address, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(data.len()).unwrap().to_be_bytes();
     let code = [
-        // codecopy(0, 50, length): the call data stands behind the code.
-        &[0x60, length, 0x60, 50, 0x60, 0x00, 0x39][..],
-        // call(gas(), USDC, 0, 0, length, 0, 0)
-        &[0x60, 0x00, 0x60, 0x00, 0x60, length, 0x60, 0x00, 0x60, 0x00, 0x73],
-        USDC_ADDRESS.as_slice(),
+        // codecopy(0, 52, length): the call data stands behind the code.
+        &[0x61, length[0], length[1], 0x60, 52, 0x60, 0x00, 0x39][..],
+        // call(gas(), target, 0, 0, length, 0, 0)
+        &[0x60, 0x00, 0x60, 0x00, 0x61, length[0], length[1], 0x60, 0x00, 0x60, 0x00, 0x73],
+        target.as_slice(),
         &[0x5a, 0xf1],
-        // If it failed, jump to 45 and revert(0, 0); else stop.
-        &[0x15, 0x60, 45, 0x57, 0x00, 0x5b, 0x60, 0x00, 0x80, 0xfd],
+        // If it failed, jump to 47 and revert(0, 0); else stop.
+        &[0x15, 0x60, 47, 0x57, 0x00, 0x5b, 0x60, 0x00, 0x80, 0xfd],
     ]
     .concat();
-    assert_eq!(code.len(), 50);
-    [code, data].concat()
+    assert_eq!(code.len(), 52);
+    [&code, data].concat()
 }
 
 #[tokio::test]
 async fn an_allowed_manager_carries_a_payment_out() {
-    let house = managed(&paying());
-    house.refuses(&by_manager(), Refusal::DelegationSimulationFailed).await;
-    let approve = token::approveCall { spender: MANAGER, value: U256::from(PRICE) };
-    house.transact(PAYER, USDC_ADDRESS, &approve).await;
+    let house = managed().await;
     let verified = house.verify(&by_manager()).await.unwrap();
     assert_eq!(verified.expires, UnixTime(START + 60), "what the terms give it");
     let (sent, _) = house.submit(&verified.plan).await;
     let status = house.network.status(&verified.plan, Some(&sent)).await.unwrap();
     assert!(is_proven(&status), "{status:?}");
+    let approve = token::approveCall { spender: MANAGER, value: U256::ZERO };
+    house.transact(PAYER, USDC_ADDRESS, &approve).await;
+    house.refuses(&by_manager(), Refusal::DelegationSimulationFailed).await;
 }
 
 #[tokio::test]
 async fn only_allowed_managers_are_called() {
     let house = House::new();
-    house.chain.set_code(MANAGER, NO_OP.to_vec().into());
+    house.manage(&NO_OP);
     let refused = house.refuses(&by_manager(), Refusal::ManagerNotAllowed).await;
     assert_eq!(refused.payer, Some(payer().address.to_checksum(None)));
 }
 
 #[tokio::test]
+async fn who_pays_by_a_delegation_is_seen_before_it_is_carried_out() {
+    let house = managed().await;
+    let refused = |why: &Refused| {
+        assert!(why.to_string().contains("does not move exactly"), "{why}");
+    };
+    // The same context, and somebody else is said to be its delegator: no other payment, and no payer.
+    let victim = dev_signer(STRANGER).address();
+    let foisted = paid_by(&terms(PRICE), MANAGER, victim, b"a delegation");
+    assert_eq!(identified(&house, &foisted), identified(&house, &by_manager()));
+    refused(&house.refuses(&foisted, Refusal::DelegationSimulationFailed).await);
+    // Less than the price, and nothing at all.
+    let more = paid_by(&terms(2 * PRICE), MANAGER, payer().address, b"a delegation");
+    refused(&house.refuses(&more, Refusal::DelegationSimulationFailed).await);
+    house.manage(&NO_OP);
+    refused(&house.refuses(&by_manager(), Refusal::DelegationSimulationFailed).await);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_show_whose_tokens_move_is_not_believed() {
+    let house = managed().await;
+    let settings = Settings { delegation_managers: vec![MANAGER], ..Settings::default() };
+    let deaf = over_as(&house, settings, |method, params| {
+        let overridden = params.as_array().is_some_and(|params| params.len() == 3);
+        match method {
+            "eth_call" if overridden => Meddling::Answer(json!("0x")),
+            _ => Meddling::Pass,
+        }
+    });
+    deaf.check().await.unwrap();
+    let told = deaf.verify(&by_manager()).await;
+    assert!(matches!(told, Err(Unverified::Unavailable(_))), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_manager_that_does_nothing_has_not_paid() {
-    let house = managed(&NO_OP);
+    let house = managed().await;
     let verified = house.verify(&by_manager()).await.unwrap();
+    house.manage(&NO_OP);
     // The very transfer, by other means and in another transaction.
     let transfer = Erc20::transferCall { to: PAY_TO.parse().unwrap(), value: U256::from(PRICE) };
     house.transact(PAYER, USDC_ADDRESS, &transfer).await;
@@ -469,13 +545,26 @@ async fn a_manager_that_does_nothing_has_not_paid() {
 }
 
 #[tokio::test]
-async fn a_manager_burns_no_more_than_the_cap() {
-    let house = managed(&LOOP);
-    house.refuses(&by_manager(), Refusal::DelegationSimulationFailed).await;
-    // One that turns bad after it was verified.
-    house.chain.set_code(MANAGER, NO_OP.to_vec().into());
+async fn another_payment_made_within_a_redemption_does_not_prove_it() {
+    let house = managed().await;
     let verified = house.verify(&by_manager()).await.unwrap();
-    house.chain.set_code(MANAGER, LOOP.to_vec().into());
+    // By then the manager has the payer's own account pay, with a payment that is somebody else's
+    // purchase at the same shop.
+    house.adopt();
+    house.register(0).await;
+    let redeem = payer().redeem(&key(), &agreed(PRICE, 0, 1)).abi_encode();
+    house.manage(&calling(payer().address, &redeem));
+    let (sent, _) = house.submit(&verified.plan).await;
+    let status = house.network.status(&verified.plan, Some(&sent)).await.unwrap();
+    assert!(failed_as(&status, Refusal::TransferEventMismatch), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_manager_burns_no_more_than_the_cap() {
+    let house = managed().await;
+    let verified = house.verify(&by_manager()).await.unwrap();
+    house.manage(&LOOP);
+    house.refuses(&by_manager(), Refusal::DelegationSimulationFailed).await;
     let (sent, _) = house.submit(&verified.plan).await;
     let status = house.network.status(&verified.plan, Some(&sent)).await.unwrap();
     assert!(failed_as(&status, Refusal::TransactionReverted), "{status:?}");
@@ -487,9 +576,38 @@ async fn a_manager_burns_no_more_than_the_cap() {
 
 #[tokio::test]
 async fn a_delegation_is_given_up_when_its_terms_end() {
-    let house = managed(&NO_OP);
+    let house = managed().await;
     let verified = house.verify(&by_manager()).await.unwrap();
     house.advance_to(START + 60 + FINALITY_MARGIN_S);
     let over = ChainStatus::Open { expired: true, displaced: false };
     assert_eq!(house.network.status(&verified.plan, None).await, Ok(over));
+}
+
+#[tokio::test]
+async fn a_delegation_is_never_signed_again_for_want_of_a_receipt() {
+    let house = managed().await;
+    let verified = house.verify(&by_manager()).await.unwrap();
+    let (sent, _) = house.submit(&verified.plan).await;
+    // A node that counts the transaction and does not show it.
+    let settings = Settings { delegation_managers: vec![MANAGER], ..Settings::default() };
+    let lagging = over_as(&house, settings, |method, _| match method {
+        "eth_getTransactionReceipt" => Meddling::Answer(Value::Null),
+        _ => Meddling::Pass,
+    });
+    assert_eq!(lagging.status(&verified.plan, Some(&sent)).await, Ok(OPEN), "not displaced");
+    house.chain.mine(CANCEL_DEPTH_BLOCKS);
+    let status = lagging.status(&verified.plan, Some(&sent)).await.unwrap();
+    assert!(failed_as(&status, Refusal::NonceAlreadyUsed), "{status:?}");
+    assert_eq!(Refusal::NonceAlreadyUsed.funds(), Funds::MaybeMoved, "it may have been paid");
+}
+
+#[tokio::test]
+async fn an_account_that_runs_other_code_by_then_is_not_called() {
+    let house = adopted().await;
+    let verified = house.verify(&by_agent(PRICE, 1)).await.unwrap();
+    let other = [&[0xef, 0x01, 0x00], MANAGER.as_slice()].concat();
+    house.chain.set_code(payer().address, other.into());
+    let signer = house.network.signers().remove(0);
+    let error = house.network.sign(&signer, 0, &verified.plan).await.unwrap_err();
+    assert!(error.problem.contains("other code"), "{error}");
 }

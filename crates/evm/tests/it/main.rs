@@ -11,6 +11,7 @@ mod approval;
 mod client;
 mod delegation;
 mod faults;
+mod first_payment;
 mod form;
 mod mutations;
 mod permit;

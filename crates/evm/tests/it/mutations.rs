@@ -21,10 +21,11 @@ use pay402_devchain::genesis::{
 use pay402_evm::account::{AgentAccount, SessionPayment};
 use pay402_evm::exact::Erc7710Payload;
 use pay402_evm::signature::Ecdsa;
-use pay402_evm::{AssetTable, ExactServer, Settings, UptoServer};
+use pay402_evm::{AssetTable, ExactServer, Settings, Sponsoring, UptoServer};
 use serde_json::{Map, Value, json};
 
 use crate::accounts::{Undeployed, first_contract};
+use crate::first_payment;
 use crate::permit::{exact, sponsored, upto};
 use crate::support::{CHAIN_ID, House, PAY_TO, PAYER, START, STRANGER, pair, payment_by, terms};
 use crate::wallets::Method;
@@ -68,10 +69,11 @@ enum Kind {
     Undeployed,
     UndeployedPermit,
     AgentAccount,
+    Adopting,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Authorization,
         Self::AuthorizationV1,
         Self::Permit,
@@ -82,6 +84,7 @@ impl Kind {
         Self::Undeployed,
         Self::UndeployedPermit,
         Self::AgentAccount,
+        Self::Adopting,
     ];
 
     /// What is collected of a ceiling.
@@ -102,6 +105,7 @@ impl World {
         let settings = Settings {
             factories: vec![first_contract()],
             delegates: vec![AGENT_ACCOUNT_ADDRESS],
+            sponsoring: Sponsoring { adoptions: true, ..Sponsoring::default() },
             ..Settings::default()
         };
         let house = House::with(AssetTable::defaults(), settings);
@@ -110,7 +114,7 @@ impl World {
         let owner = dev_signer(PAYER).address();
         let deployed = house.deploy(WALLET_1271.creation(&owner.abi_encode())).await;
         let sponsored = matches!(kind, Kind::PermitSponsored | Kind::MeteredSponsored);
-        for account in [deployed, undeployed.address] {
+        for account in [deployed, undeployed.address, first_payment::payer().address] {
             house.fund(account);
         }
         // What is signed for Permit2 does not name its owner: a wallet that does not bind what its key
@@ -138,14 +142,19 @@ impl World {
             Kind::Undeployed => Method::Eip3009.pay(self.undeployed.address, PAYER, wrap),
             Kind::UndeployedPermit => Method::Permit2.pay(self.undeployed.address, PAYER, wrap),
             Kind::AgentAccount => agent_payment(),
+            Kind::Adopting => first_payment::first_with(fresh()),
         }
     }
 }
 
-/// A payment of the root key through the agent account that its own account delegated to.
-fn agent_payment() -> Payment {
+fn fresh() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NONCES: AtomicU64 = AtomicU64::new(1);
+    NONCES.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A payment of the root key through the agent account that its own account delegated to.
+fn agent_payment() -> Payment {
     let root = dev_signer(PAYER);
     let mut terms = terms(10_000);
     terms.extra.insert("assetTransferMethod".into(), "erc7710".into());
@@ -155,7 +164,7 @@ fn agent_payment() -> Payment {
         token: USDC_ADDRESS,
         to: PAY_TO.parse().unwrap(),
         value: U256::from(10_000),
-        nonce: U256::from(NONCES.fetch_add(1, Ordering::Relaxed)),
+        nonce: U256::from(fresh()),
         valid_after: pay402_core::time::UnixTime(START - 60),
         deadline: pay402_core::time::UnixTime(START + 600),
         epoch: 0,
@@ -595,6 +604,7 @@ campaigns! {
     mutated_payments_of_an_undeployed_wallet_are_refused_or_the_same, campaign_undeployed, Undeployed;
     mutated_permits_of_an_undeployed_wallet_are_refused_or_the_same, campaign_undeployed_permit, UndeployedPermit;
     mutated_payments_of_an_agent_account_are_refused_or_the_same, campaign_agent_account, AgentAccount;
+    mutated_first_payments_are_refused_or_the_same, campaign_adopting, Adopting;
 }
 
 #[test]

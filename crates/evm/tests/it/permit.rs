@@ -15,7 +15,7 @@ use pay402_devchain::genesis::{
 };
 use pay402_evm::contracts::{Call3, ExactProxy, Multicall3};
 use pay402_evm::exact::Permit2Payload;
-use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
+use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S, LOG_SPANS_BLOCKS};
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::typed_data::{PermitTransfer, TokenPermit, token_domain};
 use pay402_evm::{AssetTable, ExactServer, TransferMethod, UptoServer};
@@ -462,6 +462,27 @@ async fn one_transfer_does_not_prove_another_permit() {
     house.chain.mine(CANCEL_DEPTH_BLOCKS);
     let status = house.network.status(&verified.plan, None).await.unwrap();
     assert!(failed_as(&status, Refusal::AuthorizationCanceled), "{status:?}");
+}
+
+#[tokio::test]
+async fn invalidating_what_was_spent_cancels_nothing() {
+    let house = house().await;
+    let payment = good(&exact(10_000));
+    let verified = house.verify(&payment).await.unwrap();
+    house.transact(STRANGER, EXACT_PERMIT2_PROXY, &settle_call(&payment)).await;
+    let payload = Permit2Payload::parse(&payment.presented().payload, &Scheme::EXACT).unwrap();
+    let nonce = payload.permit.nonce;
+    let mask = U256::from(1) << (nonce.to::<u64>() & 0xff);
+    let burn = token::invalidateUnorderedNoncesCall { word: nonce >> 8, mask };
+    // Far enough away that both are not found by one query.
+    house.chain.mine(LOG_SPANS_BLOCKS[0] + 1);
+    house.transact(PAYER, PERMIT2, &burn).await;
+    house.refuses(&payment, Refusal::PermitNonceUsed).await;
+    for _ in 0..2 {
+        let status = house.network.status(&verified.plan, None).await.unwrap();
+        assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+        house.chain.mine(CANCEL_DEPTH_BLOCKS);
+    }
 }
 
 #[tokio::test]

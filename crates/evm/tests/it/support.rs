@@ -118,6 +118,11 @@ impl House {
 
     /// Runs a transaction of a development account.
     pub(crate) async fn transact<C: SolCall>(&self, from: usize, to: Address, call: &C) {
+        self.transact_data(from, to, call.abi_encode()).await;
+    }
+
+    /// Runs a transaction of a development account.
+    pub(crate) async fn transact_data(&self, from: usize, to: Address, data: Vec<u8>) {
         use alloy::consensus::{SignableTransaction as _, TxEip1559};
         use alloy::eips::Encodable2718 as _;
         use alloy::providers::Provider as _;
@@ -131,7 +136,7 @@ impl House {
             max_fee_per_gas: 20_000_000_000,
             max_priority_fee_per_gas: 1_000_000_000,
             to: to.into(),
-            input: call.abi_encode().into(),
+            input: data.into(),
             ..TxEip1559::default()
         };
         let signature = signer.sign_hash_sync(&transaction.signature_hash()).unwrap();

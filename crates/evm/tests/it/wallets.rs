@@ -308,6 +308,25 @@ async fn a_deployment_right_before_ours_costs_at_most_one_bounded_revert() {
 }
 
 #[tokio::test]
+async fn a_factory_that_refuses_what_stands_does_not_stop_the_payment() {
+    for method in [Method::Eip3009, Method::Permit2] {
+        let house = house(&[first_contract()]).await;
+        let wallet = Undeployed::by_factory(house.factory().await, PAYER);
+        house.fund(wallet.address);
+        let payment = method.pay(wallet.address, PAYER, |signature| wallet.wrap(signature));
+        let verified = house.verify(&payment).await.unwrap();
+        let (sent, raw) = crate::support::sign_with(&house.network, &verified.plan).await;
+        // The first of two payments deployed it; for the second the factory reverts.
+        let deploy = house.send_as(STRANGER, wallet.factory.into(), wallet.calldata.clone()).await;
+        assert!(deploy.status());
+        house.chain.set_code(wallet.factory, vec![0x60, 0x00, 0x80, 0xfd].into());
+        house.network.send(&raw).await.unwrap();
+        let status = house.network.status(&verified.plan, Some(&sent)).await.unwrap();
+        assert!(matches!(status, ChainStatus::Proven { .. }), "{method:?}: {status:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_wallet_that_is_not_deployed_does_not_pay_by_upto() {
     let house = house(&[first_contract()]).await;
     let wallet = Undeployed::by_factory(house.factory().await, PAYER);

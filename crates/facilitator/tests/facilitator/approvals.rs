@@ -406,3 +406,39 @@ async fn a_caller_that_cannot_wait_is_told_pending_and_the_errand_goes_on() {
     done(&settle(&engine, one(), wait).await);
     assert_eq!(house.mined().await, (2, 1));
 }
+
+#[tokio::test]
+async fn a_payer_who_may_have_one_unfinished_payment_gets_its_errands_done() {
+    let house = House::new();
+    let engine = house.start(Options { unfinished_per_payer_max: 1, ..options() }).await;
+    done(&settle(&engine, one(), LONG).await);
+    assert_eq!(house.mined().await, (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_approvals_one_is_enough() {
+    let house = House::new();
+    house.chain.set_balance(payer().address(), U256::from(COST));
+    let engine = house.start(options()).await;
+    // Both have the payer's next nonce: one of them can be mined.
+    let payments = [
+        payment(&exact(), 1, &approval(0, 2 * PRICE)),
+        payment(&exact(), 2, &approval(0, 3 * PRICE)),
+    ];
+    let asked = payments.map(|payment| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let first = settle(&engine, payment.clone(), LONG).await;
+            match first {
+                Settled::Done(_) => first,
+                // Presented again, it finds the allowance.
+                _ => settle(&engine, payment, LONG).await,
+            }
+        })
+    });
+    for asked in asked {
+        done(&asked.await.unwrap());
+    }
+    assert_eq!(house.paid().await, U256::from(2 * PRICE));
+    assert_eq!(house.mined().await, (2, 1), "two payments, one approval");
+}

@@ -11,7 +11,8 @@ use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::exact::Erc7710Payload;
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::{AssetTable, ExactServer, TransferMethod};
-use serde_json::Map;
+use pay402_facilitator::Options;
+use serde_json::{Map, Value};
 
 use crate::agent::{self as account, seconds};
 use crate::bed::{LONG, done, options, refused, settle};
@@ -20,13 +21,13 @@ use crate::errands::{House, START, account_of, id};
 /// A delegation manager that the facilitator calls.
 pub(crate) const MANAGER: Address = Address::repeat_byte(0x3a);
 /// What one payment costs, in atomic units.
-const PRICE: u64 = 10_000;
+pub(crate) const PRICE: u64 = 10_000;
 
-fn payee() -> Address {
+pub(crate) fn payee() -> Address {
     DEV_ACCOUNTS[NO_USDC_INDEX]
 }
 
-fn terms() -> Requirements {
+pub(crate) fn terms() -> Requirements {
     let usdc = AssetTable::defaults().default_dollar(&id()).unwrap().clone();
     let tariff = Tariff::Atomic { amount: PRICE.into(), asset: usdc.info };
     ExactServer::new(AssetTable::defaults())
@@ -37,26 +38,30 @@ fn terms() -> Requirements {
 
 fn paid_by(manager: Address, delegator: Address, context: &[u8]) -> Payment {
     let context = SignatureBytes::new(context.to_vec());
-    let presented = Presented {
+    let payload = Erc7710Payload { manager, delegator, context }.to_json();
+    Payment::pair(terms(), presented(payload)).unwrap()
+}
+
+pub(crate) fn presented(payload: Map<String, Value>) -> Presented {
+    Presented {
         version: WireVersion::V2,
         scheme: terms().scheme,
         network: id(),
         accepted: Some(terms()),
-        payload: Erc7710Payload { manager, delegator, context }.to_json(),
+        payload,
         resource: None,
         extensions: Map::new(),
         other: Map::new(),
-    };
-    Payment::pair(terms(), presented).unwrap()
+    }
 }
 
 impl House {
-    fn fund(&self, account: Address) {
+    pub(crate) fn fund(&self, account: Address) {
         let held = U256::from(10 * PRICE);
         self.chain.set_storage(USDC_ADDRESS, usdc_balance_slot(account), held);
     }
 
-    async fn payee_has(&self) -> U256 {
+    pub(crate) async fn payee_has(&self) -> U256 {
         use alloy::rpc::types::TransactionRequest;
         let mut data = alloy::primitives::keccak256("balanceOf(address)")[..4].to_vec();
         data.extend_from_slice(payee().into_word().as_slice());
@@ -115,7 +120,7 @@ async fn a_delegation_that_is_good_for_ever_settles_once() {
 }
 
 #[tokio::test]
-async fn a_manager_that_does_nothing_is_told_as_not_paid() {
+async fn a_manager_that_moves_nothing_is_not_called() {
     let house = House::new();
     let payer = account_of("delegator").address;
     house.fund(payer);
@@ -123,9 +128,29 @@ async fn a_manager_that_does_nothing_is_told_as_not_paid() {
     let engine = house.start(options()).await;
     for _ in 0..2 {
         let told = settle(&engine, paid_by(MANAGER, payer, b"nothing"), LONG).await;
-        refused(told, Refusal::TransferEventMismatch);
+        refused(told, Refusal::DelegationSimulationFailed);
     }
-    assert_eq!((house.sent().await, house.payee_has().await), (1, U256::ZERO));
+    assert_eq!((house.sent().await, house.payee_has().await), (0, U256::ZERO));
+}
+
+#[tokio::test]
+async fn nobody_is_made_to_pay_or_blamed_for_a_delegation_of_somebody_else() {
+    let house = House::new();
+    let (payer, victim) = (account_of("delegator").address, account_of("victim").address);
+    for account in [payer, victim] {
+        house.fund(account);
+    }
+    allow(&house, payer);
+    house.chain.set_code(MANAGER, paying(payer));
+    let engine = house.start(Options { strikes_max: 1, ..options() }).await;
+    let foisted = settle(&engine, paid_by(MANAGER, victim, b"mine"), LONG).await;
+    refused(foisted, Refusal::DelegationSimulationFailed);
+    assert_eq!(house.sent().await, 0);
+    let hash = done(&settle(&engine, paid_by(MANAGER, payer, b"mine"), LONG).await);
+    // Under another name it is the same delegation.
+    let again = settle(&engine, paid_by(MANAGER, victim, b"mine"), LONG).await;
+    assert_eq!(refused(again, Refusal::DuplicateSettlement).transaction, Some(hash));
+    assert_eq!((house.sent().await, house.payee_has().await), (1, U256::from(PRICE)));
 }
 
 #[tokio::test]

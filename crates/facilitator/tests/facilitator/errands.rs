@@ -30,13 +30,13 @@ use tower::ServiceExt as _;
 use crate::agent::{self, Account};
 use crate::bed::{LONG, SHORT, done, options, pending, refused, until};
 
-const CHAIN_ID: u64 = 84_532;
+pub(crate) const CHAIN_ID: u64 = 84_532;
 /// Sends transactions.
 const SIGNER: usize = 0;
 /// When the chain begins.
 pub(crate) const START: u64 = 1_795_000_000;
 /// What one account may have sent in a day.
-const DAILY_MAX: u32 = 3;
+pub(crate) const DAILY_MAX: u32 = 3;
 
 /// One chain, one journal, one clock, and engines that come and go.
 pub(crate) struct House {
@@ -94,7 +94,7 @@ impl House {
         self.chain.provider().get_transaction_count(DEV_ACCOUNTS[SIGNER]).await.unwrap()
     }
 
-    async fn is_adopted(&self, name: &str) -> bool {
+    pub(crate) async fn is_adopted(&self, name: &str) -> bool {
         let account = account_of(name).address;
         let code = self.chain.provider().get_code_at(account).await.unwrap();
         code == [&[0xef, 0x01, 0x00], AGENT_ACCOUNT.as_slice()].concat()

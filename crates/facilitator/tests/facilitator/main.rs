@@ -15,6 +15,7 @@ mod delegations;
 mod errands;
 mod evm;
 mod faults;
+mod first_payments;
 mod flaky;
 mod metered;
 mod settle;

@@ -177,14 +177,15 @@ async fn a_refusal_that_proves_nothing_keeps_the_payment() {
     };
     let cases = [
         ("1", Settled::Refused(foreign), 503),
-        ("2", refused(Refusal::NonceAlreadyUsed), 402),
+        ("2", refused(Refusal::NonceAlreadyUsed), 409),
         ("3", refused(Refusal::UnexpectedSettleError), 503),
-        ("4", refused(Refusal::TransferEventMismatch), 402),
+        ("4", refused(Refusal::TransferEventMismatch), 409),
     ];
     for (nonce, settled, status) in cases {
         stage.facilitator.will_settle(settled);
         let got = send(&app, paid(nonce, None)).await;
         assert_eq!(got.status.as_u16(), status, "{nonce}: {got:?}");
+        assert!(!got.headers.contains_key("payment-required"), "{nonce}: asks to be paid again");
         assert!(matches!(stage.state(nonce).await, Some(GrantState::Settling { .. })), "{nonce}");
     }
 }
