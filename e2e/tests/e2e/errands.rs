@@ -107,7 +107,8 @@ impl Yard {
         let (nonce, now) = (SystemEntropy.nonce().unwrap(), SystemClock.now());
         let clearance = clear(&policy, &ledger, &client, quote, intent, nonce, now).await.unwrap();
         let authorized = client.authorize(&clearance).await.unwrap();
-        let extensions = authorized.extensions.into_iter();
+        let advertised = Map::from_iter([("erc20ApprovalGasSponsoring".into(), json!({}))]);
+        let extensions = client.extensions(&clearance, &advertised).await.into_iter();
         let presented = Presented {
             version: WireVersion::V2,
             scheme: offer.scheme.clone(),

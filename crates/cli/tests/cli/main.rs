@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // tests
 
 mod account;
+mod again;
+mod broken;
 mod canary;
 mod commands;
 mod process;
