@@ -404,6 +404,16 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// The block with this number and time, of which nothing else is known.
+    pub(crate) fn told(number: u64, time: u64) -> Self {
+        Self {
+            number: U64::from(number),
+            hash: B256::ZERO,
+            timestamp: U64::from(time),
+            base_fee_per_gas: None,
+        }
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.number.to()
     }

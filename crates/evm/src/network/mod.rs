@@ -13,6 +13,7 @@ pub(crate) mod plan;
 pub mod sight;
 pub mod status;
 mod submit;
+pub mod together;
 mod trial;
 pub mod verify;
 
@@ -47,6 +48,7 @@ use account::AccountRequest;
 pub(crate) use adoption::Brought;
 use errand::ErrandPlan;
 use plan::{MULTICALL3, Plan};
+use together::Together;
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
@@ -171,6 +173,7 @@ pub struct EvmNetwork {
     pub(crate) assets: AssetTable,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
+    together: Together,
     found: OnceLock<Found>,
 }
 
@@ -210,7 +213,8 @@ impl EvmNetwork {
             return bad("assets", format!("no token is known on {id}; add one"));
         }
         let found = OnceLock::new();
-        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings, found })
+        let together = Together::new(rpc.clone(), settings.gas_limit_max);
+        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings, together, found })
     }
 
     /// As [`EvmNetwork::new`], with a node at an HTTP URL.

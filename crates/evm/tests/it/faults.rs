@@ -23,6 +23,7 @@ use tower_service::Service;
 use crate::support::{FACILITATOR, House, START, network_id, payment, sign_with};
 
 /// What happens to one request.
+#[derive(Clone)]
 pub(crate) enum Meddling {
     /// The node answers.
     Pass,
@@ -115,6 +116,11 @@ pub(crate) fn over_as(
         settings,
     )
     .unwrap()
+}
+
+/// Whether this is the question that verifications share: a call without a destination.
+pub(crate) fn is_shared(method: &str, params: &Value) -> bool {
+    method == "eth_call" && params[0].get("to").is_none()
 }
 
 /// A node that lags behind: what it calls the latest state has no used authorization.
@@ -342,8 +348,10 @@ async fn nonsense_is_never_believed() {
     let methods = ["eth_getBlockByNumber", "eth_getCode", "eth_call", "eth_getTransactionReceipt"];
     for method in methods {
         for nonsense in [json!(7), json!("zz"), json!([]), json!({"number": "x"}), json!(true)] {
-            let liar = over(&house, move |asked, _| match asked == method {
+            let liar = over(&house, move |asked, params| match asked == method {
                 true => Meddling::Answer(nonsense.clone()),
+                // Every question of its own, so that each is answered with nonsense.
+                false if is_shared(asked, params) => Meddling::Refuse("not supported"),
                 false => Meddling::Pass,
             });
             if method != "eth_getTransactionReceipt" {

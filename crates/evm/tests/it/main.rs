@@ -19,6 +19,7 @@ mod server;
 mod settle;
 mod start;
 mod support;
+mod together;
 mod vectors;
 mod verify;
 mod wallets;
