@@ -9,11 +9,13 @@ pub(crate) mod adoption;
 mod approval;
 pub(crate) mod errand;
 pub(crate) mod errors;
+pub mod glance;
+mod lookout;
 pub(crate) mod plan;
 pub mod sight;
 pub mod status;
 mod submit;
-pub mod together;
+mod together;
 mod trial;
 pub mod verify;
 
@@ -47,8 +49,9 @@ use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_
 use account::AccountRequest;
 pub(crate) use adoption::Brought;
 use errand::ErrandPlan;
+use glance::Glances;
+use lookout::Lookout;
 use plan::{MULTICALL3, Plan};
-use together::Together;
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
@@ -173,7 +176,8 @@ pub struct EvmNetwork {
     pub(crate) assets: AssetTable,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
-    together: Together,
+    glances: Glances,
+    lookout: Lookout,
     found: OnceLock<Found>,
 }
 
@@ -213,8 +217,9 @@ impl EvmNetwork {
             return bad("assets", format!("no token is known on {id}; add one"));
         }
         let found = OnceLock::new();
-        let together = Together::new(rpc.clone(), settings.gas_limit_max);
-        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings, together, found })
+        let glances = Glances::new(rpc.clone(), settings.gas_limit_max);
+        let lookout = Lookout::new(rpc.clone());
+        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings, glances, lookout, found })
     }
 
     /// As [`EvmNetwork::new`], with a node at an HTTP URL.

@@ -22,6 +22,7 @@ use pay402_core::{Amount, Refusal, Refused};
 use super::EvmNetwork;
 use super::account::code_at;
 use super::adoption::Adoption;
+use super::lookout::{Seen, first_of};
 use super::plan::Plan;
 use super::sight::{
     CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good,
@@ -30,7 +31,7 @@ use super::sight::{
 use crate::account::{Contract as AgentAccount, PaymentContext};
 use crate::contracts::Eip3009;
 use crate::mandate::{Delegation, Mandate};
-use crate::rpc::{Answer, Block, Call, Log, Receipt, Rpc};
+use crate::rpc::{Block, Call, Log, Receipt, Rpc};
 use crate::typed_data::{EXACT_PROXY, PERMIT2, UPTO_PROXY};
 
 /// Where the payment of `plan` stands.
@@ -224,19 +225,13 @@ pub(super) async fn mined(
     let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
     let transactions = hashes(sent).ok_or_else(unreadable)?;
     let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
-    // The count is asked before the receipts: a transaction that raised it has its receipt.
-    let mut calls = vec![Call::head(), Call::mined_nonces(signer)];
-    calls.extend(transactions.iter().copied().map(Call::receipt));
-    let mut answers = rpc.ask_many(calls).await?;
-    let receipts = answers.split_off(2);
-    let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
-    let head: Block = rpc.read(answers.pop().expect("one answer per call"))?;
-    let mut receipt = first_of(rpc, receipts)?;
-    let displaced = count.to::<u64>() > sent.nonce;
+    let Seen { head, count, mut receipt } =
+        network.lookout.look(signer, transactions.clone()).await?;
+    let displaced = count.is_some_and(|count| count > sent.nonce);
     if receipt.is_none() && displaced {
         // A node may answer a batch's parts from different moments: ask for the receipts again.
         let again = transactions.into_iter().map(Call::receipt).collect();
-        receipt = first_of(rpc, rpc.ask_many(again).await?)?;
+        receipt = first_of(rpc, rpc.ask_many(again).await?.into_iter())?;
     }
     let Some(receipt) = receipt else {
         return Ok(Mined::No { time: UnixTime(head.time()), displaced });
@@ -256,16 +251,6 @@ fn hashes(sent: &SentAs) -> Option<Vec<B256>> {
     all.map(|hash| hash.parse().ok()).collect()
 }
 
-/// The receipt among these answers: of transactions with one nonce one is mined at most.
-fn first_of(rpc: &Rpc, answers: Vec<Answer>) -> Result<Option<Receipt>, Unavailable> {
-    for answer in answers {
-        if let Some(receipt) = rpc.read(answer)? {
-            return Ok(Some(receipt));
-        }
-    }
-    Ok(None)
-}
-
 /// Whether another transaction has the nonce of this one for good: it was consumed so deep that the
 /// receipt would have to be there. For what nothing on the chain would refuse a second time.
 pub(super) async fn is_displaced_for_good(
@@ -282,7 +267,7 @@ pub(super) async fn is_displaced_for_good(
     let mut calls = vec![Call::mined_nonces_at(signer, deep)];
     calls.extend(transactions.into_iter().map(Call::receipt));
     let mut answers = rpc.ask_many(calls).await?;
-    let receipt = first_of(rpc, answers.split_off(1))?;
+    let receipt = first_of(rpc, answers.split_off(1).into_iter())?;
     let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
     Ok(count.to::<u64>() > sent.nonce && receipt.is_none())
 }

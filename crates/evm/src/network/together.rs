@@ -1,214 +1,207 @@
-//! Looks at the chain that concurrent verifications share.
+//! Questions that are asked together.
 //!
-//! What most payments need (EIP-3009 by an account with a key) is asked for many of them in one
-//! `eth_call`: it runs `contracts/src/PaymentTrials.sol` without deploying it. Nothing waits for others to
-//! come: what arrives while [`LOOKS_MAX`] questions are on their way goes with the next one.
+//! Nobody waits for others to come: while fewer than [`Batch::AT_A_TIME`] batches are on their way, a
+//! question leaves at once, alone if need be; what comes meanwhile goes with the next batch. So a quiet
+//! node sees one question at a time, and a busy one large batches.
 //!
-//! **Invariant:** the answer is only ever a shortcut. It is as of one block, each payment is tried apart
-//! from the others, and whatever it does not say for certain is asked anew for that payment alone.
+//! **Invariant:** every question is answered or given up: whoever asks may go away without taking the
+//! others along, and a batch that breaks leaves nobody waiting.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use alloy::primitives::{Address, B256, Bytes, U256};
-use alloy::sol_types::SolValue as _;
-use serde::Deserialize;
-use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::rpc::{Call, Called, Rpc, VIEW_GAS_MAX};
+/// What is asked together, and how.
+pub(super) trait Batch: Send + Sync + 'static {
+    type Question: Send;
+    type Answer: Send;
 
-/// Questions on their way at a time. One more would wait for a third of a round trip less.
-pub const LOOKS_MAX: usize = 3;
-/// Payments in one question: as many as fit into the gas that nodes give a call, 50 million as a rule.
-pub const PAYMENTS_MAX: usize = 32;
-/// Payments that wait for a question; above, they are asked for one by one.
-const WAITING_MAX: usize = 1_024;
-/// Gas of the question itself, beside what its payments may use.
-const OVERHEAD_GAS: u64 = 2_000_000;
-/// Gas of one look at a token. Tokens behind proxies answer within 50,000.
-const LOOK_GAS: u64 = VIEW_GAS_MAX / 10;
-/// Words before those of the payments: the block's time and number.
-const HEADER_WORDS: usize = 2;
+    /// Batches on their way at a time.
+    const AT_A_TIME: usize;
+    /// Questions in one batch.
+    const SIZE_MAX: usize;
+    /// Questions that wait for a batch; more are given up.
+    const WAITING_MAX: usize;
 
-/// Runs the question: the contract's creation code, followed by its arguments.
-static TRIALS: LazyLock<Bytes> = LazyLock::new(|| {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Compiled {
-        creation_code: Bytes,
-    }
-    let artifact = include_str!("../../../../contracts/artifacts/PaymentTrials.json");
-    let compiled: Compiled = serde_json::from_str(artifact)
-        .expect("committed artefacts are checked by contracts/compile.mjs");
-    compiled.creation_code
-});
-
-/// A payment whose verification looks at the chain.
-pub(crate) struct Question {
-    pub(crate) token: Address,
-    pub(crate) payer: Address,
-    pub(crate) nonce: B256,
-    /// The call of the token that makes the transfer.
-    pub(crate) transfer: Bytes,
+    /// Asks; the answers in the order of the questions.
+    fn ask(&self, questions: Vec<Self::Question>)
+    -> impl Future<Output = Vec<Self::Answer>> + Send;
 }
 
-/// What the chain showed of a payment.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Seen {
-    /// The block's time, in seconds since the Unix epoch.
-    pub(crate) time: u64,
-    pub(crate) block: u64,
-    /// Whether the payer's account has code. Then nothing was tried.
-    pub(crate) has_code: bool,
-    /// What the payer holds; `None` when the token did not say.
-    pub(crate) held: Option<U256>,
-    /// Whether the nonce is used; `None` when the token did not say.
-    pub(crate) used: Option<bool>,
-    /// Whether the transfer works. It is not tried with a nonce that is used.
-    pub(crate) works: bool,
+/// Cheap to clone.
+pub(super) struct Together<B: Batch>(Arc<Shared<B>>);
+
+struct Shared<B: Batch> {
+    batch: B,
+    state: Mutex<State<B>>,
 }
 
-impl Seen {
-    fn read(time: u64, block: u64, flags: U256, held: U256) -> Self {
-        let has = |bit: usize| flags.bit(bit);
-        Self {
-            time,
-            block,
-            has_code: has(0),
-            held: has(1).then_some(held),
-            used: has(2).then_some(has(3)),
-            works: has(4),
-        }
-    }
+struct State<B: Batch> {
+    waiting: VecDeque<(B::Question, oneshot::Sender<B::Answer>)>,
+    on_their_way: usize,
 }
 
-/// The looks of one network. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Together(Arc<Shared>);
-
-struct Shared {
-    rpc: Rpc,
-    transfer_gas: u64,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: VecDeque<Waiting>,
-    looks: usize,
-}
-
-struct Waiting {
-    question: Question,
-    tell: oneshot::Sender<Option<Seen>>,
-}
-
-impl Together {
-    /// Looks through `rpc`; `transfer_gas` is the most that one transfer may use.
-    pub(crate) fn new(rpc: Rpc, transfer_gas: u64) -> Self {
-        Self(Arc::new(Shared { rpc, transfer_gas, state: Mutex::default() }))
+impl<B: Batch> Together<B> {
+    pub(super) fn new(batch: B) -> Self {
+        let state = Mutex::new(State { waiting: VecDeque::new(), on_their_way: 0 });
+        Self(Arc::new(Shared { batch, state }))
     }
 
-    /// What the chain shows of a payment; `None` when it cannot be told this way.
-    pub(crate) async fn look(&self, question: Question) -> Option<Seen> {
+    /// Asks with others. `None` when the question was given up.
+    pub(super) async fn ask(&self, question: B::Question) -> Option<B::Answer> {
         let (tell, told) = oneshot::channel();
-        let starts = {
+        {
             let mut state = self.lock();
-            if state.waiting.len() >= WAITING_MAX {
+            if state.waiting.len() >= B::WAITING_MAX {
                 return None;
             }
-            state.waiting.push_back(Waiting { question, tell });
-            let starts = state.looks < LOOKS_MAX;
-            state.looks += usize::from(starts);
-            starts
-        };
-        if starts {
-            // A task of its own: whoever began it may go away, and others wait for it.
-            tokio::spawn(self.clone().run());
+            state.waiting.push_back((question, tell));
         }
-        told.await.ok().flatten()
+        self.start();
+        told.await.ok()
     }
 
-    /// Asks until nobody waits.
-    async fn run(self) {
-        let look = Look(&self);
-        while let Some(batch) = look.next() {
-            let (questions, tells): (Vec<_>, Vec<_>) =
-                batch.into_iter().map(|it| (it.question, it.tell)).unzip();
-            let seen = self.ask(questions).await;
-            for (index, tell) in tells.into_iter().enumerate() {
-                // Whoever left does not want to know.
-                _ = tell.send(seen.as_ref().and_then(|seen| seen.get(index).copied()));
-            }
+    /// Sends a batch on its way if there is room for one. It is a task of its own: whoever began it may
+    /// go away.
+    fn start(&self) {
+        let mut state = self.lock();
+        let room = state.on_their_way < B::AT_A_TIME && !state.waiting.is_empty();
+        // Without a runtime the process is ending, and so is whoever waits.
+        if room && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            state.on_their_way += 1;
+            runtime.spawn(OnItsWay(self.clone()).run());
         }
     }
 
-    async fn ask(&self, questions: Vec<Question>) -> Option<Vec<Seen>> {
-        let Shared { rpc, transfer_gas, .. } = &*self.0;
-        let count = questions.len();
-        let call = question(questions, *transfer_gas);
-        let answer = rpc.ask(call).await.ok()?;
-        match rpc.read_call(answer).ok()? {
-            Called::Returned(bytes) => read(&bytes, count),
-            Called::Failed(_) => None,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One of the looks that may be on their way.
-struct Look<'a>(&'a Together);
-
-impl Look<'_> {
-    /// Who is next to be asked for.
-    fn next(&self) -> Option<Vec<Waiting>> {
-        let mut state = self.0.lock();
-        let count = state.waiting.len().min(PAYMENTS_MAX);
-        let batch: Vec<Waiting> = state.waiting.drain(..count).collect();
-        (!batch.is_empty()).then_some(batch)
+impl<B: Batch> Clone for Together<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 }
 
-impl Drop for Look<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.looks -= 1;
-        // Who came between the last look into the queue and this would wait for nobody.
-        let forgotten = !state.waiting.is_empty() && state.looks == 0;
-        state.looks += usize::from(forgotten);
-        drop(state);
-        if forgotten && let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(self.0.clone().run());
+/// One of the batches that may be on their way. Dropped, however that comes, it makes room for another.
+struct OnItsWay<B: Batch>(Together<B>);
+
+impl<B: Batch> OnItsWay<B> {
+    async fn run(self) {
+        while let Some(batch) = self.next() {
+            let (questions, tells): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let answers = self.0.0.batch.ask(questions).await;
+            for (tell, answer) in tells.into_iter().zip(answers) {
+                // Whoever left does not want to know.
+                _ = tell.send(answer);
+            }
         }
     }
-}
 
-fn question(questions: Vec<Question>, transfer_gas: u64) -> Call {
-    let gas = transfer_gas.saturating_add(2 * LOOK_GAS);
-    let count = u64::try_from(questions.len()).unwrap_or(u64::MAX);
-    let gas = gas.saturating_mul(count).saturating_add(OVERHEAD_GAS);
-    let payments: Vec<(Address, Address, B256, Bytes)> =
-        questions.into_iter().map(|it| (it.token, it.payer, it.nonce, it.transfer)).collect();
-    let arguments = (payments, U256::from(LOOK_GAS), U256::from(transfer_gas)).abi_encode_params();
-    let data = Bytes::from([&TRIALS[..], &arguments].concat());
-    let call = json!({ "data": data, "gas": alloy::primitives::U64::from(gas) });
-    Call::new("eth_call", json!([call, "latest"]))
-}
-
-/// Reads the answer for so many payments; `None` for anything else.
-fn read(bytes: &[u8], count: usize) -> Option<Vec<Seen>> {
-    let (words, []) = bytes.as_chunks::<32>() else { return None };
-    if words.len() != HEADER_WORDS + 2 * count {
-        return None;
+    fn next(&self) -> Option<Vec<(B::Question, oneshot::Sender<B::Answer>)>> {
+        let mut state = self.0.lock();
+        let count = state.waiting.len().min(B::SIZE_MAX);
+        (count > 0).then(|| state.waiting.drain(..count).collect())
     }
-    let number = |word: &[u8; 32]| U256::from_be_bytes(*word);
-    let (time, block) = (number(&words[0]).try_into().ok()?, number(&words[1]).try_into().ok()?);
-    let (answers, _) = words[HEADER_WORDS..].as_chunks::<2>();
-    let seen =
-        answers.iter().map(|[flags, held]| Seen::read(time, block, number(flags), number(held)));
-    Some(seen.collect())
+}
+
+impl<B: Batch> Drop for OnItsWay<B> {
+    fn drop(&mut self) {
+        self.0.lock().on_their_way -= 1;
+        // For who came between the last look at the queue and this.
+        self.0.start();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// Doubles numbers; breaks on zero, answers too little on a thousand.
+    struct Doubling {
+        batches: AtomicUsize,
+        at_once: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Batch for Doubling {
+        type Question = u64;
+        type Answer = u64;
+
+        const AT_A_TIME: usize = 2;
+        const SIZE_MAX: usize = 10;
+        const WAITING_MAX: usize = 100;
+
+        async fn ask(&self, questions: Vec<u64>) -> Vec<u64> {
+            assert!(!questions.is_empty() && questions.len() <= Self::SIZE_MAX);
+            self.batches.fetch_add(1, Ordering::SeqCst);
+            let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            self.at_once.fetch_sub(1, Ordering::SeqCst);
+            assert!(!questions.contains(&0), "broken on purpose");
+            let known = questions.iter().take_while(|number| **number != 1_000);
+            known.map(|number| number * 2).collect()
+        }
+    }
+
+    fn together() -> Together<Doubling> {
+        let none = || AtomicUsize::new(0);
+        Together::new(Doubling { batches: none(), at_once: none(), most: none() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leaves_at_once_and_many_go_together() {
+        let together = together();
+        let began = tokio::time::Instant::now();
+        assert_eq!(together.ask(4).await, Some(8));
+        assert_eq!(began.elapsed(), Duration::from_millis(25), "it waited for others");
+        let mut asked = JoinSet::new();
+        for number in 1..=62 {
+            let together = together.clone();
+            asked.spawn(async move { (number, together.ask(number).await) });
+        }
+        for (number, told) in asked.join_all().await {
+            assert_eq!(told, Some(number * 2));
+        }
+        let Doubling { batches, most, .. } = &together.0.batch;
+        assert_eq!(batches.load(Ordering::SeqCst), 1 + 62_usize.div_ceil(Doubling::SIZE_MAX));
+        assert_eq!(most.load(Ordering::SeqCst), Doubling::AT_A_TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_breaks_leaves_nobody_waiting() {
+        let together = together();
+        for _ in 0..5 {
+            assert_eq!(together.ask(0).await, None);
+            assert_eq!(together.ask(1_000).await, None, "answered too little");
+            let leaving = tokio::spawn({
+                let together = together.clone();
+                async move { together.ask(3).await }
+            });
+            tokio::task::yield_now().await;
+            leaving.abort();
+            assert_eq!(together.ask(2).await, Some(4));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded() {
+        let together = together();
+        let mut asked = JoinSet::new();
+        for number in 1..=150 {
+            let together = together.clone();
+            asked.spawn(async move { together.ask(number).await });
+        }
+        let told = asked.join_all().await;
+        let given_up = told.iter().filter(|told| told.is_none()).count();
+        assert!((40..=50).contains(&given_up), "{given_up}");
+    }
 }

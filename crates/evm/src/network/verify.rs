@@ -15,9 +15,9 @@ use pay402_core::{Amount, Payment, Refusal, Refused};
 use super::account::delegate_of;
 use super::adoption::{self, Adoption, Brought};
 use super::approval::{self, ApprovalView};
+use super::glance::Question;
 use super::plan::{Account, Plan};
 use super::sight::{Sighting, Subject, find_recent_use};
-use super::together::Question;
 use super::trial;
 use super::{DEPLOYMENT_GAS_MAX, EvmNetwork};
 use crate::account::Contract as AgentAccount;
@@ -197,7 +197,7 @@ impl View {
         let (token, transfer) = plan.call(Account::Plain);
         let (payer, nonce) = (authorization.from, authorization.nonce);
         let question = Question { token, payer, nonce, transfer: transfer.into() };
-        let seen = network.together.look(question).await?;
+        let seen = network.glances.look(question).await?;
         let (held, used) = (seen.held?, seen.used?);
         // Of what fails, or is an account's to decide, more has to be asked.
         if seen.has_code || !(seen.works || used || held < needed(read)) {

@@ -9,7 +9,7 @@ use pay402_core::refusal::Reason;
 use pay402_core::{Payment, Refusal};
 use pay402_devchain::genesis::{DEV_ACCOUNTS, DEV_USDC, USDC_ADDRESS, dev_signer};
 use pay402_evm::EvmNetwork;
-use pay402_evm::network::together::{LOOKS_MAX, PAYMENTS_MAX};
+use pay402_evm::network::glance::{LOOKS_MAX, PAYMENTS_MAX};
 use tokio::task::JoinSet;
 
 use crate::agent as account;
