@@ -109,7 +109,8 @@ impl Batch for Looks {
     type Answer = Result<Seen, Unavailable>;
 
     const AT_A_TIME: usize = 2;
-    const SIZE_MAX: usize = 128;
+    // Nodes take batches of 100 as a rule; of each look there is one receipt, or a few.
+    const SIZE_MAX: usize = 64;
     const WAITING_MAX: usize = 16_384;
 
     async fn ask(&self, looks: Vec<Look>) -> Vec<Self::Answer> {
