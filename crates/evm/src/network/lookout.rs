@@ -18,6 +18,8 @@ use crate::rpc::{Answer, Block, Call, Receipt, Rpc};
 /// How long a transaction is not looked up again in the same block. A node may show a block before the
 /// receipts in it.
 const SAME_BLOCK: Duration = Duration::from_secs(1);
+/// Questions in one request to the node; nodes take a hundred at least.
+const CALLS_MAX: usize = 100;
 /// Transactions that are remembered to have been looked up.
 const REMEMBERED_MAX: usize = 16_384;
 
@@ -109,7 +111,6 @@ impl Batch for Looks {
     type Answer = Result<Seen, Unavailable>;
 
     const AT_A_TIME: usize = 2;
-    // Nodes take batches of 100 as a rule; of each look there is one receipt, or a few.
     const SIZE_MAX: usize = 64;
     const WAITING_MAX: usize = 16_384;
 
@@ -128,7 +129,13 @@ impl Looks {
         let mut calls = vec![Call::head()];
         calls.extend(signers.iter().copied().map(Call::mined_nonces));
         calls.extend(looks.iter().flat_map(Look::hashes).copied().map(Call::receipt));
-        let mut answers = rpc.ask_many(calls).await?.into_iter();
+        let mut answers = Vec::with_capacity(calls.len());
+        while !calls.is_empty() {
+            let later = calls.split_off(calls.len().min(CALLS_MAX));
+            answers.extend(rpc.ask_many(calls).await?);
+            calls = later;
+        }
+        let mut answers = answers.into_iter();
         let head: Block = rpc.read(answers.next().expect("one answer per call"))?;
         let mut counts = HashMap::with_capacity(signers.len());
         for signer in signers {

@@ -37,8 +37,11 @@ struct Shared<B: Batch> {
     state: Mutex<State<B>>,
 }
 
+/// A question, and who is told the answer.
+type Waiting<B> = (<B as Batch>::Question, oneshot::Sender<<B as Batch>::Answer>);
+
 struct State<B: Batch> {
-    waiting: VecDeque<(B::Question, oneshot::Sender<B::Answer>)>,
+    waiting: VecDeque<Waiting<B>>,
     on_their_way: usize,
 }
 
@@ -100,7 +103,7 @@ impl<B: Batch> OnItsWay<B> {
         }
     }
 
-    fn next(&self) -> Option<Vec<(B::Question, oneshot::Sender<B::Answer>)>> {
+    fn next(&self) -> Option<Vec<Waiting<B>>> {
         let mut state = self.0.lock();
         let count = state.waiting.len().min(B::SIZE_MAX);
         (count > 0).then(|| state.waiting.drain(..count).collect())
