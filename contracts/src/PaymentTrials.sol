@@ -4,7 +4,8 @@ pragma solidity 0.8.37;
 /// @title Many EIP-3009 payments tried in one question
 /// @notice Never deployed. A facilitator runs the creation code by one `eth_call` without a destination; what the
 /// constructor returns is the answer. It answers for every payment what a verification has to know, as of one block:
-/// whether the payer's account has code, what it holds, whether the nonce is used, and whether the transfer works.
+/// whether the payer's account has code, what it holds, whether the nonce is used, whether the transfer works, and what
+/// it takes.
 /// @dev Every transfer is tried in a call that is undone afterwards, so that no payment sees another's tokens. Gas is
 /// capped for each call, and nothing of what a contract returns is copied beyond one word.
 contract PaymentTrials {
@@ -31,19 +32,22 @@ contract PaymentTrials {
     /// @param transferGas Most gas of one transfer.
     constructor(Payment[] memory payments, uint256 viewGas, uint256 transferGas) {
         Undone undone = new Undone();
-        // The block's time and number, then two words for each payment: flags, and what the payer holds.
-        uint256[] memory answers = new uint256[](2 + 2 * payments.length);
+        // The block's time and number, then three words for each payment: flags, what the payer holds, and the gas
+        // of the transfer, whose token is known to the machine already.
+        uint256[] memory answers = new uint256[](2 + 3 * payments.length);
         answers[0] = block.timestamp;
         answers[1] = block.number;
         for (uint256 i = 0; i < payments.length; i++) {
             Payment memory payment = payments[i];
             (uint256 flags, uint256 held) = look(payment, viewGas);
             // An account with code decides by itself, and is asked in a way of its own.
-            if (flags == HOLDS | KNOWS && undone.works(payment.token, payment.transfer, transferGas)) {
-                flags |= WORKS;
+            if (flags == HOLDS | KNOWS) {
+                (bool works, uint256 used) = undone.attempted(payment.token, payment.transfer, transferGas);
+                if (works) flags |= WORKS;
+                answers[4 + 3 * i] = used;
             }
-            answers[2 + 2 * i] = flags;
-            answers[3 + 2 * i] = held;
+            answers[2 + 3 * i] = flags;
+            answers[3 + 3 * i] = held;
         }
         assembly ("memory-safe") {
             return(add(answers, 32), mul(mload(answers), 32))
@@ -78,22 +82,24 @@ contract PaymentTrials {
 
 /// @notice Tries a call and undoes it.
 contract Undone {
-    function works(address target, bytes calldata data, uint256 gasMax) external returns (bool) {
+    /// Whether the call works, and the gas that it takes.
+    function attempted(address target, bytes calldata data, uint256 gasMax) external returns (bool, uint256) {
         try this.attempt(target, data, gasMax) {
-            return false;
+            return (false, 0);
         } catch (bytes memory said) {
-            return said.length == 1;
+            return said.length == 32 ? (true, abi.decode(said, (uint256))) : (false, 0);
         }
     }
 
-    /// Always reverts: with one byte if the call worked, with none if it did not.
+    /// Always reverts: with the gas that the call took if it worked, with nothing if it did not.
     function attempt(address target, bytes calldata data, uint256 gasMax) external {
         assembly ("memory-safe") {
             let copy := mload(0x40)
             calldatacopy(copy, data.offset, data.length)
+            let before := gas()
             let worked := call(gasMax, target, 0, copy, data.length, 0, 0)
-            mstore(0, 0)
-            revert(0, worked)
+            mstore(0, sub(before, gas()))
+            revert(0, mul(32, worked))
         }
     }
 }

@@ -27,8 +27,8 @@ use crate::seal::Content;
 const BATCH_MAX: usize = 64;
 /// Transactions that are being sent at a time.
 const SEND_CONCURRENCY: usize = 16;
-/// Transactions that are being signed at a time; each asks the node for fees.
-const SIGN_CONCURRENCY: usize = 16;
+/// Transactions that are being signed at a time; each looks at the chain, many of them together.
+const SIGN_CONCURRENCY: usize = BATCH_MAX;
 /// Pause before a payment that could not be signed is looked at again; it doubles.
 pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
 /// Longest pause before a payment that could not be signed is looked at again.

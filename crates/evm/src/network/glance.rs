@@ -61,12 +61,12 @@ pub(crate) struct Seen {
     pub(crate) held: Option<U256>,
     /// Whether the nonce is used; `None` when the token did not say.
     pub(crate) used: Option<bool>,
-    /// Whether the transfer works. It is not tried with a nonce that is used.
-    pub(crate) works: bool,
+    /// The gas of the transfer, if it works. It is not tried with a nonce that is used.
+    pub(crate) works: Option<u64>,
 }
 
 impl Seen {
-    fn read(time: u64, block: u64, flags: U256, held: U256) -> Self {
+    fn read((time, block): (u64, u64), [flags, held, gas]: [U256; 3]) -> Self {
         let has = |bit: usize| flags.bit(bit);
         Self {
             time,
@@ -74,7 +74,7 @@ impl Seen {
             has_code: has(0),
             held: has(1).then_some(held),
             used: has(2).then_some(has(3)),
-            works: has(4),
+            works: has(4).then(|| gas.saturating_to()),
         }
     }
 }
@@ -139,13 +139,15 @@ fn question(questions: Vec<Question>, transfer_gas: u64) -> Call {
 /// Reads the answer for so many payments; `None` for anything else.
 fn read(bytes: &[u8], count: usize) -> Option<Vec<Seen>> {
     let (words, []) = bytes.as_chunks::<32>() else { return None };
-    if words.len() != HEADER_WORDS + 2 * count {
+    if words.len() != HEADER_WORDS + 3 * count {
         return None;
     }
     let number = |word: &[u8; 32]| U256::from_be_bytes(*word);
     let (time, block) = (number(&words[0]).try_into().ok()?, number(&words[1]).try_into().ok()?);
-    let (answers, _) = words[HEADER_WORDS..].as_chunks::<2>();
-    let seen =
-        answers.iter().map(|[flags, held]| Seen::read(time, block, number(flags), number(held)));
+    let (answers, _) = words[HEADER_WORDS..].as_chunks::<3>();
+    let seen = answers.iter().map(|answer| {
+        let answer = answer.each_ref().map(number);
+        Seen::read((time, block), answer)
+    });
     Some(seen.collect())
 }

@@ -52,6 +52,7 @@ use errand::ErrandPlan;
 use glance::Glances;
 use lookout::Lookout;
 use plan::{MULTICALL3, Plan};
+use submit::FeesSeen;
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
@@ -178,6 +179,7 @@ pub struct EvmNetwork {
     pub(crate) settings: Settings,
     glances: Glances,
     lookout: Lookout,
+    fees_seen: FeesSeen,
     found: OnceLock<Found>,
 }
 
@@ -219,7 +221,20 @@ impl EvmNetwork {
         let found = OnceLock::new();
         let glances = Glances::new(rpc.clone(), settings.gas_limit_max);
         let lookout = Lookout::new(rpc.clone());
-        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings, glances, lookout, found })
+        let fees_seen = FeesSeen::default();
+        Ok(Self {
+            id,
+            chain_id,
+            rpc,
+            signers,
+            assets,
+            clock,
+            settings,
+            glances,
+            lookout,
+            fees_seen,
+            found,
+        })
     }
 
     /// As [`EvmNetwork::new`], with a node at an HTTP URL.

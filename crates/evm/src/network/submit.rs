@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** what is signed here is returned to be journalled; nothing is sent by signing.
 
+use std::time::{Duration, Instant};
+
 use alloy::consensus::transaction::RlpEcdsaEncodableTx;
 use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEip7702, TxEnvelope};
 use alloy::eips::Encodable2718;
@@ -29,6 +31,15 @@ const TIP_FALLBACK: u128 = 1_000_000_000;
 /// chain for everyone to see, and for a plain account's transfer should the node be behind. What
 /// a payer's contract can burn by failing late is bounded by it.
 const GAS_LIMIT_FAILING: u64 = 120_000;
+/// Gas of a transaction before it does anything.
+const GAS_INTRINSIC: u64 = 21_000;
+/// Most gas of a byte of call data.
+const GAS_PER_BYTE: u64 = 16;
+/// What a transfer takes beyond what it took after the token was looked at: six slots and accounts that
+/// are new to the transaction (EIP-2929).
+const GAS_COLD: u64 = 15_000;
+/// How long fees are taken for the present ones.
+const FEES_FRESH: Duration = Duration::from_millis(500);
 /// Gas that each authorization of a transaction costs beforehand (EIP-7702).
 const AUTHORIZATION_GAS: u64 = 25_000;
 
@@ -44,6 +55,9 @@ pub(super) async fn sign(
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
     if plan.sender().is_some_and(|sender| sender != signer.address()) {
         return Err(rpc.unavailable("the payment names another sender than this signer"));
+    }
+    if let Some(signed) = sign_known(network, (signer, nonce), plan).await? {
+        return Ok(signed);
     }
     let call = |account: Account| {
         let (target, calldata) = plan.call(account);
@@ -88,6 +102,35 @@ pub(super) async fn sign(
     };
     let draft = Draft { to: target, value: U256::ZERO, input, gas_limit, authorization };
     sign_draft(network, (signer, nonce), fees, draft)
+}
+
+/// Signs what can be looked at together with others: an account without code, and a transfer that works.
+async fn sign_known(
+    network: &EvmNetwork,
+    signer: (&PrivateKeySigner, u64),
+    plan: &Plan,
+) -> Result<Option<SignedTransaction>, Unavailable> {
+    let question = match plan.account {
+        Account::Plain => plan.question(),
+        _ => None,
+    };
+    let Some(question) = question else { return Ok(None) };
+    let Some(seen) = network.glances.look(question).await else { return Ok(None) };
+    let (false, Some(taken)) = (seen.has_code, seen.works) else { return Ok(None) };
+    let (to, input) = plan.call(Account::Plain);
+    let gas_limit = gas_limit_of(&input, taken, plan.gas_max(&network.settings, Account::Plain));
+    let fees = network.fees().await?;
+    let (input, value) = (input.into(), U256::ZERO);
+    let draft = Draft { to, value, input, gas_limit, authorization: None };
+    sign_draft(network, signer, fees, draft).map(Some)
+}
+
+/// The gas limit of a transaction with this call, which took so much gas when it was tried.
+fn gas_limit_of(input: &[u8], taken: u64, max: u64) -> u64 {
+    let words = u64::try_from(input.len()).unwrap_or(u64::MAX);
+    let data = words.saturating_mul(GAS_PER_BYTE);
+    let needed = taken.saturating_add(data).saturating_add(GAS_INTRINSIC + GAS_COLD);
+    with_headroom(needed, max)
 }
 
 /// Whether the operator has us call what `plan` calls, now that the payer's account has this code.
@@ -348,6 +391,26 @@ struct Fees {
     tip: u128,
 }
 
+/// The fees that were read last, and when.
+#[derive(Debug, Default)]
+pub(super) struct FeesSeen(tokio::sync::Mutex<Option<(Fees, Instant)>>);
+
+impl EvmNetwork {
+    /// The fees of the present. Whoever comes while they are read waits for them.
+    async fn fees(&self) -> Result<Fees, Unavailable> {
+        let mut seen = self.fees_seen.0.lock().await;
+        if let Some((fees, at)) = *seen
+            && at.elapsed() < FEES_FRESH
+        {
+            return Ok(fees);
+        }
+        let [head, tip] = self.rpc.ask_all([Call::head(), Call::tip()]).await?;
+        let fees = Fees::read(self, head, tip)?;
+        *seen = Some((fees, Instant::now()));
+        Ok(fees)
+    }
+}
+
 impl Fees {
     fn read(network: &EvmNetwork, head: Answer, tip: Answer) -> Result<Self, Unavailable> {
         let rpc = &network.rpc;
@@ -428,6 +491,14 @@ mod tests {
         assert_eq!(gas_limit(error("out of gas"), 90_000), 90_000);
         assert_eq!(limit(error("too many requests")), 400_000);
         assert_eq!(limit(Ok(json!("lots"))), 400_000);
+    }
+
+    #[test]
+    fn gas_that_a_trial_took_sets_the_gas_limit() {
+        let call = [1; 300];
+        assert_eq!(gas_limit_of(&call, 35_000, 400_000), (35_000 + 4_800 + 36_000) / 4 * 5);
+        assert_eq!(gas_limit_of(&call, 350_000, 400_000), 400_000);
+        assert_eq!(gas_limit_of(&call, u64::MAX, 400_000), 400_000);
     }
 
     #[test]

@@ -15,7 +15,6 @@ use pay402_core::{Amount, Payment, Refusal, Refused};
 use super::account::delegate_of;
 use super::adoption::{self, Adoption, Brought};
 use super::approval::{self, ApprovalView};
-use super::glance::Question;
 use super::plan::{Account, Plan};
 use super::sight::{Sighting, Subject, find_recent_use};
 use super::trial;
@@ -189,18 +188,13 @@ impl View {
 
     /// What a look shows that other payments share; `None` when it does not tell all of it.
     async fn of_shared(network: &EvmNetwork, read: &ReadPayment) -> Option<Self> {
-        let Mandate::Authorization(authorization) = &read.mandate else { return None };
         if !matches!(read.judgement, Judgement::Payer(_)) {
             return None;
         }
-        let plan = plan_of(read, Account::Plain, false);
-        let (token, transfer) = plan.call(Account::Plain);
-        let (payer, nonce) = (authorization.from, authorization.nonce);
-        let question = Question { token, payer, nonce, transfer: transfer.into() };
-        let seen = network.glances.look(question).await?;
+        let seen = network.glances.look(plan_of(read, Account::Plain, false).question()?).await?;
         let (held, used) = (seen.held?, seen.used?);
         // Of what fails, or is an account's to decide, more has to be asked.
-        if seen.has_code || !(seen.works || used || held < needed(read)) {
+        if seen.has_code || !(seen.works.is_some() || used || held < needed(read)) {
             return None;
         }
         Some(Self {

@@ -164,7 +164,10 @@ async fn gas_is_estimated_up_to_the_cap() {
         if method == "eth_estimateGas" {
             heard.lock().unwrap().push(params[0]["gas"].clone());
         }
-        Meddling::Pass
+        match is_shared(method, params) {
+            true => Meddling::Refuse("not supported"),
+            false => Meddling::Pass,
+        }
     });
     sign_with(&listened, &verified.plan).await;
     let cap = format!("{:#x}", Settings::default().gas_limit_max);

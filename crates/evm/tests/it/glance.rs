@@ -206,3 +206,38 @@ async fn a_token_that_burns_gas_stops_only_its_own_payment() {
     let status = house.network.status(&good.plan, None).await;
     assert!(status.is_err(), "{status:?}");
 }
+
+#[tokio::test]
+async fn gas_is_offered_as_it_was_tried_and_signing_shares_its_looks_too() {
+    use alloy::consensus::{Transaction as _, TxEnvelope};
+    use alloy::eips::eip2718::Decodable2718 as _;
+    use alloy::providers::Provider as _;
+    let house = House::new();
+    let (network, counts) = counted(&house);
+    let payments: Vec<Payment> = (0..16).map(|_| payment()).collect();
+    let mut plans = Vec::new();
+    for payment in &payments {
+        plans.push(house.verify(payment).await.unwrap().plan);
+    }
+    let before = read(&counts);
+    let mut signing = JoinSet::new();
+    let signer = network.signers().remove(0);
+    for (nonce, plan) in (0..).zip(plans) {
+        let (network, signer) = (Arc::clone(&network), signer.clone());
+        signing.spawn(async move { (nonce, network.sign(&signer, nonce, &plan).await.unwrap()) });
+    }
+    let mut signed = signing.join_all().await;
+    signed.sort_by_key(|(nonce, _)| *nonce);
+    let (shared, others) = read(&counts);
+    assert!(shared - before.0 <= LOOKS_MAX + 2, "{shared} shared questions");
+    assert_eq!(others - before.1, 2, "the fees, once");
+    for (_, signed) in signed {
+        let transaction = TxEnvelope::decode_2718(&mut signed.raw.expose()).unwrap();
+        house.network.send(&signed.raw).await.unwrap();
+        let hash = signed.transaction.parse().unwrap();
+        let receipt = house.chain.provider().get_transaction_receipt(hash).await.unwrap().unwrap();
+        assert!(receipt.status());
+        let (limit, used) = (transaction.gas_limit(), receipt.gas_used);
+        assert!(used * 6 / 5 <= limit && limit <= used * 2, "{limit} offered, {used} used");
+    }
+}
