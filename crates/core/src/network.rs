@@ -185,6 +185,24 @@ pub enum SendError {
     Unknown(String),
 }
 
+/// What a signer has to pay gas with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Funds {
+    /// The signer, as spelled on the wire.
+    pub signer: String,
+    /// What it has, in wei.
+    pub wei: Amount,
+    /// What it must have for new work to be accepted, in wei.
+    pub floor: Amount,
+}
+
+impl Funds {
+    /// Whether it has too little for new work.
+    pub fn are_low(&self) -> bool {
+        self.wei < self.floor
+    }
+}
+
 /// Where a payment stands on the chain, read from logs and not from receipt status alone.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ChainStatus {
@@ -315,6 +333,14 @@ pub trait Network: Send + Sync {
     /// it; `None` where one of our signers has to.
     fn signed_elsewhere(&self, _plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
         None
+    }
+
+    /// What the signers have to pay gas with; nothing where that is no matter.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked.
+    async fn funds(&self) -> Result<Vec<Funds>, Unavailable> {
+        Ok(Vec::new())
     }
 
     /// The next nonce of `signer` that the chain has not consumed.

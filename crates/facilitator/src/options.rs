@@ -33,6 +33,8 @@ pub const RESEND_MAX: Duration = Duration::from_secs(10);
 pub const REPLACE_FIRST: Duration = Duration::from_secs(10);
 /// Longest that a transaction waits before its fees are looked at again.
 pub const REPLACE_MAX: Duration = Duration::from_secs(60);
+/// How often the signers' funds are looked at.
+pub const FUNDS_EVERY: Duration = Duration::from_secs(30);
 /// How often the journal is searched for entries that nobody works on.
 pub const RESCAN: Duration = Duration::from_secs(30);
 /// How long the chain may lag behind the journal's nonces before missing ones are used again. What
@@ -71,6 +73,8 @@ pub struct Options {
     pub replace_first: Duration,
     /// Longest that a transaction waits before its fees are looked at again.
     pub replace_max: Duration,
+    /// How often the signers' funds are looked at.
+    pub funds_every: Duration,
     /// How often the journal is searched for entries that nobody works on.
     pub rescan: Duration,
     /// How long the chain may lag behind the journal's nonces before missing ones are used again.
@@ -102,6 +106,7 @@ impl Default for Options {
             resend_max: RESEND_MAX,
             replace_first: REPLACE_FIRST,
             replace_max: REPLACE_MAX,
+            funds_every: FUNDS_EVERY,
             rescan: RESCAN,
             gap_patience: GAP_PATIENCE,
             failpoints: Failpoints::default(),

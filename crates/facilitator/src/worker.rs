@@ -278,10 +278,16 @@ impl Worker {
     /// when there is one.
     async fn fit_lane(&mut self, sender: Option<&str>) -> Result<usize, Unavailable> {
         let mut problem = Unavailable::new("signer", "every signer's transactions are refused");
-        for _ in 0..self.lanes.len() {
+        // Signers that have too little come last: what was accepted is settled all the same.
+        let count = self.lanes.len();
+        for low in [false, true].into_iter().flat_map(|low| std::iter::repeat_n(low, count)) {
             let index = self.turn % self.lanes.len();
             self.turn = self.turn.wrapping_add(1);
-            let signer = &self.crew.desk.lanes[index].signer;
+            let lane = &self.crew.desk.lanes[index];
+            let signer = &lane.signer;
+            if lane.is_low() != low {
+                continue;
+            }
             if sender.is_some_and(|sender| sender != signer)
                 || self.lanes[index].rests(&self.crew.desk)
             {

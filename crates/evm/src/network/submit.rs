@@ -386,7 +386,7 @@ fn with_headroom(estimate: u64, max: u64) -> u64 {
 
 /// Fees per gas, in wei.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Fees {
+pub(super) struct Fees {
     cap: u128,
     tip: u128,
 }
@@ -397,7 +397,7 @@ pub(super) struct FeesSeen(tokio::sync::Mutex<Option<(Fees, Instant)>>);
 
 impl EvmNetwork {
     /// The fees of the present. Whoever comes while they are read waits for them.
-    async fn fees(&self) -> Result<Fees, Unavailable> {
+    pub(super) async fn fees(&self) -> Result<Fees, Unavailable> {
         let mut seen = self.fees_seen.0.lock().await;
         if let Some((fees, at)) = *seen
             && at.elapsed() < FEES_FRESH
@@ -412,6 +412,11 @@ impl EvmNetwork {
 }
 
 impl Fees {
+    /// Most that a unit of gas may cost, in wei.
+    pub(super) const fn cap(self) -> u128 {
+        self.cap
+    }
+
     fn read(network: &EvmNetwork, head: Answer, tip: Answer) -> Result<Self, Unavailable> {
         let rpc = &network.rpc;
         let head: Block = rpc.read(head)?;

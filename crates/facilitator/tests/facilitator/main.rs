@@ -18,6 +18,7 @@ mod faults;
 mod fees;
 mod first_payments;
 mod flaky;
+mod funds;
 mod metered;
 mod settle;
 mod strikes;
