@@ -68,13 +68,15 @@ impl<B: Batch> Together<B> {
     /// Sends a batch on its way if there is room for one. It is a task of its own: whoever began it may
     /// go away.
     fn start(&self) {
-        let mut state = self.lock();
-        let room = state.on_their_way < B::AT_A_TIME && !state.waiting.is_empty();
-        // Without a runtime the process is ending, and so is whoever waits.
-        if room && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        {
+            let mut state = self.lock();
+            if state.on_their_way >= B::AT_A_TIME {
+                return;
+            }
             state.on_their_way += 1;
-            runtime.spawn(OnItsWay(self.clone()).run());
         }
+        // Not under the lock: a runtime that is ending drops the task at once.
+        tokio::spawn(OnItsWay { together: self.clone(), counts: true }.run());
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
@@ -89,13 +91,17 @@ impl<B: Batch> Clone for Together<B> {
 }
 
 /// One of the batches that may be on their way. Dropped, however that comes, it makes room for another.
-struct OnItsWay<B: Batch>(Together<B>);
+struct OnItsWay<B: Batch> {
+    together: Together<B>,
+    /// Whether it is among those on their way still.
+    counts: bool,
+}
 
 impl<B: Batch> OnItsWay<B> {
-    async fn run(self) {
+    async fn run(mut self) {
         while let Some(batch) = self.next() {
             let (questions, tells): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            let answers = self.0.0.batch.ask(questions).await;
+            let answers = self.together.0.batch.ask(questions).await;
             for (tell, answer) in tells.into_iter().zip(answers) {
                 // Whoever left does not want to know.
                 _ = tell.send(answer);
@@ -103,18 +109,34 @@ impl<B: Batch> OnItsWay<B> {
         }
     }
 
-    fn next(&self) -> Option<Vec<Waiting<B>>> {
-        let mut state = self.0.lock();
+    /// Who is next. When nobody waits it makes room, so that whoever comes after that starts another.
+    fn next(&mut self) -> Option<Vec<Waiting<B>>> {
+        let mut state = self.together.lock();
         let count = state.waiting.len().min(B::SIZE_MAX);
-        (count > 0).then(|| state.waiting.drain(..count).collect())
+        if count == 0 {
+            state.on_their_way -= 1;
+            self.counts = false;
+            return None;
+        }
+        Some(state.waiting.drain(..count).collect())
     }
 }
 
 impl<B: Batch> Drop for OnItsWay<B> {
+    /// It broke, or the process is ending. Who waits is served by another batch, or given up.
     fn drop(&mut self) {
-        self.0.lock().on_their_way -= 1;
-        // For who came between the last look at the queue and this.
-        self.0.start();
+        if !self.counts {
+            return;
+        }
+        let mut state = self.together.lock();
+        state.on_their_way -= 1;
+        let given_up = match state.on_their_way {
+            0 => std::mem::take(&mut state.waiting),
+            _ => VecDeque::new(),
+        };
+        drop(state);
+        // Not under the lock: whoever is told may ask again.
+        drop(given_up);
     }
 }
 
@@ -192,6 +214,30 @@ mod tests {
             tokio::task::yield_now().await;
             leaving.abort();
             assert_eq!(together.ask(2).await, Some(4));
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_ends_leaves_nothing_hanging() {
+        for _ in 0..20 {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            let together = together();
+            runtime.block_on(async {
+                for number in 1..=64 {
+                    let together = together.clone();
+                    tokio::spawn(async move {
+                        loop {
+                            _ = together.ask(number).await;
+                        }
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            });
+            drop(runtime);
         }
     }
 
