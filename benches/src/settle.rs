@@ -55,7 +55,7 @@ pub(crate) async fn run(extent: Extent) -> Result<Vec<Bench>> {
         let mut rounds = Vec::new();
         for _ in 0..extent.rounds.min(ROUNDS_MAX) {
             let each = if extent.divisor > 1 { 2 } else { EACH };
-            let bodies = town.payments(connections * each).await?;
+            let bodies = town.payments(connections, each).await?;
             let settle = Target::post(town.facilitator, "/settle", &bodies);
             let settle = settle.answering("\"success\":true");
             let subject = load::per_second(&settle, Shape { connections, each }).await?;
@@ -126,14 +126,15 @@ impl Town {
         Ok(Self { chain, facilitator, payers, offer, settled, _node, _served, _folder })
     }
 
-    /// Bodies of `POST /settle` for so many payments, of all payers in turns.
-    async fn payments(&self, count: usize) -> Result<Vec<String>> {
+    /// Bodies of `POST /settle`: so many for each connection, which has one payer.
+    async fn payments(&self, connections: usize, each: usize) -> Result<Vec<String>> {
+        let count = connections * each;
         let ledger = SqliteLedger::open_in_memory()?;
         let policy = OwnerPolicy::new().total(Price::parse("$100000")?);
         let first = self.settled.get();
         let mut bodies = Vec::with_capacity(count);
         for index in first..first + count {
-            let payer = &self.payers[index % PAYERS];
+            let payer = &self.payers[index / each % PAYERS];
             let quote = payer.quote(&self.offer)?;
             let id = Digest::of(&[b"settle", &index.to_be_bytes()]);
             let origin = "http://127.0.0.1".to_owned();
