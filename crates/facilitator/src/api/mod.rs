@@ -10,6 +10,7 @@ mod access;
 mod answer;
 mod exposition;
 mod fitness;
+mod openapi;
 mod settlements;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,6 +80,7 @@ fn routes() -> Vec<Route> {
         route("/livez", &["GET"], get(fitness::livez)),
         route("/readyz", &["GET"], get(fitness::readyz)),
         route("/metrics", &["GET"], get(exposition::metrics)),
+        route("/openapi.json", &["GET"], get(openapi::openapi)),
     ]
 }
 

@@ -22,6 +22,7 @@ mod flaky;
 mod funds;
 mod metered;
 mod metrics;
+mod openapi;
 mod settle;
 mod settlements;
 mod strikes;
