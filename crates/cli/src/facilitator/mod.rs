@@ -1,6 +1,7 @@
 //! `pay402 facilitator`: verify and settle for resource servers.
 
 mod config;
+mod inspect;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -46,7 +47,6 @@ const DRAIN_DELAY_S: u64 = 0;
 Beside them, here with the defaults, for all networks:
   strikes_max = 3             # settlements of one payer that failed at our cost, from which on
   strikes_window_s = 3600     # the payer is refused, until the first was so long ago
-
   drain_delay_s = 0           # how long after a signal to stop payments are still taken while
                               # /readyz says 503: as long as a load balancer takes to notice
 
@@ -90,12 +90,24 @@ Callers from other machines, or through a proxy, need an API key each:
   key_sha256 = "..."          # printf %s "$KEY" | sha256sum"#)]
 pub(crate) struct Args {
     /// The configuration file.
-    #[arg(long, env = "CONFIG", value_name = "FILE", default_value = "facilitator.toml")]
+    #[arg(
+        long,
+        env = "CONFIG",
+        value_name = "FILE",
+        default_value = "facilitator.toml",
+        global = true
+    )]
     config: PathBuf,
+    /// Without one, it serves.
+    #[command(subcommand)]
+    verb: Option<inspect::Verb>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let config = config::read(&args.config)?;
+    if let Some(verb) = args.verb {
+        return inspect::run(verb, &config).await;
+    }
     let access = access(&config)?;
     let mut networks: Vec<Arc<dyn Network>> = Vec::new();
     let mut counts = Vec::new();

@@ -20,7 +20,7 @@ use pay402_evm::{AssetTable, ExactServer};
 use reqwest::StatusCode;
 use serde_json::{Map, Value};
 
-use crate::process::{Server, dev_address, dev_key, pay402};
+use crate::process::{Server, dev_address, dev_key, pay402, run};
 
 const CHAIN_ID: u64 = 84_532;
 
@@ -256,5 +256,96 @@ async fn who_is_asked_to_stop_leaves_step_by_step() {
     // Those whose callers went away while it still took them are finished too.
     let (status, server) = ended.await.unwrap();
     assert!(status.is_some_and(|status| status.success()), "{status:?}\n{}", server.stop());
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_is_looked_at_without_being_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = chain(Mining::Instant);
+    let node = chain.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let canary = "node-api-key-canary";
+    let rpc = format!("{}/?key={canary}", node.http_url());
+    let ask = |verb: &str, rpc: &str, sections: &str| {
+        let mut command = facilitator(folder.path(), rpc, "", sections);
+        command.arg(verb);
+        let (code, stdout, stderr) = run(command);
+        let told: Value = serde_json::from_str(&stdout).unwrap_or_default();
+        assert!(!stdout.contains(canary) && !stderr.contains(canary), "{stdout}\n{stderr}");
+        let error: Value = serde_json::from_str(&stderr).unwrap_or_default();
+        (code, told, error)
+    };
+    let grade = |told: &Value, part: &str, subject: &str| {
+        let findings = told["findings"].as_array().unwrap().iter();
+        let mut found = findings.filter(|finding| {
+            finding["part"] == part && finding["subject"].as_str().unwrap().contains(subject)
+        });
+        let finding = found.next().unwrap_or_else(|| panic!("no {part} {subject} in {told}"));
+        let text = |field: &str| finding[field].as_str().unwrap().to_owned();
+        (text("grade"), text("message"))
+    };
+
+    let (code, told, error) = ask("check", &rpc, "");
+    assert_eq!((code, &told["ok"], error), (0, &Value::Bool(true), Value::Null), "{told}");
+    for (part, subject) in [
+        ("listen", "127.0.0.1"),
+        ("database", "facilitator.db"),
+        ("node", "eip155:84532"),
+        ("fee", "gas"),
+        ("asset", "USDC"),
+        ("contract", "Permit2"),
+        ("contract", "Multicall3"),
+        ("signer", &dev_address(0)),
+    ] {
+        assert_eq!(grade(&told, part, subject).0, "ok", "{part} {subject}: {told}");
+    }
+    assert!(!folder.path().join("facilitator.db").exists(), "looking made a journal");
+    let (code, told, _) = ask("signers", &rpc, "");
+    let signer = &told["signers"][0];
+    assert_eq!((code, &signer["address"]), (0, &dev_address(0).into()));
+    assert_eq!(
+        (&signer["nonce"], &signer["balance_wei"]),
+        (&0.into(), &"10000000000000000000000".into())
+    );
+    assert!(signer["settlements"].as_u64().unwrap() > 1_000, "{told}");
+
+    // It looks at everything although something is wrong, and ends as the start would.
+    let nobody = "0x00000000000000000000000000000000000000aa";
+    let token =
+        format!("[[network.asset]]\naddress = \"{nobody}\"\nsymbol = \"NONE\"\ndecimals = 6\n");
+    let (code, told, error) = ask("check", &rpc, &token);
+    assert_eq!((code, &told["ok"], &error["code"]), (3, &Value::Bool(false), &"config".into()));
+    assert!(grade(&told, "asset", "NONE").1.contains("has no contract"), "{told}");
+    assert_eq!(grade(&told, "asset", "NONE").0, "problem");
+    assert_eq!(grade(&told, "asset", "USDC").0, "ok");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.starts_with("network[0]: ") && message.contains("NONE"), "{message}");
+    // Of its signers nothing is wrong.
+    assert_eq!(ask("signers", &rpc, &token).0, 0);
+
+    let (code, told, _) = ask("check", &rpc, &format!("factories = [\"{nobody}\"]\n"));
+    assert_eq!((code, grade(&told, "contract", "factory").0.as_str()), (0, "warning"));
+
+    let signer = genesis::dev_signer(0).address();
+    chain.set_balance(signer, U256::from(1_000_000_000_000_u64));
+    let (code, told, _) = ask("check", &rpc, "");
+    assert_eq!((code, grade(&told, "signer", "0x").0.as_str()), (0, "warning"), "{told}");
+    chain.set_balance(signer, U256::ZERO);
+    for verb in ["check", "signers"] {
+        let (code, _, error) = ask(verb, &rpc, "");
+        assert_eq!(code, 3, "{error}");
+        assert!(error["message"].as_str().unwrap().contains(&dev_address(0)), "{error}");
+    }
+    node.shutdown().await;
+    let (code, told, error) = ask("check", &rpc, "");
+    assert_eq!((code, &error["retryable"]), (4, &Value::Bool(true)), "{error}");
+    assert_eq!(grade(&told, "node", "eip155").0, "problem");
+
+    let other = Devchain::start(Config { chain_id: 1, ..Config::default() });
+    let node = other.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (code, told, _) = ask("check", &node.http_url(), "");
+    assert_eq!(code, 3);
+    let (_, message) = grade(&told, "node", "eip155:84532");
+    assert!(message.contains("the node is one of eip155:1;"), "{message}");
     node.shutdown().await;
 }
