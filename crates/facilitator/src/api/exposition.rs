@@ -166,7 +166,8 @@ impl Page<'_> {
     }
 
     fn lanes(&mut self, engine: &Engine, look: &Look) -> fmt::Result {
-        let (mut in_flight, mut rejections, mut in_a_row) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut in_flight, mut rejections) = (Vec::new(), Vec::new());
+        let (mut in_a_row, mut low) = (Vec::new(), Vec::new());
         for (desk, _) in engine.desks() {
             let backlog = look.backlogs.iter().find(|(network, _)| *network == desk.id);
             let backlog = backlog.and_then(|(_, backlog)| backlog.as_ref().ok());
@@ -179,6 +180,7 @@ impl Page<'_> {
                 }
                 rejections.push((of(), lane.rejected.read()));
                 in_a_row.push((of(), u64::from(lane.rejections())));
+                low.push((of(), u64::from(lane.is_low())));
             }
         }
         let help = "Unfinished entries whose transaction this signer sends";
@@ -187,7 +189,10 @@ impl Page<'_> {
         self.counters("lane_rejections", help, rejections)?;
         let help =
             "Refusals since a node last took a transaction of this signer; it rests meanwhile";
-        self.gauges("lane_rejections_in_a_row", help, in_a_row)
+        self.gauges("lane_rejections_in_a_row", help, in_a_row)?;
+        let help =
+            "Whether this signer has too little to pay gas with; it is given nothing new then";
+        self.gauges("lane_low", help, low)
     }
 
     fn journal(&mut self, engine: &Engine, look: &Look) -> fmt::Result {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Api;
 use super::answer::{json_answer, retry_later};
-use crate::Engine;
+use crate::{Engine, funds};
 
 /// How old what is told of the journal may be.
 const FRESH: Duration = Duration::from_secs(1);
@@ -89,6 +89,13 @@ async fn problems(api: &Api) -> Vec<Value> {
             _ => ("process", "it is stopping"),
         };
         problems.push(json!({"network": network, "part": part, "message": message}));
+    }
+    for (desk, _) in engine.desks() {
+        if let Err(error) = funds::check(desk) {
+            let network = desk.id.as_str();
+            let message = error.problem;
+            problems.push(json!({"network": network, "part": "funds", "message": message}));
+        }
     }
     problems
 }

@@ -147,3 +147,30 @@ async fn an_engine_that_stops_by_itself_is_not_ready() {
         (StatusCode::SERVICE_UNAVAILABLE, vec!["process".into()])
     );
 }
+
+#[tokio::test]
+async fn it_is_not_ready_when_no_signer_can_pay_for_gas() {
+    use pay402_devchain::genesis::DEV_ACCOUNTS;
+
+    let chain = crate::evm::chain();
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { funds_every: Duration::from_millis(20), ..options() };
+    let engine = crate::evm::start(&chain, &folder.path().join("journal.db"), options).await;
+    let api = open(&engine);
+    let low = async || {
+        let text = String::from_utf8(read(&api, "/metrics").await.body).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("x402_lane_low{"));
+        lines.filter(|line| line.ends_with(" 1")).count()
+    };
+    assert_eq!((read(&api, "/readyz").await.status, low().await), (StatusCode::OK, 0));
+    for (index, signer) in crate::evm::SIGNERS.into_iter().enumerate() {
+        assert_eq!(read(&api, "/readyz").await.status, StatusCode::OK, "one is enough");
+        chain.set_balance(DEV_ACCOUNTS[signer], alloy::primitives::U256::from(1));
+        until("it is seen", || async { low().await == index + 1 }).await;
+    }
+    let answer = read(&api, "/readyz").await;
+    assert_eq!(
+        (answer.status, parts(&answer)),
+        (StatusCode::SERVICE_UNAVAILABLE, vec!["funds".into()])
+    );
+}
