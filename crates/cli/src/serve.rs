@@ -98,7 +98,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         let settled = async { (all.await.is_ok(), server.drain(DRAIN).await) };
         _ = tokio::time::timeout(DRAIN, settled).await;
     };
-    serve_until_stopped(listener, app, finish).await
+    serve_until_stopped(listener, app, std::future::ready(()), finish).await
 }
 
 async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
@@ -257,16 +257,19 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError>
     })
 }
 
-/// Serves until SIGINT or SIGTERM. Then it takes nothing new, `finish` runs beside the requests
-/// that are under way, and what is still open [`CONNECTION_GRACE`] after it is cut off.
+/// Serves until SIGINT or SIGTERM, and then until `leave` has ended. Then it takes nothing new,
+/// `finish` runs beside the requests that are under way, and what is still open
+/// [`CONNECTION_GRACE`] after it is cut off.
 pub(crate) async fn serve_until_stopped(
     listener: TcpListener,
     app: Router,
+    leave: impl Future<Output = ()> + Send + 'static,
     finish: impl Future<Output = ()>,
 ) -> Result<(), CliError> {
     let (tell, told) = oneshot::channel();
     let asked = async move {
         until_asked_to_stop().await;
+        leave.await;
         // Nobody listens once serving has failed.
         let _ = tell.send(());
     };

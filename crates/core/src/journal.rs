@@ -15,6 +15,8 @@
 //! - **Nothing spendable at rest.** `plan` and `raw` arrive sealed by the caller; they are wiped
 //!   when the entry is final.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use crate::error::Unavailable;
@@ -229,6 +231,48 @@ pub struct Advance {
     pub deliver: bool,
 }
 
+/// The unfinished entries of a network, in figures.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Backlog {
+    /// Entries at [`Stage::Due`].
+    pub due: u64,
+    /// Entries at [`Stage::Signed`].
+    pub signed: u64,
+    /// Entries at [`Stage::Sent`].
+    pub sent: u64,
+    /// When the oldest of them was entered.
+    pub oldest: Option<UnixTime>,
+    /// How many of those signed or sent each account sends. Not only ours: a payer's own approval is
+    /// sent by the payer.
+    pub by_signer: BTreeMap<String, u64>,
+}
+
+impl Backlog {
+    /// The figures of `entries`, all of which are unfinished.
+    pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut backlog = Self::default();
+        for entry in entries {
+            let signed = match &entry.stage {
+                Stage::Due => None,
+                Stage::Signed(signed) | Stage::Sent(signed) => Some(&signed.sent.signer),
+                Stage::Final(_) => continue,
+            };
+            let stage = match &entry.stage {
+                Stage::Signed(_) => &mut backlog.signed,
+                Stage::Sent(_) => &mut backlog.sent,
+                Stage::Due | Stage::Final(_) => &mut backlog.due,
+            };
+            *stage += 1;
+            if let Some(signer) = signed {
+                *backlog.by_signer.entry(signer.clone()).or_default() += 1;
+            }
+            let entered = entry.new.entered_at;
+            backlog.oldest = Some(backlog.oldest.map_or(entered, |oldest| oldest.min(entered)));
+        }
+        backlog
+    }
+}
+
 /// Durable storage for settlements. See the module for its rules.
 #[async_trait]
 pub trait Journal: Send + Sync {
@@ -277,6 +321,15 @@ pub trait Journal: Send + Sync {
         network: &NetworkId,
         limit: usize,
     ) -> Result<Vec<Entry>, JournalError>;
+
+    /// The unfinished entries of a network, in figures. A store that can count does so instead of
+    /// reading them all.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn backlog(&self, network: &NetworkId) -> Result<Backlog, JournalError> {
+        Ok(Backlog::of(&self.unfinished(network, usize::MAX).await?))
+    }
 
     /// One more than the highest nonce ever recorded for `signer` on `network`.
     ///

@@ -258,6 +258,15 @@ impl Reason {
         *self == Self::Known(refusal)
     }
 
+    /// Whether trying again can help; of a stranger's code nothing is known, and the same
+    /// authorization does no harm.
+    pub const fn retry(&self) -> Retry {
+        match self {
+            Self::Known(refusal) => refusal.retry(),
+            Self::Foreign(_) => Retry::Same,
+        }
+    }
+
     /// What is known about the payer's money; a stranger's code proves nothing.
     pub const fn funds(&self) -> Funds {
         match self {

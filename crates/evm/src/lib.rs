@@ -54,6 +54,6 @@ pub use assets::{Asset, AssetTable, Peg, TransferMethod};
 pub use exact::client::ExactClient;
 pub use exact::server::ExactServer;
 pub use network::{EvmNetwork, Settings, Sponsoring};
-pub use rpc::Rpc;
+pub use rpc::{Rpc, RpcEnd, RpcWatch};
 pub use upto::client::UptoClient;
 pub use upto::server::UptoServer;

@@ -39,6 +39,49 @@ pub const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub struct Rpc {
     wire: Wire,
     what: Arc<str>,
+    watch: Option<Arc<dyn RpcWatch>>,
+}
+
+/// How a question to a node ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RpcEnd {
+    /// With a result.
+    Answered,
+    /// With an error of the node. A simulation that reverts is one too.
+    Failed,
+    /// Without an answer, or with one of another form.
+    Unanswered,
+}
+
+/// Is told how each question ended, once. It learns the method and nothing else: neither what was
+/// asked, nor what was answered, nor where the node is.
+pub trait RpcWatch: Send + Sync {
+    /// A question of this method has ended.
+    fn ended(&self, method: &'static str, end: RpcEnd);
+}
+
+/// Questions that are under way. Those whose end is not told when this is dropped, perhaps with the
+/// future that waited for them, have ended without an answer.
+struct Asking {
+    watch: Arc<dyn RpcWatch>,
+    methods: Vec<&'static str>,
+}
+
+impl Asking {
+    fn answered<'a>(mut self, answers: impl Iterator<Item = &'a Answer>) {
+        for (method, answer) in std::mem::take(&mut self.methods).into_iter().zip(answers) {
+            let end = if answer.is_ok() { RpcEnd::Answered } else { RpcEnd::Failed };
+            self.watch.ended(method, end);
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        for method in &self.methods {
+            self.watch.ended(method, RpcEnd::Unanswered);
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -68,7 +111,7 @@ impl Rpc {
         }
         let client =
             builder.build().map_err(|_| bad("cannot be used: the TLS library did not start"))?;
-        Ok(Self { wire: Wire::Http { client, url }, what: what(network) })
+        Ok(Self { wire: Wire::Http { client, url }, what: what(network), watch: None })
     }
 
     /// A node at an `http` or `https` URL, and the network it says it is on. For a payer who asks
@@ -89,17 +132,38 @@ impl Rpc {
 
     /// A node of `network` behind an alloy client. The client's own timeouts apply.
     pub fn over(network: &NetworkId, client: &RpcClient) -> Self {
-        Self { wire: Wire::Transport(client.transport().clone()), what: what(network) }
+        Self { wire: Wire::Transport(client.transport().clone()), what: what(network), watch: None }
     }
 
     /// A node of `network` behind an alloy provider; its layers and fillers are not used.
     pub fn provided(network: &NetworkId, provider: &impl Provider) -> Self {
         let transport = provider.client().transport().clone();
-        Self { wire: Wire::Transport(transport), what: what(network) }
+        Self { wire: Wire::Transport(transport), what: what(network), watch: None }
+    }
+
+    /// The same node, whose every question `watch` is told of.
+    #[must_use]
+    pub fn watched(mut self, watch: Arc<dyn RpcWatch>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    fn asking(&self, calls: &[Call]) -> Option<Asking> {
+        let watch = Arc::clone(self.watch.as_ref()?);
+        Some(Asking { watch, methods: calls.iter().map(|call| call.method).collect() })
     }
 
     /// Asks one question.
     pub(crate) async fn ask(&self, call: Call) -> Result<Answer, Unavailable> {
+        let asking = self.asking(std::slice::from_ref(&call));
+        let answer = self.ask_one(call).await?;
+        if let Some(asking) = asking {
+            asking.answered(std::iter::once(&answer));
+        }
+        Ok(answer)
+    }
+
+    async fn ask_one(&self, call: Call) -> Result<Answer, Unavailable> {
         let packet = RequestPacket::Single(self.request(0, call)?);
         let ResponsePacket::Single(response) = self.exchange(packet).await? else {
             return Err(self.unavailable("the node answered with another form"));
@@ -118,6 +182,15 @@ impl Rpc {
 
     /// As [`Rpc::ask_all`], for a number of questions that is not fixed.
     pub(crate) async fn ask_many(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
+        let asking = self.asking(&calls);
+        let answers = self.ask_batch(calls).await?;
+        if let Some(asking) = asking {
+            asking.answered(answers.iter());
+        }
+        Ok(answers)
+    }
+
+    async fn ask_batch(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
         let count = calls.len();
         let mut requests = Vec::with_capacity(count);
         for (id, call) in (0..).zip(calls) {

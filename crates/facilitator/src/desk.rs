@@ -14,6 +14,7 @@ use pay402_core::time::Clock;
 use pay402_core::{NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
 use crate::seal::Sealer;
 use crate::strikes::Strikes;
@@ -47,6 +48,7 @@ pub(crate) struct Desk {
     pub(crate) sealer: Sealer,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) strikes: Strikes,
+    pub(crate) metrics: NetworkMetrics,
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) lanes: Vec<LaneHealth>,
@@ -115,6 +117,8 @@ pub(crate) struct LaneHealth {
     rejected_in_a_row: AtomicU32,
     /// Whether the signer has too little to pay gas with.
     low: AtomicBool,
+    /// Sendings that were refused since the start.
+    pub(crate) rejected: Count,
 }
 
 impl LaneHealth {
@@ -138,6 +142,7 @@ impl LaneHealth {
 
     pub(crate) fn rejected(&self) {
         self.rejected_in_a_row.fetch_add(1, Ordering::Relaxed);
+        self.rejected.add(1);
     }
 
     /// How many sendings in a row were refused.
@@ -159,15 +164,18 @@ impl Desk {
         clock: Arc<dyn Clock>,
         options: Arc<Options>,
     ) -> Self {
-        let schemes = network.kinds().into_iter().map(|kind| (kind.version, kind.scheme)).collect();
+        let schemes: Vec<_> =
+            network.kinds().into_iter().map(|kind| (kind.version, kind.scheme)).collect();
         let lane = |signer| LaneHealth {
             signer,
             rejected_in_a_row: AtomicU32::new(0),
+            rejected: Count::default(),
             low: AtomicBool::new(false),
         };
         Self {
             id: network.id().clone(),
             sealer: Sealer::new(&network.sealing_key()),
+            metrics: NetworkMetrics::new(schemes.iter().map(|(_, scheme)| scheme.clone())),
             schemes,
             lanes: network.signers().into_iter().map(lane).collect(),
             places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),

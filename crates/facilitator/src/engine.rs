@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
-use pay402_core::journal::{Delivery, Entry, Journal, Outcome, Stage};
+use pay402_core::journal::{Backlog, Delivery, Entry, Journal, Outcome, Stage};
 use pay402_core::network::{Network, Unverified, Verified};
 use pay402_core::time::Clock;
 use pay402_core::{
@@ -25,6 +25,7 @@ use crate::desk::{Desk, Run};
 use crate::errand;
 use crate::funds;
 use crate::lease;
+use crate::metrics::{Calls, NetworkMetrics};
 use crate::options::Options;
 use crate::recover;
 use crate::scribe::Scribe;
@@ -47,6 +48,8 @@ struct Inner {
     journal: Arc<dyn Journal>,
     supported: Supported,
     options: Arc<Options>,
+    /// Calls about networks that nobody here serves.
+    elsewhere: Calls,
 }
 
 impl Drop for Inner {
@@ -132,6 +135,7 @@ impl Engine {
             journal,
             supported: Supported::default(),
             options: Arc::clone(&options),
+            elsewhere: Calls::default(),
         };
         let served = networks.clone();
         for (index, network) in networks.into_iter().enumerate() {
@@ -167,6 +171,20 @@ impl Engine {
     /// # Errors
     /// When it could not be told.
     pub async fn verify_for(
+        &self,
+        caller: Option<Digest>,
+        payment: &Payment,
+    ) -> Result<Verdict, Unavailable> {
+        let begun = Instant::now();
+        let answer = self.judge(caller, payment).await;
+        self.calls(payment.terms()).verifications.add(&answer);
+        if let Some(metrics) = self.metrics(&payment.terms().network) {
+            metrics.verifying.add(begun.elapsed());
+        }
+        answer
+    }
+
+    async fn judge(
         &self,
         caller: Option<Digest>,
         payment: &Payment,
@@ -210,6 +228,35 @@ impl Engine {
         payment: Payment,
         wait: Duration,
     ) -> Result<Settled, Unavailable> {
+        self.settle_known(caller, payment, wait).await.1
+    }
+
+    /// As [`Engine::settle_for`], with the key of the payment where it could be read.
+    pub(crate) async fn settle_known(
+        &self,
+        caller: Option<Digest>,
+        payment: Payment,
+        wait: Duration,
+    ) -> (Option<PaymentKey>, Result<Settled, Unavailable>) {
+        let begun = Instant::now();
+        let calls = self.calls(payment.terms());
+        let metrics = self.metrics(&payment.terms().network);
+        let mut key = None;
+        let answer = self.carry_out(caller, payment, wait, &mut key).await;
+        calls.settlements.add(&answer);
+        if let (Some(metrics), Ok(Settled::Done(_))) = (metrics, &answer) {
+            metrics.settling.add(begun.elapsed());
+        }
+        (key, answer)
+    }
+
+    async fn carry_out(
+        &self,
+        caller: Option<Digest>,
+        payment: Payment,
+        wait: Duration,
+        key: &mut Option<PaymentKey>,
+    ) -> Result<Settled, Unavailable> {
         let crew = match self.serving(&payment) {
             Ok(crew) => crew.clone(),
             Err(refused) => return Ok(Settled::Refused(refused)),
@@ -223,6 +270,7 @@ impl Engine {
             Ok(identified) => identified,
             Err(refused) => return Ok(Settled::Refused(refused)),
         };
+        *key = Some(identified.key.clone());
         let deadline = Instant::now() + wait.min(desk.options.settle_wait_max);
         let call = Call { crew, caller, payment, identified, deadline };
         let (reply, answer) = oneshot::channel();
@@ -255,6 +303,18 @@ impl Engine {
         let Some(crew) = self.0.crews.get(network).cloned() else {
             return Ok(Settled::Refused(Refusal::InvalidNetwork.into()));
         };
+        let desk = Arc::clone(&crew.desk);
+        let answer = self.carry_out_for(crew, request, wait).await;
+        desk.metrics.accounts.add(&answer);
+        answer
+    }
+
+    async fn carry_out_for(
+        &self,
+        crew: Crew,
+        request: Map<String, Value>,
+        wait: Duration,
+    ) -> Result<Settled, Unavailable> {
         let desk = Arc::clone(&crew.desk);
         if !matches!(desk.run(), Run::Settling | Run::Draining) {
             let what = format!("settling on {}", desk.id);
@@ -354,6 +414,54 @@ impl Engine {
     /// The network with this id.
     pub(crate) fn network(&self, id: &NetworkId) -> Option<&dyn Network> {
         self.0.crews.get(id).map(|crew| &*crew.desk.network)
+    }
+
+    /// The desks of all networks, by the network's name.
+    pub(crate) fn desks(&self) -> Vec<(&Desk, &Scribe)> {
+        let crews = self.0.crews.values();
+        let mut desks: Vec<_> = crews.map(|crew| (&*crew.desk, &crew.scribe)).collect();
+        desks.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+        desks
+    }
+
+    /// The unfinished entries of a network, in figures.
+    ///
+    /// # Errors
+    /// When the journal does not answer within `patience`.
+    pub(crate) async fn backlog(
+        &self,
+        network: &NetworkId,
+        patience: Duration,
+    ) -> Result<Backlog, Unavailable> {
+        let asked = tokio::time::timeout(patience, self.0.journal.backlog(network)).await;
+        let unavailable = |problem: String| Unavailable::new("journal", problem);
+        asked
+            .map_err(|_| unavailable("no answer in time".into()))?
+            .map_err(|error| unavailable(error.to_string()))
+    }
+
+    /// The journal's entry of a payment.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub(crate) async fn entry(&self, key: &PaymentKey) -> Result<Option<Entry>, Unavailable> {
+        let found = self.0.journal.find(key).await;
+        found.map_err(|error| Unavailable::new("journal", error.to_string()))
+    }
+
+    fn metrics(&self, network: &NetworkId) -> Option<&NetworkMetrics> {
+        self.0.crews.get(network).map(|crew| &crew.desk.metrics)
+    }
+
+    /// Where calls about these terms are counted.
+    pub(crate) fn calls(&self, terms: &Requirements) -> &Calls {
+        self.metrics(&terms.network)
+            .map_or(&self.0.elsewhere, |metrics| metrics.calls(&terms.scheme))
+    }
+
+    /// The calls about networks that nobody here serves.
+    pub(crate) fn calls_elsewhere(&self) -> &Calls {
+        &self.0.elsewhere
     }
 
     /// The network that serves these terms, for what can be checked without asking it.

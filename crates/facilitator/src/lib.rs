@@ -27,6 +27,7 @@ pub mod failpoint;
 mod follow;
 mod funds;
 mod lease;
+mod metrics;
 pub mod options;
 mod recover;
 mod scribe;
@@ -37,4 +38,5 @@ mod waiters;
 mod worker;
 
 pub use engine::{Engine, NetworkHealth, Standing};
+pub use metrics::{RpcCounts, RpcOutcome};
 pub use options::Options;

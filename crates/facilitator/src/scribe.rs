@@ -78,6 +78,11 @@ impl Scribe {
         results
     }
 
+    /// How many lots of changes wait for the scribe.
+    pub(crate) fn queued(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+
     /// Notes that bytes were sent. Travels with the next commit.
     pub(crate) async fn note_sent(&self, key: PaymentKey) {
         // A note that is lost costs nothing: signed and sent entries are treated alike.
@@ -167,7 +172,9 @@ impl Task {
             let entry = Arc::new(entry);
             if matches!(entry.stage, Stage::Final(_)) {
                 // Before anybody is told: who is told may present the next payment at once.
-                self.desk.strikes.note(&entry, self.desk.clock.now());
+                let now = self.desk.clock.now();
+                self.desk.strikes.note(&entry, now);
+                self.desk.metrics.closed(&entry, now);
                 self.desk.waiters.tell(&entry);
             }
             if let Some(done) = request.done {

@@ -8,8 +8,8 @@ use std::path::Path;
 use async_trait::async_trait;
 use pay402_core::error::Misconfigured;
 use pay402_core::journal::{
-    Advance, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry, Outcome,
-    SignedAs, Stage, step,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
+    Outcome, SignedAs, Stage, step,
 };
 use pay402_core::network::SentAs;
 use pay402_core::time::UnixTime;
@@ -117,6 +117,25 @@ impl Journal for SqliteJournal {
                     entries.push(read_entry(row)?.entry);
                 }
                 Ok(entries)
+            })
+            .await
+    }
+
+    async fn backlog(&self, network: &NetworkId) -> Result<Backlog, JournalError> {
+        let network = Net(network.clone());
+        self.writer
+            .run(Access::Read, move |connection| {
+                let mut select = connection.prepare_cached(
+                    "SELECT stage, signer, count(*) AS entries, min(entered_at) AS oldest
+                     FROM entry WHERE network = ?1 AND stage IN ('due', 'signed', 'sent')
+                     GROUP BY stage, signer",
+                )?;
+                let mut rows = select.query([&network])?;
+                let mut backlog = Backlog::default();
+                while let Some(row) = rows.next()? {
+                    count(&mut backlog, row)?;
+                }
+                Ok(backlog)
             })
             .await
     }
@@ -433,6 +452,23 @@ fn read_entry(row: &Row<'_>) -> Outcomes<EntryRow> {
         other => return Err(Stop::Broken(format!("unknown stage {other:?} of {key}"))),
     };
     Ok(EntryRow { seq: read(row, "seq")?, entry: Entry { new, stage, delivery } })
+}
+
+/// Adds the entries of one stage and one signer.
+fn count(backlog: &mut Backlog, row: &Row<'_>) -> Outcomes<()> {
+    let entries = u64::try_from(row.get::<_, i64>("entries")?)
+        .map_err(|_| Stop::Broken("a count below zero".into()))?;
+    let oldest = row.get::<_, Whole>("oldest")?.into();
+    backlog.oldest = Some(backlog.oldest.map_or(oldest, |known| known.min(oldest)));
+    match row.get::<_, String>("stage")?.as_str() {
+        "due" => backlog.due += entries,
+        "signed" => backlog.signed += entries,
+        _ => backlog.sent += entries,
+    }
+    if let Some(signer) = row.get::<_, Option<String>>("signer")? {
+        *backlog.by_signer.entry(signer).or_default() += entries;
+    }
+    Ok(())
 }
 
 fn read_signed(row: &Row<'_>) -> Outcomes<SignedAs> {

@@ -33,6 +33,8 @@ const WEI_PER_GWEI: u128 = 1_000_000_000;
 const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
 /// What `strikes_window_s` may be: up to a week.
 const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
+/// What `drain_delay_s` may be.
+const DRAIN_DELAY_S: RangeInclusive<u64> = 0..=300;
 /// Hexadecimal digits of a private key.
 const KEY_DIGITS: usize = 64;
 /// Largest configuration file, in bytes.
@@ -51,6 +53,9 @@ pub(crate) struct Config {
     pub(crate) strikes_max: Option<u32>,
     /// How long a failed settlement is held against its payer, in seconds. Default an hour.
     pub(crate) strikes_window_s: Option<u64>,
+    /// How long after a signal to stop payments are still taken while `/readyz` says 503 already, in
+    /// seconds. Default none.
+    pub(crate) drain_delay_s: Option<u64>,
     /// Networks to settle on.
     #[serde(default, rename = "network")]
     pub(crate) networks: Vec<Network>,
@@ -218,6 +223,9 @@ impl Config {
         }
         if self.strikes_window_s.is_some_and(|window| !STRIKES_WINDOW_S.contains(&window)) {
             return outside("strikes_window_s", *STRIKES_WINDOW_S.start(), *STRIKES_WINDOW_S.end());
+        }
+        if self.drain_delay_s.is_some_and(|delay| !DRAIN_DELAY_S.contains(&delay)) {
+            return outside("drain_delay_s", *DRAIN_DELAY_S.start(), *DRAIN_DELAY_S.end());
         }
         Ok(())
     }
@@ -460,6 +468,15 @@ mod tests {
             let error = parse(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
             assert!(error.contains("must be from 1 to") || error.contains("line 1"), "{error}");
         }
+    }
+
+    #[test]
+    fn leaving_takes_as_long_as_is_set() {
+        assert_eq!(parse(GOOD).unwrap().drain_delay_s, None);
+        let set = parse(&format!("drain_delay_s = 300\n{GOOD}")).unwrap();
+        assert_eq!(set.drain_delay_s, Some(300));
+        let error = parse(&format!("drain_delay_s = 301\n{GOOD}")).unwrap_err();
+        assert_eq!(error.to_string(), "drain_delay_s: must be from 0 to 300");
     }
 
     #[test]

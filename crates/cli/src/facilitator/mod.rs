@@ -1,8 +1,10 @@
 //! `pay402 facilitator`: verify and settle for resource servers.
 
 mod config;
+mod inspect;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +13,10 @@ use pay402_core::asset::AssetId;
 use pay402_core::error::Misconfigured;
 use pay402_core::network::Network;
 use pay402_core::time::SystemClock;
-use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg};
-use pay402_facilitator::api::{Access, KeyHash, router};
+use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, RpcEnd, RpcWatch};
+use pay402_facilitator::api::{Access, Api, KeyHash};
 use pay402_facilitator::failpoint::Failpoints;
-use pay402_facilitator::{Engine, Options};
+use pay402_facilitator::{Engine, Options, RpcCounts, RpcOutcome};
 use pay402_store::SqliteJournal;
 
 use self::config::{Config, Signer};
@@ -26,6 +28,9 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// How long stopping may take, the leases' release included; connections have
 /// [`serve::CONNECTION_GRACE`] more.
 const STOP_MAX: Duration = Duration::from_secs(27);
+
+/// How long payments are still taken after a signal to stop, unless it is set.
+const DRAIN_DELAY_S: u64 = 0;
 
 /// Verify and settle x402 payments.
 #[derive(Debug, clap::Args)]
@@ -42,6 +47,8 @@ const STOP_MAX: Duration = Duration::from_secs(27);
 Beside them, here with the defaults, for all networks:
   strikes_max = 3             # settlements of one payer that failed at our cost, from which on
   strikes_window_s = 3600     # the payer is refused, until the first was so long ago
+  drain_delay_s = 0           # how long after a signal to stop payments are still taken while
+                              # /readyz says 503: as long as a load balancer takes to notice
 
 The signer pays the gas of settlements and needs nothing else. A key file instead:
   signer = { keystore = "signer.json", password_env = "SIGNER_PASSWORD" }
@@ -83,36 +90,74 @@ Callers from other machines, or through a proxy, need an API key each:
   key_sha256 = "..."          # printf %s "$KEY" | sha256sum"#)]
 pub(crate) struct Args {
     /// The configuration file.
-    #[arg(long, env = "CONFIG", value_name = "FILE", default_value = "facilitator.toml")]
+    #[arg(
+        long,
+        env = "CONFIG",
+        value_name = "FILE",
+        default_value = "facilitator.toml",
+        global = true
+    )]
     config: PathBuf,
+    /// Without one, it serves.
+    #[command(subcommand)]
+    verb: Option<inspect::Verb>,
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let config = config::read(&args.config)?;
+    if let Some(verb) = args.verb {
+        return inspect::run(verb, &config).await;
+    }
     let access = access(&config)?;
     let mut networks: Vec<Arc<dyn Network>> = Vec::new();
+    let mut counts = Vec::new();
     for (index, network) in config.networks.iter().enumerate() {
-        networks.push(Arc::new(network_of(index, network)?));
+        let counted = Arc::new(RpcCounts::new(&network.id));
+        networks.push(Arc::new(network_of(index, network, Some(Arc::clone(&counted)))?));
+        counts.push(counted);
     }
     let journal = Arc::new(SqliteJournal::open(&config.database)?);
     let options = Options { failpoints: Failpoints::from_env()?, ..config.options() };
     let listener = serve::listen(config.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
-    let engine = Engine::start(networks, journal, Arc::new(SystemClock), options).await?;
-    let kinds = engine.kinds().kinds.iter();
-    let names: Vec<_> = kinds
-        .map(|kind| format!("{} on {} v{}", kind.scheme, kind.network, kind.version.number()))
-        .collect();
-    terminal::say(&format!(
-        "facilitator listening on http://{address}, settling {}",
-        names.join(", ")
-    ));
-    let finish = async {
-        if tokio::time::timeout(STOP_MAX, engine.stop(DRAIN)).await.is_err() {
-            terminal::note("the journal does not answer; its lease runs out by itself");
-        }
+    let api = Api::counting(access, counts);
+    let delay = Duration::from_secs(config.drain_delay_s.unwrap_or(DRAIN_DELAY_S));
+    let leaving = leave(api.clone(), delay);
+    // From the start on, so that whoever asks is told that it starts.
+    let serving =
+        serve::serve_until_stopped(listener, api.router(), leaving, std::future::ready(()));
+    let starting = async {
+        let engine = Engine::start(networks, journal, Arc::new(SystemClock), options).await?;
+        let kinds = engine.kinds().kinds.iter();
+        let names: Vec<_> = kinds
+            .map(|kind| format!("{} on {} v{}", kind.scheme, kind.network, kind.version.number()))
+            .collect();
+        api.open(engine);
+        terminal::say(&format!(
+            "facilitator listening on http://{address}, settling {}",
+            names.join(", ")
+        ));
+        Ok::<_, CliError>(())
     };
-    serve::serve_until_stopped(listener, router(engine.clone(), access), finish).await
+    let mut serving = pin!(serving);
+    tokio::select! {
+        biased;
+        started = starting => started?,
+        // Asked to stop before it had started, or nothing can be served.
+        served = &mut serving => return served,
+    }
+    serving.await
+}
+
+/// What happens between the signal to stop and the end of listening: who asks is told that this
+/// process is not ready, then new payments are refused and those under way are finished.
+async fn leave(api: Api, delay: Duration) {
+    api.retire();
+    let Some(engine) = api.engine() else { return };
+    tokio::time::sleep(delay).await;
+    if tokio::time::timeout(STOP_MAX, engine.stop(DRAIN)).await.is_err() {
+        terminal::note("the journal does not answer; its lease runs out by itself");
+    }
 }
 
 fn access(config: &Config) -> Result<Access, Misconfigured> {
@@ -131,7 +176,27 @@ fn access(config: &Config) -> Result<Access, Misconfigured> {
     Ok(access)
 }
 
-fn network_of(index: usize, network: &config::Network) -> Result<EvmNetwork, Misconfigured> {
+/// Tells the counts of one network how questions to its nodes ended.
+struct Counting(Arc<RpcCounts>);
+
+impl RpcWatch for Counting {
+    fn ended(&self, method: &'static str, end: RpcEnd) {
+        self.0.add(
+            method,
+            match end {
+                RpcEnd::Answered => RpcOutcome::Answered,
+                RpcEnd::Failed => RpcOutcome::Failed,
+                RpcEnd::Unanswered => RpcOutcome::Unanswered,
+            },
+        );
+    }
+}
+
+fn network_of(
+    index: usize,
+    network: &config::Network,
+    counts: Option<Arc<RpcCounts>>,
+) -> Result<EvmNetwork, Misconfigured> {
     let setting = format!("network[{index}]");
     let mut assets = AssetTable::defaults();
     for (position, asset) in network.assets.iter().enumerate() {
@@ -140,7 +205,11 @@ fn network_of(index: usize, network: &config::Network) -> Result<EvmNetwork, Mis
     let settings = network.settings(&setting)?;
     let signer = signer(&format!("{setting}.signer"), &network.signer)?;
     let clock = Arc::new(SystemClock);
-    EvmNetwork::connect(network.id.clone(), &network.rpc.0, vec![signer], assets, clock, settings)
+    let mut rpc = Rpc::http(&format!("{setting}.rpc"), &network.id, &network.rpc.0)?;
+    if let Some(counts) = counts {
+        rpc = rpc.watched(Arc::new(Counting(counts)));
+    }
+    EvmNetwork::new(network.id.clone(), rpc, vec![signer], assets, clock, settings)
 }
 
 fn with_asset(

@@ -6,4 +6,5 @@ mod again;
 mod broken;
 mod canary;
 mod commands;
+mod operate;
 mod process;

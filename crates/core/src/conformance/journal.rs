@@ -4,8 +4,8 @@
 
 use super::Subject;
 use crate::journal::{
-    Advance, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry, Outcome,
-    SignedAs, Stage,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
+    Outcome, SignedAs, Stage,
 };
 use crate::network::SentAs;
 use crate::time::UnixTime;
@@ -40,6 +40,7 @@ macro_rules! journal_conformance {
                 the_next_nonce_follows_the_highest_recorded,
                 unfinished_entries_come_oldest_first,
                 failures_that_cost_a_fee_are_counted,
+                a_backlog_is_counted,
             ]
         );
     };
@@ -566,4 +567,25 @@ pub async fn failures_that_cost_a_fee_are_counted<J: Journal + 'static>(on: On<J
     assert_eq!(count("0xpayer", 0).await, 0, "payers are spelled exactly");
     let elsewhere = on.store.failures(&other_network(), "0xPayer", UnixTime(0)).await;
     assert_eq!(elsewhere, Ok(0));
+}
+
+/// The figures are those of the entries.
+pub async fn a_backlog_is_counted<J: Journal + 'static>(on: On<J>) {
+    assert_eq!(on.store.backlog(&network()).await, Ok(Backlog::default()));
+    let lease = lease(&*on.store).await;
+    for (name, entered_at) in [("a", 1_003), ("b", 1_002), ("c", 1_001), ("d", 1_004), ("e", 7)] {
+        enter(&*on.store, NewEntry { entered_at: UnixTime(entered_at), ..new(name) }).await;
+    }
+    enter(&*on.store, new_on(other_network(), "elsewhere")).await;
+    advance(&*on.store, &lease, "e", Event::Closed(failed(None))).await;
+    advance(&*on.store, &lease, "b", Event::Signed(signed_by("0xOther", 1))).await;
+    advance(&*on.store, &lease, "c", Event::Signed(signed(1))).await;
+    advance(&*on.store, &lease, "c", Event::Sent).await;
+    advance(&*on.store, &lease, "d", Event::Signed(signed(2))).await;
+    advance(&*on.store, &lease, "d", Event::Sent).await;
+    let by_signer = [("0xOther".to_owned(), 1), ("0xSigner".to_owned(), 2)].into();
+    let expected = Backlog { due: 1, signed: 1, sent: 2, oldest: Some(UnixTime(1_001)), by_signer };
+    assert_eq!(on.store.backlog(&network()).await, Ok(expected.clone()));
+    let entries = on.store.unfinished(&network(), 10).await.expect("the store answers");
+    assert_eq!(Backlog::of(&entries), expected);
 }

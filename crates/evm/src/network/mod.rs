@@ -15,6 +15,7 @@ pub(crate) mod plan;
 pub mod sight;
 pub mod status;
 mod submit;
+pub mod survey;
 mod together;
 mod trial;
 pub mod verify;

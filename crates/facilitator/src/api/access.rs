@@ -4,10 +4,11 @@
 //! plain hash is enough.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use axum::http::uri::Authority;
 use pay402_core::error::Misconfigured;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
@@ -99,25 +100,57 @@ impl Access {
         }
     }
 
+    /// As [`Access::admit`], of a request to read, which has no body.
+    pub(super) fn admit_reading(&self, headers: &HeaderMap) -> Result<Option<KeyHash>, TurnedAway> {
+        let Self::Keys(keys) = self else {
+            comes_directly(headers)?;
+            return by_local_name(headers).map(|()| None);
+        };
+        known(keys, headers).map(Some)
+    }
+
     /// The key a request came with; `None` where none is needed.
     ///
     /// Open access is for programs on this machine. A page in its browser can also send here, and
     /// a proxy can bring anybody: both show in the headers.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Option<KeyHash>, TurnedAway> {
         let Self::Keys(keys) = self else { return from_here(headers).map(|()| None) };
-        let presented = bearer(headers).map(KeyHash::of).ok_or(TurnedAway::Unauthorized)?;
-        // Every key is looked at, so that the time says nothing about which one matched.
-        let known =
-            keys.iter().fold(Choice::from(0), |known, key| known | key.0.ct_eq(&presented.0));
-        if bool::from(known) { Ok(Some(presented)) } else { Err(TurnedAway::Unauthorized) }
+        known(keys, headers).map(Some)
     }
+}
+
+/// The key that the request came with, if it is one of `keys`.
+fn known(keys: &[KeyHash], headers: &HeaderMap) -> Result<KeyHash, TurnedAway> {
+    let presented = bearer(headers).map(KeyHash::of).ok_or(TurnedAway::Unauthorized)?;
+    // Every key is looked at, so that the time says nothing about which one matched.
+    let known = keys.iter().fold(Choice::from(0), |known, key| known | key.0.ct_eq(&presented.0));
+    if bool::from(known) { Ok(presented) } else { Err(TurnedAway::Unauthorized) }
+}
+
+fn comes_directly(headers: &HeaderMap) -> Result<(), TurnedAway> {
+    match NOT_FROM_HERE.into_iter().find(|name| headers.contains_key(*name)) {
+        Some(name) => Err(TurnedAway::NotFromHere(name)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a request for another host than this machine: a page whose name was made to lead here
+/// may read what it asks for, and sends no `Origin` with it.
+fn by_local_name(headers: &HeaderMap) -> Result<(), TurnedAway> {
+    // Browsers always send it.
+    let Some(host) = headers.get(HOST) else { return Ok(()) };
+    let name = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    let local = name.is_some_and(|authority| {
+        let name = authority.host();
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
+    });
+    if local { Ok(()) } else { Err(TurnedAway::NotByName) }
 }
 
 /// Refuses what a web page or a proxy sends.
 fn from_here(headers: &HeaderMap) -> Result<(), TurnedAway> {
-    if let Some(name) = NOT_FROM_HERE.into_iter().find(|name| headers.contains_key(*name)) {
-        return Err(TurnedAway::NotFromHere(name));
-    }
+    comes_directly(headers)?;
     // What a page may send without asking first is never of this type.
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.and_then(|value| value.split(';').next()).unwrap_or_default();
@@ -204,6 +237,33 @@ mod tests {
         for name in ["origin", "forwarded", "x-forwarded-for", "x-real-ip"] {
             let told = with(&[("content-type", "application/json"), (name, "null")]);
             assert!(matches!(told, Err(TurnedAway::NotFromHere(told)) if told == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_this_machine_is_asked_for_by_its_own_name() {
+        let with = |access: &Access, name: &'static str, value: &str| {
+            access.admit_reading(&HeaderMap::from_iter([(
+                name.parse().unwrap(),
+                value.parse().unwrap(),
+            )]))
+        };
+        for local in ["127.0.0.1:4020", "127.9.9.9", "localhost:1", "LOCALHOST", "[::1]:4020"] {
+            assert_eq!(with(&Access::Open, "host", local).unwrap(), None, "{local}");
+        }
+        for elsewhere in
+            ["page.example", "10.0.0.1", "localhost.example", "127.0.0.1.nip.io", "[2001:db8::1]"]
+        {
+            let told = with(&Access::Open, "host", elsewhere);
+            assert!(matches!(told, Err(TurnedAway::NotByName)), "{elsewhere}");
+        }
+        let told = with(&Access::Open, "x-forwarded-for", "127.0.0.1");
+        assert!(matches!(told, Err(TurnedAway::NotFromHere(_))));
+        // Behind keys the place does not matter, and being here is not enough.
+        let keys = Access::Keys(vec![KeyHash::of("key")]);
+        assert!(with(&keys, "authorization", "Bearer key").is_ok());
+        for (name, value) in [("host", "127.0.0.1"), ("authorization", "Bearer other")] {
+            assert!(matches!(with(&keys, name, value), Err(TurnedAway::Unauthorized)), "{name}");
         }
     }
 }

@@ -9,6 +9,8 @@ use pay402_core::transport::http::malformed_response;
 use pay402_core::wire::MESSAGE_BYTES_MAX;
 use serde_json::{Value, json};
 
+use crate::metrics::Count;
+
 /// What `Retry-After` says, in seconds.
 const RETRY_AFTER_S: u16 = 1;
 
@@ -44,6 +46,54 @@ pub(super) enum TurnedAway {
     NotFromHere(&'static str),
     /// Open access, and the body is not declared as JSON: 415.
     NotJson,
+    /// Open access, and what is asked for is for this machine, by another name: 403.
+    NotByName,
+    /// Open access, and what is asked for is told only to holders of a key: 403.
+    Nobody,
+    /// The engine is still starting: 503.
+    Starting,
+}
+
+/// How many requests did not reach the engine, by reason.
+#[derive(Debug, Default)]
+pub(super) struct Turned([Count; TurnedAway::LABELS.len()]);
+
+impl Turned {
+    pub(super) fn add(&self, why: &TurnedAway) {
+        if let Some(place) = TurnedAway::LABELS.iter().position(|label| *label == why.label()) {
+            self.0[place].add(1);
+        }
+    }
+
+    /// Every reason and how often it was told.
+    pub(super) fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        TurnedAway::LABELS.into_iter().zip(self.0.iter().map(Count::read))
+    }
+}
+
+impl TurnedAway {
+    /// What `error` says in the answers.
+    const LABELS: [&'static str; 7] = [
+        "malformed",
+        "too_large",
+        "timeout",
+        "unauthorized",
+        "forbidden",
+        "unsupported_media_type",
+        "starting",
+    ];
+
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::TooLarge => "too_large",
+            Self::TooSlow => "timeout",
+            Self::Unauthorized => "unauthorized",
+            Self::NotFromHere(_) | Self::NotByName | Self::Nobody => "forbidden",
+            Self::NotJson => "unsupported_media_type",
+            Self::Starting => "starting",
+        }
+    }
 }
 
 impl From<Malformed> for TurnedAway {
@@ -54,7 +104,8 @@ impl From<Malformed> for TurnedAway {
 
 impl IntoResponse for TurnedAway {
     fn into_response(self) -> Response {
-        let answer = |status, error: &str, message: &str| {
+        let error = self.label();
+        let answer = |status, message: &str| {
             json_answer(status, &json!({"error": error, "message": message}))
         };
         match self {
@@ -64,25 +115,37 @@ impl IntoResponse for TurnedAway {
             }
             Self::TooLarge => {
                 let message = format!("the body is above {MESSAGE_BYTES_MAX} bytes");
-                answer(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &message)
+                answer(StatusCode::PAYLOAD_TOO_LARGE, &message)
             }
-            Self::TooSlow => {
-                answer(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time")
-            }
+            Self::TooSlow => answer(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
             Self::NotFromHere(header) => {
                 let message = format!(
                     "without API keys only programs on this machine may call, and a request with \
                      {header} comes through a browser or a proxy; configure a [[caller]]"
                 );
-                answer(StatusCode::FORBIDDEN, "forbidden", &message)
+                answer(StatusCode::FORBIDDEN, &message)
+            }
+            Self::NotByName => {
+                let message = "without API keys this is told on this machine only; ask 127.0.0.1 \
+                               or localhost, or configure a [[caller]]";
+                answer(StatusCode::FORBIDDEN, message)
+            }
+            Self::Nobody => {
+                let message = "where a settlement stands is told only to the API key that it was \
+                               entered with, and there are none here; configure a [[caller]]";
+                answer(StatusCode::FORBIDDEN, message)
+            }
+            Self::Starting => {
+                let message = "the facilitator checks its networks and takes its leases; ask again";
+                retry_later(&json!({"error": error, "message": message}))
             }
             Self::NotJson => {
                 let message = "send the body with content-type: application/json";
-                answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+                answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
             }
             Self::Unauthorized => {
                 let message = "send a known API key as Authorization: Bearer";
-                let mut answer = answer(StatusCode::UNAUTHORIZED, "unauthorized", message);
+                let mut answer = answer(StatusCode::UNAUTHORIZED, message);
                 answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 answer
             }

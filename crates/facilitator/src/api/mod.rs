@@ -1,5 +1,6 @@
-//! The facilitator over HTTP: `/verify`, `/settle`, `/supported` and `/health` (spec v2 §7), and our
-//! own `/account`.
+//! The facilitator over HTTP: `/verify`, `/settle`, `/supported` and `/health` (spec v2 §7), our own
+//! `/account`, and what operators and callers ask besides: whether the process is fit, its figures,
+//! where a settlement stands, and what there is to ask.
 //!
 //! An invalid payment is an answer with status 200; a malformed request is 400 and names the
 //! field; what could not be told is 503. Replies are in the version of the request. Nothing here
@@ -7,16 +8,22 @@
 
 mod access;
 mod answer;
+mod exposition;
+mod fitness;
+mod openapi;
+mod settlements;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use pay402_core::error::Malformed;
 use pay402_core::facilitator::{Settled, Verdict};
@@ -25,46 +32,139 @@ use pay402_core::wire::{self, FacilitatorRequest, MESSAGE_BYTES_MAX};
 use pay402_core::{Digest, Payment};
 use serde_json::{Value, json};
 
-use crate::Engine;
+use crate::{Engine, RpcCounts};
 pub use access::{Access, KeyHash, KeyHashError};
-use answer::{TurnedAway, json_answer, unavailable};
+use answer::{Turned, TurnedAway, json_answer, unavailable};
+use fitness::Look;
+use settlements::SETTLEMENT_ID;
 
 /// How long a client may take to send its body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest `Idempotency-Key`, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
+/// The API of one process: from its start, over an engine that comes later, to its end. Cheap to
+/// clone.
 #[derive(Clone)]
-struct Api {
-    engine: Engine,
-    access: std::sync::Arc<Access>,
+pub struct Api(Arc<Shared>);
+
+struct Shared {
+    access: Access,
+    /// Unset while the engine starts.
+    engine: OnceLock<Engine>,
+    /// Whether the process is going to stop.
+    retired: AtomicBool,
+    rpc: Vec<Arc<RpcCounts>>,
+    turned_away: Turned,
+    look: tokio::sync::Mutex<Option<Look>>,
 }
 
-/// The routes over `engine`. Whether open access is fit for the address listened on is the
-/// listener's to check: [`Access::check_listen`].
+/// One path, and what may be done there.
+struct Route {
+    path: &'static str,
+    /// As in the table of operations; `GET` includes `HEAD`.
+    methods: &'static [&'static str],
+    handler: MethodRouter<Api>,
+}
+
+/// Everything there is: the router, and every text that lists it, is made from this.
+fn routes() -> Vec<Route> {
+    let route = |path, methods, handler| Route { path, methods, handler };
+    vec![
+        route("/verify", &["GET", "POST"], get(describe_verify).post(verify)),
+        route("/settle", &["GET", "POST"], get(describe_settle).post(settle)),
+        route("/settlements/{id}", &["GET"], get(settlements::settlement)),
+        route("/account", &["GET", "POST"], get(describe_account).post(account)),
+        route("/supported", &["GET"], get(supported)),
+        route("/health", &["GET"], get(health)),
+        route("/livez", &["GET"], get(fitness::livez)),
+        route("/readyz", &["GET"], get(fitness::readyz)),
+        route("/metrics", &["GET"], get(exposition::metrics)),
+        route("/openapi.json", &["GET"], get(openapi::openapi)),
+    ]
+}
+
+impl Api {
+    /// An API whose engine is still to come: until [`Api::open`], it tells that it starts.
+    ///
+    /// Whether open access is fit for the address listened on is the listener's to check:
+    /// [`Access::check_listen`].
+    pub fn new(access: Access) -> Self {
+        Self::counting(access, Vec::new())
+    }
+
+    /// The same, whose metrics tell the questions to nodes that are counted in `rpc`.
+    pub fn counting(access: Access, rpc: Vec<Arc<RpcCounts>>) -> Self {
+        Self(Arc::new(Shared {
+            access,
+            engine: OnceLock::new(),
+            retired: AtomicBool::new(false),
+            rpc,
+            turned_away: Turned::default(),
+            look: tokio::sync::Mutex::new(None),
+        }))
+    }
+
+    /// Serves what `engine` answers. The first one stays.
+    pub fn open(&self, engine: Engine) {
+        _ = self.0.engine.set(engine);
+    }
+
+    /// Says from now on that the process is not ready, and goes on serving.
+    pub fn retire(&self) {
+        self.0.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// The engine, once it has started.
+    pub fn engine(&self) -> Option<&Engine> {
+        self.0.engine.get()
+    }
+
+    /// The routes.
+    pub fn router(&self) -> Router {
+        let router = Router::new();
+        let router = routes()
+            .into_iter()
+            .fold(router, |all, Route { path, handler, .. }| all.route(path, handler));
+        router
+            .fallback(not_found)
+            .method_not_allowed_fallback(wrong_method)
+            .with_state(self.clone())
+    }
+
+    fn started(&self) -> Result<&Engine, TurnedAway> {
+        self.engine().ok_or(TurnedAway::Starting)
+    }
+
+    fn turn_away(&self, why: TurnedAway) -> Response {
+        self.0.turned_away.add(&why);
+        why.into_response()
+    }
+}
+
+/// The routes over `engine`, as [`Api`] has them once it is open.
 pub fn router(engine: Engine, access: Access) -> Router {
-    let api = Api { engine, access: std::sync::Arc::new(access) };
-    Router::new()
-        .route("/verify", get(describe_verify).post(verify))
-        .route("/settle", get(describe_settle).post(settle))
-        .route("/account", get(describe_account).post(account))
-        .route("/supported", get(supported))
-        .route("/health", get(health))
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(api)
+    let api = Api::new(access);
+    api.open(engine);
+    api.router()
 }
 
 async fn verify(State(api): State<Api>, request: Request) -> Response {
-    let (call, message) = match read(&api, request).await {
+    let (engine, call, message) = match read(&api, request).await {
         Ok(read) => read,
-        Err(turned_away) => return turned_away.into_response(),
+        Err(turned_away) => return api.turn_away(turned_away),
     };
+    let calls = engine.calls(&message.terms);
     let payment = match Payment::pair_to_settle(message.terms, message.presented) {
         Ok(payment) => payment,
-        Err(refused) => return verdict(&Verdict::Invalid(refused)),
+        Err(refused) => {
+            let invalid = Verdict::Invalid(refused);
+            let answer = verdict(&invalid);
+            calls.verifications.add(&Ok(invalid));
+            return answer;
+        }
     };
-    match api.engine.verify_for(call.digest, &payment).await {
+    match engine.verify_for(call.digest, &payment).await {
         Ok(answer) => verdict(&answer),
         Err(error) => {
             tracing::warn!(%error, "verify could not be answered");
@@ -82,34 +182,45 @@ fn verdict(verdict: &Verdict) -> Response {
 }
 
 async fn settle(State(api): State<Api>, request: Request) -> Response {
-    let (call, message) = match read(&api, request).await {
+    let (engine, call, message) = match read(&api, request).await {
         Ok(read) => read,
-        Err(turned_away) => return turned_away.into_response(),
+        Err(turned_away) => return api.turn_away(turned_away),
     };
     let (version, network) = (message.version, message.terms.network.clone());
     let encode = |settled: &Settled| wire::encode_settled(version, &network, settled);
+    let calls = engine.calls(&message.terms);
     let payment = match Payment::pair_to_settle(message.terms, message.presented) {
         Ok(payment) => payment,
         Err(refused) => {
-            return json_answer(StatusCode::OK, &encode(&Settled::Refused(refused)));
+            let refused = Settled::Refused(refused);
+            let body = encode(&refused);
+            calls.settlements.add(&Ok(refused));
+            return json_answer(StatusCode::OK, &body);
         }
     };
-    let wait = api.engine.wait_for(&payment);
-    match api.engine.settle_for(call.digest, payment, wait).await {
+    let wait = engine.wait_for(&payment);
+    let (key, settled) = engine.settle_known(call.digest, payment, wait).await;
+    let mut answer = match settled {
         Ok(settled) => json_answer(StatusCode::OK, &encode(&settled)),
         Err(error) => {
             let refused = unavailable::settle(&error);
             answer::retry_later(&encode(&Settled::Refused(refused)))
         }
+    };
+    // Only who can look it up is told by what.
+    let id = call.digest.and(key).and_then(|key| settlements::header_of(&key));
+    if let Some(id) = id {
+        answer.headers_mut().insert(SETTLEMENT_ID, id);
     }
+    answer
 }
 
 async fn account(State(api): State<Api>, request: Request) -> Response {
-    let AccountRequest { network, request } = match read_account(&api, request).await {
+    let (engine, AccountRequest { network, request }) = match read_account(&api, request).await {
         Ok(read) => read,
-        Err(turned_away) => return turned_away.into_response(),
+        Err(turned_away) => return api.turn_away(turned_away),
     };
-    match api.engine.account_for(&network, request, api.engine.wait_max()).await {
+    match engine.account_for(&network, request, engine.wait_max()).await {
         Ok(settled) => json_answer(StatusCode::OK, &encode_account_answer(&network, &settled)),
         Err(error) => {
             tracing::warn!(%error, "a request for an account could not be answered");
@@ -120,11 +231,18 @@ async fn account(State(api): State<Api>, request: Request) -> Response {
 }
 
 async fn supported(State(api): State<Api>) -> Response {
-    json_answer(StatusCode::OK, &wire::encode_supported(api.engine.kinds()))
+    match api.started() {
+        Ok(engine) => json_answer(StatusCode::OK, &wire::encode_supported(engine.kinds())),
+        Err(turned_away) => api.turn_away(turned_away),
+    }
 }
 
 async fn health(State(api): State<Api>) -> Response {
-    let networks = api.engine.health();
+    let engine = match api.started() {
+        Ok(engine) => engine,
+        Err(turned_away) => return api.turn_away(turned_away),
+    };
+    let networks = engine.health();
     let well = networks.iter().filter(|network| network.status == "ok").count();
     let (code, status) = match well {
         _ if well == networks.len() => (StatusCode::OK, "ok"),
@@ -144,7 +262,7 @@ async fn health(State(api): State<Api>) -> Response {
     let body = json!({
         "status": status,
         "networks": networks,
-        "supported": wire::encode_supported(api.engine.kinds()),
+        "supported": wire::encode_supported(engine.kinds()),
     });
     json_answer(code, &body)
 }
@@ -187,12 +305,16 @@ fn description(endpoint: &str, does: &str) -> Value {
 }
 
 async fn not_found() -> Response {
-    let message = "there is /verify, /settle, /account, /supported and /health";
+    let paths: Vec<_> = routes().iter().map(|route| route.path).collect();
+    let message = format!("there is {}", paths.join(", "));
     json_answer(StatusCode::NOT_FOUND, &json!({"error": "not_found", "message": message}))
 }
 
 async fn wrong_method() -> Response {
-    let message = "use POST for /verify, /settle and /account, GET for the others";
+    let all = routes();
+    let posts = all.iter().filter(|route| route.methods.contains(&"POST"));
+    let posts: Vec<_> = posts.map(|route| route.path).collect();
+    let message = format!("use POST for {}, GET for the others", posts.join(", "));
     let body = json!({"error": "method_not_allowed", "message": message});
     json_answer(StatusCode::METHOD_NOT_ALLOWED, &body)
 }
@@ -204,39 +326,54 @@ struct Caller {
 }
 
 /// Everything that precedes the engine, the cheapest refusals first.
-async fn read(api: &Api, request: Request) -> Result<(Caller, FacilitatorRequest), TurnedAway> {
+async fn read(
+    api: &Api,
+    request: Request,
+) -> Result<(&Engine, Caller, FacilitatorRequest), TurnedAway> {
+    let engine = api.started()?;
     let (parts, body) = request.into_parts();
     let caller = identify(api, &parts)?;
     let body = read_body(body).await?;
     let message = wire::decode_facilitator_request(&body)?;
     // What nobody here serves is refused by the engine, as an answer.
-    if let Some(network) = api.engine.network_serving(message.version, &message.terms) {
+    if let Some(network) = engine.network_serving(message.version, &message.terms) {
         network.form(&message.presented).map_err(|error| error.within("paymentPayload"))?;
         network.terms_form(&message.terms).map_err(|error| error.within("paymentRequirements"))?;
     }
-    Ok((caller, message))
+    Ok((engine, caller, message))
 }
 
-async fn read_account(api: &Api, request: Request) -> Result<AccountRequest, TurnedAway> {
+async fn read_account(
+    api: &Api,
+    request: Request,
+) -> Result<(&Engine, AccountRequest), TurnedAway> {
+    let engine = api.started()?;
     let (parts, body) = request.into_parts();
-    api.access.admit(&parts.headers)?;
+    api.0.access.admit(&parts.headers)?;
     let message = decode_account_request(&read_body(body).await?)?;
-    if let Some(network) = api.engine.network(&message.network) {
+    if let Some(network) = engine.network(&message.network) {
         network.account_form(&message.request)?;
     }
-    Ok(message)
+    Ok((engine, message))
 }
 
 fn identify(api: &Api, parts: &Parts) -> Result<Caller, TurnedAway> {
-    let key = api.access.admit(&parts.headers)?;
-    let Some(id) = parts.headers.get("idempotency-key") else { return Ok(Caller { digest: None }) };
+    let key = api.0.access.admit(&parts.headers)?;
+    let id = idempotency_key(&parts.headers)?;
+    // Without an API key an idempotency key proves nothing: anybody could have read or guessed it.
+    let proof = key.zip(id).map(|(key, id)| Digest::of(&[key.as_bytes(), id]));
+    Ok(Caller { digest: proof })
+}
+
+/// The idempotency key that came with a request.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Malformed> {
+    let Some(id) = headers.get("idempotency-key") else { return Ok(None) };
     let id = id.as_bytes();
     if id.is_empty() || id.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let problem = format!("must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
-        return Err(Malformed::new("Idempotency-Key", problem).into());
+        return Err(Malformed::new("Idempotency-Key", problem));
     }
-    // Without an API key an idempotency key proves nothing: anybody could have read or guessed it.
-    Ok(Caller { digest: key.map(|key| Digest::of(&[key.as_bytes(), id])) })
+    Ok(Some(id))
 }
 
 async fn read_body(body: Body) -> Result<Bytes, TurnedAway> {

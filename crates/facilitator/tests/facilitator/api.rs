@@ -22,14 +22,16 @@ use tower::ServiceExt as _;
 use crate::bed::{Bed, done, options, pending, refused, stage, until};
 use crate::chain::{CANARY, EXPIRES, payment, payment_on, presented, terms};
 
-struct Answer {
-    status: StatusCode,
-    retry_after: Option<String>,
-    body: Vec<u8>,
+pub struct Answer {
+    pub status: StatusCode,
+    pub retry_after: Option<String>,
+    pub settlement_id: Option<String>,
+    pub content_type: String,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
@@ -39,36 +41,41 @@ impl Answer {
     }
 
     #[track_caller]
-    fn settled(&self) -> Settled {
+    pub fn settled(&self) -> Settled {
         decode_settled(&self.body, &terms()).unwrap()
     }
 }
 
-async fn ask(api: &Router, request: Request<Body>) -> Answer {
+pub async fn ask(api: &Router, request: Request<Body>) -> Answer {
     let answer: Response<Body> = api.clone().oneshot(request).await.unwrap();
-    let retry_after = answer.headers().get("retry-after");
+    let header = |name| {
+        let value = answer.headers().get(name);
+        value.map(|value: &axum::http::HeaderValue| value.to_str().unwrap().to_owned())
+    };
     Answer {
         status: answer.status(),
-        retry_after: retry_after.map(|value| value.to_str().unwrap().to_owned()),
+        retry_after: header("retry-after"),
+        settlement_id: header("settlement-id"),
+        content_type: header("content-type").unwrap(),
         body: answer.into_body().collect().await.unwrap().to_bytes().to_vec(),
     }
 }
 
-async fn post(api: &Router, path: &str, body: impl Into<Body>) -> Answer {
+pub async fn post(api: &Router, path: &str, body: impl Into<Body>) -> Answer {
     let request = Request::post(path).header("content-type", "application/json");
     ask(api, request.body(body.into()).unwrap()).await
 }
 
-async fn read(api: &Router, path: &str) -> Answer {
+pub async fn read(api: &Router, path: &str) -> Answer {
     ask(api, Request::get(path).body(Body::empty()).unwrap()).await
 }
 
 /// The same at both endpoints, as long as no less than the terms is charged.
-fn request(payment: &Payment) -> Value {
+pub fn request(payment: &Payment) -> Value {
     encode_facilitator_request(payment, Endpoint::Settle)
 }
 
-fn body(nonce: &str) -> Value {
+pub fn body(nonce: &str) -> Value {
     request(&payment(nonce))
 }
 
@@ -76,7 +83,7 @@ fn v1(nonce: &str) -> Payment {
     Payment::pair(terms(), presented(WireVersion::V1, &terms(), nonce)).unwrap()
 }
 
-fn open(engine: &Engine) -> Router {
+pub fn open(engine: &Engine) -> Router {
     router(engine.clone(), Access::Open)
 }
 

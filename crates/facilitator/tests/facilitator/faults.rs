@@ -314,7 +314,7 @@ async fn an_answer_that_reached_nobody_is_given_to_the_next() {
     refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
 }
 
-fn flaky(bed: &Bed) -> (Arc<Flaky>, Arc<Faults>) {
+pub fn flaky(bed: &Bed) -> (Arc<Flaky>, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     (Arc::new(Flaky { journal: bed.journal(), faults: Arc::clone(&faults) }), faults)
 }

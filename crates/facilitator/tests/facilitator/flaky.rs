@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use pay402_core::error::Unavailable;
 use pay402_core::journal::{
-    Advance, Delivery, Entered, Entry, Journal, JournalError, Lease, NewEntry,
+    Advance, Backlog, Delivery, Entered, Entry, Journal, JournalError, Lease, NewEntry,
 };
 use pay402_core::time::UnixTime;
 use pay402_core::{NetworkId, PaymentKey};
@@ -23,6 +23,10 @@ pub struct Faults {
     pub advance_lies: AtomicUsize,
     /// `enter` fails; reading works.
     pub enter_fails: AtomicBool,
+    /// Questions about the backlog are never answered.
+    pub backlog_hangs: AtomicBool,
+    /// How often the backlog was asked for.
+    pub backlogs: AtomicUsize,
 }
 
 pub struct Flaky {
@@ -92,6 +96,18 @@ impl Journal for Flaky {
     ) -> Result<Vec<Entry>, JournalError> {
         self.works()?;
         self.journal.unfinished(network, limit).await
+    }
+
+    async fn backlog(&self, network: &NetworkId) -> Result<Backlog, JournalError> {
+        self.faults.backlogs.fetch_add(1, Ordering::SeqCst);
+        self.works()?;
+        if self.faults.backlog_hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        let mut backlog = self.journal.backlog(network).await?;
+        // A payer sends an approval of its own.
+        backlog.by_signer.insert("0xpayer".into(), 1);
+        Ok(backlog)
     }
 
     async fn next_nonce(

@@ -1,0 +1,319 @@
+//! The figures of the process in the text format of Prometheus.
+//!
+//! They tell how busy the business is, so they are for this machine or for those with an API key.
+
+use std::fmt;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use pay402_core::error::Unavailable;
+use pay402_core::journal::Backlog;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet, prometheus_text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::Api;
+use super::fitness::{Look, look};
+use crate::Engine;
+use crate::desk::Desk;
+use crate::metrics::{Calls, Durations, NetworkMetrics, Settlements};
+use crate::scribe::Scribe;
+
+/// What stands for the network and the scheme of calls that nobody here serves.
+const OTHER: &str = "other";
+
+pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
+    let engine = match api.0.access.admit_reading(&headers).and_then(|_| api.started()) {
+        Ok(engine) => engine.clone(),
+        Err(turned_away) => return api.turn_away(turned_away),
+    };
+    let look = look(&api, &engine).await;
+    let mut registry = Registry::with_prefix("x402");
+    registry.register_collector(Box::new(Scrape { api, engine, look }));
+    let mut text = String::new();
+    // Writing into a text fails only where a figure is of no kind that the format has.
+    if prometheus_text::encode(&mut text, &registry).is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    let mut answer = Response::new(Body::from(text));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(prometheus_text::CONTENT_TYPE));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+type Label = (&'static str, String);
+
+fn label(name: &'static str, value: &str) -> Label {
+    (name, value.to_owned())
+}
+
+/// Everything as it is now.
+struct Scrape {
+    api: Api,
+    engine: Engine,
+    look: Look,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        page.calls(&self.engine)?;
+        page.entries(&self.engine)?;
+        page.backlogs(&self.engine, &self.look)?;
+        page.lanes(&self.engine, &self.look)?;
+        page.journal(&self.engine, &self.look)?;
+        page.rpc(&self.api)?;
+        page.process(&self.api)
+    }
+}
+
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn calls(&mut self, engine: &Engine) -> fmt::Result {
+        let (mut verifications, mut settlements) = (Vec::new(), Vec::new());
+        let mut tell = |network: &str, scheme: &str, calls: &Calls| {
+            let of = || vec![label("network", network), label("scheme", scheme)];
+            verifications.extend(outcomes(of, [("valid", calls.verifications.valid.read())]));
+            verifications.extend(refused(of, "invalid", calls.verifications.invalid.read()));
+            let unavailable = calls.verifications.unavailable.read();
+            verifications.extend(outcomes(of, [("unavailable", unavailable)]));
+            settlements.extend(answers(of, &calls.settlements));
+        };
+        for (desk, _) in engine.desks() {
+            for (scheme, calls) in desk.metrics.by_scheme() {
+                tell(desk.id.as_str(), scheme, calls);
+            }
+        }
+        tell(OTHER, OTHER, engine.calls_elsewhere());
+        let help = "Answers to /verify and to verify calls in process, by outcome and refusal code";
+        self.counters("verifications", help, verifications)?;
+        let help = "Answers to /settle and to settle calls in process, by outcome and refusal code; \
+                    a repeat is an answer of its own";
+        self.counters("settlements", help, settlements)?;
+        let accounts = engine.desks().into_iter().flat_map(|(desk, _)| {
+            answers(|| vec![label("network", desk.id.as_str())], &desk.metrics.accounts)
+        });
+        let accounts: Vec<_> = accounts.collect();
+        self.counters(
+            "account_requests",
+            "Answers to /account, by outcome and refusal code",
+            accounts,
+        )?;
+        let help = "How long verify calls took, whatever they were answered";
+        self.durations("verification_duration_seconds", help, engine, |m| &m.verifying)?;
+        let help = "How long those settle calls took that were told a settlement";
+        self.durations("settlement_duration_seconds", help, engine, |m| &m.settling)
+    }
+
+    fn entries(&mut self, engine: &Engine) -> fmt::Result {
+        let mut closed = Vec::new();
+        let mut gas = Vec::new();
+        for (desk, _) in engine.desks() {
+            let of = || vec![label("network", desk.id.as_str())];
+            closed.extend(outcomes(of, [("settled", desk.metrics.settled.read())]));
+            closed.extend(refused(of, "failed", desk.metrics.failed.read()));
+            gas.push((of(), desk.metrics.gas.gwei()));
+        }
+        let help = "Journal entries that reached their end, once each: payments, and errands such \
+                    as adoptions";
+        self.counters("entries_closed", help, closed)?;
+        let help = "From an entry to its end, in whole seconds";
+        self.durations("entry_duration_seconds", help, engine, |m| &m.entries)?;
+        let help = "Fees of the transactions of closed entries, in whole gwei; what is below one is \
+                    carried over";
+        self.counters("gas_spent_gwei", help, gas)
+    }
+
+    fn backlogs(&mut self, engine: &Engine, look: &Look) -> fmt::Result {
+        let known = || {
+            let known = look.backlogs.iter();
+            known.filter_map(|(network, backlog)| Some((network, backlog.as_ref().ok()?)))
+        };
+        let stages = known().flat_map(|(network, backlog)| {
+            let Backlog { due, signed, sent, .. } = *backlog;
+            [("due", due), ("signed", signed), ("sent", sent)].map(|(stage, count)| {
+                (vec![label("network", network.as_str()), label("stage", stage)], count)
+            })
+        });
+        let stages: Vec<_> = stages.collect();
+        self.gauges("entries", "Unfinished journal entries by stage", stages)?;
+        let oldest = engine.desks().into_iter().filter_map(|(desk, _)| {
+            let (network, backlog) = known().find(|(network, _)| **network == desk.id)?;
+            let now = desk.clock.now().0;
+            let age = backlog.oldest.map_or(0, |oldest| now.saturating_sub(oldest.0));
+            Some((vec![label("network", network.as_str())], age))
+        });
+        let oldest: Vec<_> = oldest.collect();
+        let help = "How long the oldest unfinished entry has been in the journal; 0 when everything \
+                    is finished";
+        self.gauges("oldest_unfinished_age_seconds", help, oldest)
+    }
+
+    fn lanes(&mut self, engine: &Engine, look: &Look) -> fmt::Result {
+        let (mut in_flight, mut rejections) = (Vec::new(), Vec::new());
+        let (mut in_a_row, mut low) = (Vec::new(), Vec::new());
+        for (desk, _) in engine.desks() {
+            let backlog = look.backlogs.iter().find(|(network, _)| *network == desk.id);
+            let backlog = backlog.and_then(|(_, backlog)| backlog.as_ref().ok());
+            // Only our own signers: whoever sends an approval of its own is a payer.
+            for lane in &desk.lanes {
+                let of = || vec![label("network", desk.id.as_str()), label("signer", &lane.signer)];
+                if let Some(backlog) = backlog {
+                    let count = backlog.by_signer.get(&lane.signer).copied().unwrap_or(0);
+                    in_flight.push((of(), count));
+                }
+                rejections.push((of(), lane.rejected.read()));
+                in_a_row.push((of(), u64::from(lane.rejections())));
+                low.push((of(), u64::from(lane.is_low())));
+            }
+        }
+        let help = "Unfinished entries whose transaction this signer sends";
+        self.gauges("lane_in_flight", help, in_flight)?;
+        let help = "Transactions of this signer that a node refused";
+        self.counters("lane_rejections", help, rejections)?;
+        let help =
+            "Refusals since a node last took a transaction of this signer; it rests meanwhile";
+        self.gauges("lane_rejections_in_a_row", help, in_a_row)?;
+        let help =
+            "Whether this signer has too little to pay gas with; it is given nothing new then";
+        self.gauges("lane_low", help, low)
+    }
+
+    fn journal(&mut self, engine: &Engine, look: &Look) -> fmt::Result {
+        let of = |desk: &Desk| vec![label("network", desk.id.as_str())];
+        let queued = |(desk, scribe): (&Desk, &Scribe)| {
+            (of(desk), u64::try_from(scribe.queued()).unwrap_or(u64::MAX))
+        };
+        let queued: Vec<_> = engine.desks().into_iter().map(queued).collect();
+        self.gauges("journal_queue", "Changes that wait for their commit", queued)?;
+        let up = |(network, backlog): &(_, Result<Backlog, Unavailable>)| {
+            (
+                vec![label("network", pay402_core::NetworkId::as_str(network))],
+                u64::from(backlog.is_ok()),
+            )
+        };
+        let up: Vec<_> = look.backlogs.iter().map(up).collect();
+        self.gauges("journal_up", "Whether the journal answers", up)?;
+        let settling = engine.health().into_iter().map(|health| {
+            let labels = vec![label("network", health.network.as_str())];
+            (labels, u64::from(health.status == "ok"))
+        });
+        let settling: Vec<_> = settling.collect();
+        let help = "Whether this process holds the lease, can renew it, and takes payments";
+        self.gauges("settling", help, settling)
+    }
+
+    fn rpc(&mut self, api: &Api) -> fmt::Result {
+        let calls = api.0.rpc.iter().flat_map(|counts| {
+            counts.read().map(|(method, outcome, count)| {
+                let network = label("network", counts.network());
+                (vec![network, label("method", method), label("outcome", outcome)], count)
+            })
+        });
+        let calls: Vec<_> = calls.collect();
+        let help = "Questions to nodes by method; one in a batch counts as one. An error may be a \
+                    simulation that reverted";
+        self.counters("rpc_calls", help, calls)
+    }
+
+    fn process(&mut self, api: &Api) -> fmt::Result {
+        let turned_away = api.0.turned_away.read();
+        let turned_away: Vec<_> =
+            turned_away.map(|(reason, count)| (vec![label("reason", reason)], count)).collect();
+        let help = "Requests that were refused before anything was read of a payment";
+        self.counters("requests_turned_away", help, turned_away)?;
+        let version = vec![(vec![label("version", env!("CARGO_PKG_VERSION"))], 1)];
+        self.gauges("build_info", "The version of pay402 that runs", version)
+    }
+
+    fn counters(&mut self, name: &str, help: &str, samples: Vec<(Vec<Label>, u64)>) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in samples {
+            ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, samples: Vec<(Vec<Label>, u64)>) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn durations(
+        &mut self,
+        name: &str,
+        help: &str,
+        engine: &Engine,
+        of: fn(&NetworkMetrics) -> &Durations,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (desk, _) in engine.desks() {
+            let labels = vec![label("network", desk.id.as_str())];
+            histogram(metric.encode_family(&labels)?, of(&desk.metrics))?;
+        }
+        Ok(())
+    }
+}
+
+fn histogram(mut metric: MetricEncoder<'_>, durations: &Durations) -> fmt::Result {
+    let buckets = durations
+        .buckets()
+        .map(|(bound, count)| (bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64()), count));
+    let buckets: Vec<_> = buckets.collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let sum = durations.sum().as_secs_f64();
+    metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+}
+
+type Sample = (Vec<Label>, u64);
+
+fn outcomes<const N: usize>(
+    of: impl Fn() -> Vec<Label>,
+    counts: [(&'static str, u64); N],
+) -> [Sample; N] {
+    counts.map(|(outcome, count)| (with(of(), outcome, ""), count))
+}
+
+fn refused(
+    of: impl Fn() -> Vec<Label>,
+    outcome: &'static str,
+    counts: impl Iterator<Item = (&'static str, u64)>,
+) -> Vec<Sample> {
+    counts.map(|(reason, count)| (with(of(), outcome, reason), count)).collect()
+}
+
+fn answers(of: impl Fn() -> Vec<Label>, told: &Settlements) -> Vec<Sample> {
+    let told_apart = [
+        ("settled", told.settled.read()),
+        ("pending", told.pending.read()),
+        ("unavailable", told.unavailable.read()),
+    ];
+    let mut samples = Vec::from(outcomes(&of, told_apart));
+    samples.extend(refused(&of, "refused", told.refused.read()));
+    samples
+}
+
+fn with(mut labels: Vec<Label>, outcome: &'static str, reason: &'static str) -> Vec<Label> {
+    labels.extend([label("outcome", outcome), label("reason", reason)]);
+    labels
+}
