@@ -21,7 +21,7 @@ use pay402_core::grants::Grants;
 use pay402_server::{Charge, MemoryGrants, RemoteFacilitator, ResourceServer};
 use pay402_store::SqliteGrants;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, oneshot};
 use url::Url;
 use zeroize::Zeroizing;
@@ -35,6 +35,8 @@ use crate::terminal;
 pub(crate) const CONNECTION_GRACE: Duration = Duration::from_secs(2);
 /// Hexadecimal digits of the name of a store of claims: 128 random bits.
 const CLAIMS_NAME_DIGITS: usize = 32;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Requests that are served at a time.
 const SALES: usize = 1024;
 /// How long sales that are under way may take to finish after a signal to stop.
@@ -227,10 +229,31 @@ fn units_of(uri: &Uri) -> Option<u32> {
 
 /// Listens, or says why that is not possible.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        CliError::network(format!("cannot listen on {address}: {error}"))
-            .suggest("is something else using the port? choose another, or 0 for a free one")
-    })
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+}
+
+/// Takes an address without listening on it: whoever connects is refused.
+pub(crate) fn reserve(address: SocketAddr) -> Result<TcpSocket, CliError> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let reserved = socket.and_then(|socket| {
+        // As `listen` does: what is left of an earlier process's connections is no obstacle.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    });
+    reserved.map_err(|error| cannot_listen(address, &error))
+}
+
+/// Listens on an address that was reserved.
+pub(crate) fn listen_on(reserved: TcpSocket) -> Result<TcpListener, CliError> {
+    let address = reserved.local_addr().map_err(|error| CliError::general(error.to_string()))?;
+    reserved.listen(BACKLOG).map_err(|error| cannot_listen(address, &error))
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> CliError {
+    CliError::network(format!("cannot listen on {address}: {error}"))
+        .suggest("is something else using the port? choose another, or 0 for a free one")
 }
 
 /// Serves until SIGINT or SIGTERM. Then it takes nothing new, `finish` runs beside the requests

@@ -3,5 +3,11 @@
 
 mod account;
 mod canary;
+#[cfg(unix)]
+#[allow(dead_code, unreachable_pub, reason = "other tests and benches use the rest")]
+#[path = "../../../store/tests/postgres/cluster.rs"]
+mod cluster;
 mod commands;
+#[cfg(unix)]
+mod postgres;
 mod process;
