@@ -68,7 +68,7 @@ for (const file of names) {
     runtimeCode: `0x${contract.evm.deployedBytecode.object}`,
   };
   // Type ids carry numbers of the syntax tree; the label, slot and offset are what genesis relies on.
-  for (const entry of artifact.storage) entry.type = entry.type.replace(/\)\d+_/g, ")_");
+  for (const entry of artifact.storage) entry.type = entry.type.replace(/\)\d+(?=_|$)/g, ")");
   const wanted = `${JSON.stringify(artifact, null, 2)}\n`;
   const name = file.replace(/\.sol$/, ".json");
   const target = path.join(artifacts, name);

@@ -143,6 +143,11 @@ fn entry(name: &str) -> NewEntry {
 }
 
 fn signed(nonce: u64) -> SignedAs {
-    let sent = SentAs { signer: "0xsigner".into(), nonce, transaction: format!("0x{nonce:064x}") };
+    let sent = SentAs {
+        signer: "0xsigner".into(),
+        nonce,
+        transaction: format!("0x{nonce:064x}"),
+        replaced: Vec::new(),
+    };
     SignedAs { sent, raw: vec![2; SEALED_BYTES] }
 }

@@ -21,6 +21,7 @@ mod journal;
 mod load;
 mod paid;
 mod report;
+mod settle;
 mod stack;
 mod unpaid;
 mod verify;
@@ -93,15 +94,19 @@ fn options(arguments: &[String]) -> Result<Options> {
 async fn run(options: &Options) -> Result<()> {
     let mut printed = 0;
     let chosen = |name: &&str| name.contains(&options.filter);
-    for (group, names) in
-        [("unpaid", unpaid::NAMES), ("verify", verify::NAMES), ("paid", paid::NAMES)]
-    {
+    for (group, names) in [
+        ("unpaid", unpaid::NAMES),
+        ("verify", verify::NAMES),
+        ("settle", settle::NAMES),
+        ("paid", paid::NAMES),
+    ] {
         if !names.iter().any(chosen) {
             continue;
         }
         let benches: Vec<Bench> = match group {
             "unpaid" => unpaid::run(options.extent).await?,
             "verify" => verify::run(options.extent).await?,
+            "settle" => settle::run(options.extent).await?,
             _ => paid::run(options.extent).await?,
         };
         for bench in benches.iter().filter(|bench| chosen(&bench.name)) {

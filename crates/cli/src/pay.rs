@@ -28,6 +28,10 @@ use crate::{secret, terminal};
 
 /// Most bytes of a request body.
 const DATA_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What to do about a payment that is open.
+const REPEAT: &str = "repeat the same call: the payment is not made twice as long as it could still \
+                      be used. Only the chain can tell what became of it: once it has expired, \
+                      --rpc-url is needed";
 
 /// Most bytes of a file that --adoption names: more than twice the longest call in hexadecimal.
 const ADOPTION_BYTES_MAX: u64 = 256 * 1024;
@@ -40,9 +44,10 @@ const ADOPTION_BYTES_MAX: u64 = 256 * 1024;
 /// remembered in the state folder, so limits hold across calls.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 done, 2 usage, 3 configuration, 4 network, 5 payment failed, \
-    6 over --max-amount or insufficient funds, 8 signing, 11 denied by policy, 13 payment sent but \
-    its outcome is unknown, 22 HTTP error with --fail."
+    after_help = "Exit codes: 0 done, 1 the output or the record of what was spent cannot be \
+    written, 2 usage, 3 configuration, 4 network, 5 payment failed, 6 over --max-amount or \
+    insufficient funds, 8 signing, 11 denied by policy, 13 payment sent but its outcome is \
+    unknown, 22 HTTP error with --fail."
 )]
 pub(crate) struct Args {
     /// What to fetch.
@@ -59,7 +64,9 @@ pub(crate) struct Args {
     /// Most that this payment may cost, in dollars.
     #[arg(long, value_name = "DOLLARS", default_value = "1", value_parser = dollars)]
     max_amount: Price,
-    /// Most that may be spent in total, in dollars, over all calls that share the state folder.
+    /// Most that may be spent in total, in dollars, over all calls that share the state folder. It
+    /// holds for each account, network and token by itself: what is spent in another token, on
+    /// another network or from another account does not count.
     #[arg(long, value_name = "DOLLARS", default_value = "10", value_parser = dollars)]
     max_spend: Price,
     /// Pay only on this network: a CAIP-2 id or a name. May be repeated.
@@ -142,9 +149,11 @@ async fn client(args: &Args) -> Result<PayingClient, CliError> {
     let wallet = Wallet::builder(Arc::new(ledger)).policy(policy);
     let wallet = schemes.into_iter().fold(wallet, |wallet, scheme| wallet.scheme(scheme));
     let wallet = wallet.build()?;
-    let http = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .user_agent(concat!("pay402/", env!("CARGO_PKG_VERSION")));
+    let http = || {
+        reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .user_agent(concat!("pay402/", env!("CARGO_PKG_VERSION")))
+    };
     Ok(PayingClient::builder(wallet).http(http).build()?)
 }
 
@@ -270,18 +279,41 @@ async fn deliver(
         match response.chunk().await {
             Ok(Some(chunk)) => out.write_all(&chunk).map_err(failed)?,
             Ok(None) => break,
-            Err(_) => {
-                let mut error = CliError::network("the response broke off before its end");
-                if receipt.status != ReceiptStatus::Free {
-                    error.payment = Some("settled");
-                    error =
-                        error.suggest("the payment is made and booked; the same call pays again");
-                }
-                return Err(error);
-            }
+            Err(_) => return Err(broken_off(receipt)),
         }
     }
     out.flush().map_err(failed)
+}
+
+/// The response ended before its end; what that means depends on what is known of its payment.
+fn broken_off(receipt: &Receipt) -> CliError {
+    let message = "the response broke off before its end";
+    let mut error = match receipt.status {
+        ReceiptStatus::Free => CliError::network(message),
+        ReceiptStatus::Settled | ReceiptStatus::Claimed => CliError {
+            retryable: false,
+            payment: Some("settled"),
+            ..CliError::network(message)
+                .suggest("the payment is made and booked; the same call pays again")
+        },
+        ReceiptStatus::Unknown => CliError {
+            payment: Some("unknown"),
+            ..CliError::unclear(format!("{message}, and the outcome of its payment is not known"))
+                .suggest(REPEAT)
+        },
+        ReceiptStatus::Unsettled => CliError {
+            payment: Some("sent"),
+            ..CliError::network(format!("{message}, and its payment was not charged so far"))
+                .suggest(
+                    "repeat the same call: as long as the payment that was sent could still be \
+                     used, it is presented again and no other is made",
+                )
+        },
+    };
+    if let Some(transaction) = &receipt.transaction {
+        *error.details = json!({ "transaction": transaction });
+    }
+    error
 }
 
 fn show_receipt(receipt: &Receipt) {
@@ -398,7 +430,11 @@ fn explain(error: PayError) -> CliError {
         });
         shown.suggestion = match denied.rule {
             "max_per_payment" => Some("raise --max-amount if you want to pay that much".into()),
-            "total_budget" => Some("raise --max-spend if you want to spend more in total".into()),
+            "total_budget" => Some(
+                "raise --max-spend if you want to spend more in total of this token on this network \
+                 from this account"
+                    .into(),
+            ),
             rule if rule.starts_with("session_") => {
                 Some("the account's owner sets what a session key may pay: `pay402 account`".into())
             }
@@ -420,12 +456,29 @@ fn explain(error: PayError) -> CliError {
                  repeat the same call"
             ))
         }
-        _ if error.retry() == Retry::Same && payment != "not_sent" => Some(
-            "repeat the same call: the payment is not made twice; with --rpc-url the chain \
-             tells what became of it"
-                .into(),
-        ),
+        _ if error.retry() == Retry::Same && payment != "not_sent" => Some(REPEAT.into()),
         _ => shown.suggestion,
     };
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::exit;
+
+    #[test]
+    fn a_response_that_broke_off_tells_how_far_its_payment_came() {
+        let cases = [
+            (ReceiptStatus::Free, exit::NETWORK, true, None),
+            (ReceiptStatus::Settled, exit::NETWORK, false, Some("settled")),
+            (ReceiptStatus::Claimed, exit::NETWORK, false, Some("settled")),
+            (ReceiptStatus::Unknown, exit::OUTCOME_UNKNOWN, true, Some("unknown")),
+            (ReceiptStatus::Unsettled, exit::NETWORK, true, Some("sent")),
+        ];
+        for (status, code, retryable, payment) in cases {
+            let error = broken_off(&Receipt { status, ..Receipt::free() });
+            assert_eq!((error.exit, error.retryable, error.payment), (code, retryable, payment));
+        }
+    }
 }

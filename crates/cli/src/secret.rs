@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use alloy::hex;
 use alloy::signers::local::PrivateKeySigner;
+use http::HeaderValue;
 use pay402_core::error::Misconfigured;
 use pay402_evm::keystore::read_private;
 use zeroize::Zeroizing;
@@ -12,6 +13,22 @@ use zeroize::Zeroizing;
 pub(crate) const API_KEY: &str = "FACILITATOR_API_KEY";
 /// Largest secret file, in bytes.
 const SECRET_FILE_BYTES_MAX: u64 = 4096;
+
+/// What proves to a facilitator who calls: `Bearer` and the API key, when one is set. It is never
+/// printed.
+pub(crate) fn bearer() -> Result<Option<HeaderValue>, Misconfigured> {
+    let Some(key) = from_environment(API_KEY)? else { return Ok(None) };
+    let key = key.trim();
+    if key.is_empty() {
+        let problem = "is empty; set the key, or unset the variable";
+        return Err(Misconfigured::new(API_KEY, problem));
+    }
+    let bearer = Zeroizing::new(format!("Bearer {key}"));
+    let mut value = HeaderValue::from_str(&bearer)
+        .map_err(|_| Misconfigured::new(API_KEY, "has characters that no header may have"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
 
 /// The value of `name`, or the content of the file that `<name>_FILE` names.
 pub(crate) fn from_environment(name: &str) -> Result<Option<Zeroizing<String>>, Misconfigured> {

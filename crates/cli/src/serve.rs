@@ -24,7 +24,6 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, oneshot};
 use url::Url;
-use zeroize::Zeroizing;
 
 use crate::error::CliError;
 use crate::sale::{Meter, SaleArgs};
@@ -105,6 +104,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
+    let routes = parse_routes(&args.routes)?;
     let facilitator = facilitator(args)?;
     let grants: Arc<dyn Grants> = match &args.database {
         Some(path) => Arc::new(SqliteGrants::open(path)?),
@@ -123,8 +123,7 @@ async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
     };
     let server = builder.start().await?;
     let mut app = Router::new();
-    for text in &args.routes {
-        let (method, path) = parse_route(text)?;
+    for (method, path) in routes {
         let route = sale
             .route(&args.pay_to)
             .on(&args.network)
@@ -139,15 +138,9 @@ async fn app(args: &Args) -> Result<(Router, ResourceServer), CliError> {
 /// The facilitator, called with the key in `FACILITATOR_API_KEY` when there is one.
 fn facilitator(args: &Args) -> Result<RemoteFacilitator, Misconfigured> {
     let facilitator = RemoteFacilitator::new(args.facilitator.as_str())?;
-    let Some(key) = secret::from_environment(API_KEY)? else { return Ok(facilitator) };
-    let key = key.trim();
-    if key.is_empty() {
-        return Err(Misconfigured::new(API_KEY, "is empty; set the key, or unset the variable"));
-    }
-    let bearer = Zeroizing::new(format!("Bearer {key}"));
-    let facilitator = facilitator
-        .header("authorization", &bearer)
-        .map_err(|_| Misconfigured::new(API_KEY, "has characters that no header may have"))?;
+    let Some(bearer) = secret::bearer()? else { return Ok(facilitator) };
+    let bearer = bearer.to_str().expect("it was made of visible characters");
+    let facilitator = facilitator.header("authorization", bearer)?;
     let name = match &args.database {
         Some(database) => claims_name(database)?,
         None => random_name()?,
@@ -194,13 +187,44 @@ fn random_name() -> Result<String, Misconfigured> {
     Ok(hex::encode(id))
 }
 
-/// Reads `"GET /path"`.
-fn parse_route(text: &str) -> Result<(MethodFilter, &str), Misconfigured> {
-    let bad = |problem: &str| Misconfigured::new("--route", format!("{text:?} {problem}"));
+/// Reads what is for sale, each once.
+fn parse_routes(texts: &[String]) -> Result<Vec<(MethodFilter, &str)>, CliError> {
+    let mut routes = Vec::with_capacity(texts.len());
+    for text in texts {
+        let route = parse_route(text)?;
+        if routes.contains(&route) {
+            return Err(CliError::usage(format!("--route {text:?} is there twice")));
+        }
+        routes.push(route);
+    }
+    Ok(routes)
+}
+
+/// Reads `"GET /path"`: a path as requests carry it, letter by letter, which has no pattern, no
+/// query and nothing that a client would write in another way.
+fn parse_route(text: &str) -> Result<(MethodFilter, &str), CliError> {
+    let bad = |problem: &str| CliError::usage(format!("--route {text:?} {problem}"));
     let (method, path) =
         text.split_once(' ').ok_or_else(|| bad("must be a method and a path: 'GET /paid'"))?;
-    if !path.starts_with('/') || path.contains(['{', '}', '*']) {
-        return Err(bad("must have a plain path that begins with a slash"));
+    if !path.starts_with('/') {
+        return Err(bad("must have a path that begins with a slash"));
+    }
+    if path.contains(['?', '#']) {
+        return Err(bad(
+            "must end with its path: a route is for sale with every query, and has no \
+                        fragment",
+        ));
+    }
+    let is_pattern = |segment: &str| segment.starts_with([':', '*']);
+    if path.contains(['{', '}']) || path.split('/').any(is_pattern) {
+        return Err(bad("must have a plain path: patterns are not sold here"));
+    }
+    let url = Url::parse("http://localhost").and_then(|base| base.join(path));
+    if url.is_ok_and(|url| url.path() != path || url.host_str() != Some("localhost")) {
+        return Err(bad(
+            "must have its path as clients send it: without spaces, '..' or '//' at its \
+                        beginning, and other letters as %XX",
+        ));
     }
     let method = method.parse::<http::Method>().ok();
     let filter = method.and_then(|method| MethodFilter::try_from(method).ok());
@@ -357,8 +381,40 @@ mod tests {
     #[test]
     fn routes_are_a_method_and_a_plain_path() {
         assert_eq!(parse_route("GET /paid").unwrap(), (MethodFilter::GET, "/paid"));
-        for bad in ["/paid", "GET", "GET paid", "FETCH /paid", "GET /{any}", "GET /*", ""] {
-            assert!(parse_route(bad).is_err(), "{bad:?} was read as a route");
+        for good in ["GET /", "POST /a/b", "GET /a:b", "GET /caf%C3%A9", "GET /a//b", "GET /a*"] {
+            let (_, path) = parse_route(good).unwrap();
+            // The router takes what is read; it panics at what it does not.
+            let _ = Router::<()>::new().route(path, on(MethodFilter::GET, async || ""));
         }
+        for bad in [
+            "/paid",
+            "GET",
+            "GET paid",
+            "FETCH /paid",
+            "GET /{any}",
+            "GET /a/{any",
+            "GET /*",
+            "GET /:id",
+            "GET /a/:id",
+            "GET /a/*rest",
+            "GET /a?b=1",
+            "GET /a?",
+            "GET /a#b",
+            "GET /a b",
+            "GET /café",
+            "GET /a/../b",
+            "GET //evil.example/a",
+            "GET ",
+            "GET /a\n",
+            "",
+        ] {
+            let error = parse_route(bad).err();
+            assert!(error.is_some_and(|error| error.exit == 2), "{bad:?} was read as a route");
+        }
+        let routes = |texts: &[&str]| {
+            parse_routes(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).is_ok()
+        };
+        assert!(routes(&["GET /a", "POST /a", "GET /b"]));
+        assert!(!routes(&["GET /a", "POST /a", "GET /a"]));
     }
 }

@@ -1,6 +1,7 @@
 //! Origins: where a request goes, and whether what a server says of itself is about that place.
 
-use url::{Host, Url};
+use pay402_core::host::is_loopback;
+use url::Url;
 
 /// The origin of a URL as text: `https://api.example.com`, without default port, path, query or
 /// credentials.
@@ -16,16 +17,6 @@ pub(crate) fn describe(url: &Url) -> String {
 /// Whether both have one origin: scheme, host and port.
 pub(crate) fn same_origin(one: &Url, other: &Url) -> bool {
     one.origin().is_tuple() && one.origin() == other.origin()
-}
-
-/// Whether the host is this machine.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 /// Whether `claimed`, the resource a server names in its offer, belongs to the origin that was

@@ -524,8 +524,8 @@ impl Wallet {
                 info.insert("id".into(), id.into());
             }
         }
-        let Authorized { payload, extensions: added } = scheme.authorize(clearance).await?;
-        extend(&mut extensions, added);
+        let Authorized { payload } = scheme.authorize(clearance).await?;
+        extend(&mut extensions, scheme.extensions(clearance, &required.extensions).await);
         let offer = &clearance.reservation().quote.offer;
         let presented = Presented { extensions, ..message_of(required, offer, payload) };
         let mut headers = HeaderMap::new();

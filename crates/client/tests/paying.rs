@@ -6,7 +6,9 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pay402_client::{AssetRule, OwnerPolicy, PayError, PaymentStatus, Preview, ReceiptStatus};
+use pay402_client::{
+    AssetRule, OwnerPolicy, PayError, PayingClient, PaymentStatus, Preview, ReceiptStatus,
+};
 use pay402_core::asset::{AssetId, canonical_address};
 use pay402_core::error::Unavailable;
 use pay402_core::scheme::Unplanned;
@@ -491,4 +493,31 @@ async fn what_cannot_be_planned_is_neither_reserved_nor_signed() {
         let paid = world.client().execute(get(&server.url("/"))).await.unwrap();
         assert_eq!(paid.receipt.terms.unwrap().symbol, "DAI");
     }
+}
+
+#[tokio::test]
+async fn no_proxy_sees_what_is_paid_on_this_machine() {
+    let world = World::new();
+    let chain = Arc::clone(&world.chain);
+    let server = Server::start(move |seen, _| match seen.payment() {
+        None => ask(&required("", vec![offer("10000", USDC)])),
+        Some(_) => sell(&chain, seen),
+    })
+    .await;
+    let proxy = Server::start(|_, _| plain(502, "the proxy's")).await;
+    let proxied = || {
+        let proxy = reqwest::Proxy::all(proxy.url("/")).expect("a URL");
+        reqwest::Client::builder().proxy(proxy)
+    };
+    let client = PayingClient::builder(world.wallet()).http(proxied).build().unwrap();
+    let port = server.address.port();
+    for url in [server.url("/a"), format!("http://localhost:{port}/b")] {
+        let paid = client.execute(get(&url)).await.unwrap();
+        assert_eq!(paid.receipt.status, ReceiptStatus::Settled, "{url}");
+    }
+    assert_eq!(proxy.seen().len(), 0, "the proxy saw a request to this machine");
+
+    // What is elsewhere goes where the proxy is.
+    let elsewhere = client.execute(get("http://api.example.com/")).await.unwrap();
+    assert_eq!((elsewhere.response.status().as_u16(), proxy.seen().len()), (502, 1));
 }

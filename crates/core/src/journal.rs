@@ -22,6 +22,10 @@ use crate::network::SentAs;
 use crate::time::UnixTime;
 use crate::{Amount, Digest, NetworkId, PaymentKey};
 
+/// Most transactions that one is signed to take the place of. At an eighth more each time the last
+/// offers more than six times what the first did.
+pub const REPLACEMENTS_MAX: usize = 16;
+
 /// A payment to be settled, as it enters the journal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NewEntry {
@@ -122,6 +126,9 @@ pub enum Event {
     /// A transaction was signed for it. From [`Stage::Due`]; also from `Signed`/`Sent` when the
     /// earlier transaction provably can never be mined because its nonce was consumed by another.
     Signed(SignedAs),
+    /// A transaction with the same signer and nonce was signed, to take the place of the one that is
+    /// recorded. From `Signed` and `Sent`; either may be mined from then on.
+    Replaced(SignedAs),
     /// The bytes were handed to a node.
     Sent,
     /// The chain closed it.
@@ -145,6 +152,15 @@ pub fn step(stage: Stage, event: Event) -> Result<Stage, IllegalStep> {
         (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Signed(signed)) => {
             Ok(Stage::Signed(signed))
         }
+        (Stage::Signed(old) | Stage::Sent(old), Event::Replaced(new))
+            if old.sent.nonce == new.sent.nonce
+                && old.sent.signer == new.sent.signer
+                && old.sent.replaced.len() < REPLACEMENTS_MAX =>
+        {
+            let mut replaced = old.sent.replaced;
+            replaced.push(old.sent.transaction);
+            Ok(Stage::Signed(SignedAs { sent: SentAs { replaced, ..new.sent }, raw: new.raw }))
+        }
         (Stage::Signed(signed) | Stage::Sent(signed), Event::Sent) => Ok(Stage::Sent(signed)),
         (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Closed(outcome)) => {
             Ok(Stage::Final(outcome))
@@ -158,6 +174,7 @@ pub fn step(stage: Stage, event: Event) -> Result<Stage, IllegalStep> {
             },
             event: match event {
                 Event::Signed(_) => "signed",
+                Event::Replaced(_) => "replaced",
                 Event::Sent => "sent",
                 Event::Closed(_) => "closed",
             },
@@ -300,12 +317,39 @@ mod tests {
     use super::*;
 
     fn signed(nonce: u64) -> SignedAs {
-        let sent = SentAs { signer: "0xa".into(), nonce, transaction: format!("0x{nonce}") };
+        let transaction = format!("0x{nonce}");
+        let sent = SentAs { signer: "0xa".into(), nonce, transaction, replaced: Vec::new() };
         SignedAs { sent, raw: vec![1] }
+    }
+
+    fn replacing(nonce: u64, number: usize) -> SignedAs {
+        let mut signed = signed(nonce);
+        signed.sent.transaction = format!("0x{nonce}/{number}");
+        signed
     }
 
     fn settled() -> Outcome {
         Outcome::Settled { transaction: "0x1".into(), block: 1, fee: Amount::ZERO }
+    }
+
+    #[test]
+    fn a_replacement_keeps_what_it_replaces_and_its_nonce() {
+        let mut stage = step(Stage::Due, Event::Signed(signed(1))).unwrap();
+        assert!(step(Stage::Due, Event::Replaced(replacing(1, 0))).is_err(), "nothing to replace");
+        assert!(step(stage.clone(), Event::Replaced(signed(2))).is_err(), "another nonce");
+        let mut elsewhere = replacing(1, 0);
+        elsewhere.sent.signer = "0xb".into();
+        assert!(step(stage.clone(), Event::Replaced(elsewhere)).is_err(), "another signer");
+        for number in 1..=REPLACEMENTS_MAX {
+            stage = step(stage, Event::Sent).unwrap();
+            stage = step(stage, Event::Replaced(replacing(1, number))).unwrap();
+            let Stage::Signed(now) = &stage else { panic!("{stage:?}") };
+            assert_eq!(now.sent.transaction, format!("0x1/{number}"));
+            assert_eq!(now.sent.replaced.len(), number);
+            assert!(now.sent.is_any("0x1") && now.sent.is_any("0x1/1"));
+            assert!(!now.sent.is_any("0x2"));
+        }
+        assert!(step(stage, Event::Replaced(replacing(1, 99))).is_err(), "without end");
     }
 
     #[test]
@@ -315,7 +359,8 @@ mod tests {
         assert_eq!(sent, Stage::Sent(signed(1)));
         assert_eq!(step(sent, Event::Closed(settled())).unwrap(), Stage::Final(settled()));
         assert!(step(Stage::Due, Event::Sent).is_err(), "sent without being signed");
-        for event in [Event::Signed(signed(2)), Event::Sent, Event::Closed(settled())] {
+        let replaced = Event::Replaced(replacing(1, 1));
+        for event in [Event::Signed(signed(2)), replaced, Event::Sent, Event::Closed(settled())] {
             assert!(step(Stage::Final(settled()), event).is_err(), "a final entry moved");
         }
     }

@@ -11,6 +11,7 @@ pub mod asset;
 pub mod error;
 pub mod facilitator;
 pub mod grants;
+pub mod host;
 pub mod journal;
 pub mod network;
 pub mod network_id;

@@ -185,6 +185,24 @@ pub enum SendError {
     Unknown(String),
 }
 
+/// What a signer has to pay gas with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Funds {
+    /// The signer, as spelled on the wire.
+    pub signer: String,
+    /// What it has, in wei.
+    pub wei: Amount,
+    /// What it must have for new work to be accepted, in wei.
+    pub floor: Amount,
+}
+
+impl Funds {
+    /// Whether it has too little for new work.
+    pub fn are_low(&self) -> bool {
+        self.wei < self.floor
+    }
+}
+
 /// Where a payment stands on the chain, read from logs and not from receipt status alone.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ChainStatus {
@@ -317,6 +335,14 @@ pub trait Network: Send + Sync {
         None
     }
 
+    /// What the signers have to pay gas with; nothing where that is no matter.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked.
+    async fn funds(&self) -> Result<Vec<Funds>, Unavailable> {
+        Ok(Vec::new())
+    }
+
     /// The next nonce of `signer` that the chain has not consumed.
     ///
     /// # Errors
@@ -333,6 +359,20 @@ pub trait Network: Send + Sync {
         nonce: u64,
         plan: &SecretBytes,
     ) -> Result<SignedTransaction, Unavailable>;
+
+    /// Signs what takes the place of a transaction that is not mined at the fees it offers: the same
+    /// call with the same nonce, and fees that nodes take for a replacement, within the operator's
+    /// bound. `None` where that is of no use: the offer is good enough, or cannot be raised.
+    ///
+    /// # Errors
+    /// When fees cannot be read.
+    async fn replacement(
+        &self,
+        _sent: &SentAs,
+        _raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        Ok(None)
+    }
 
     /// Sends the bytes. "Already known" counts as sent.
     ///
@@ -361,4 +401,14 @@ pub struct SentAs {
     pub nonce: u64,
     /// The hash of the signed transaction.
     pub transaction: String,
+    /// Hashes of transactions with the same nonce that it was to take the place of. One of them may be
+    /// mined instead.
+    pub replaced: Vec<String>,
+}
+
+impl SentAs {
+    /// Whether this is one of the transactions that may be mined for it.
+    pub fn is_any(&self, transaction: &str) -> bool {
+        self.transaction == transaction || self.replaced.iter().any(|hash| hash == transaction)
+    }
 }

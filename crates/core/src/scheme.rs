@@ -24,15 +24,12 @@ pub struct Decline(pub String);
 pub struct Authorized {
     /// Goes into `payload` of the payment message.
     pub payload: Map<String, Value>,
-    /// What is added to extensions, by their name: an object whose entries go into the extension's
-    /// `info`. Only what the server advertised is sent, and nothing that it said is changed.
-    pub extensions: Map<String, Value>,
 }
 
 impl Authorized {
-    /// A payload that needs no extension.
-    pub fn new(payload: Map<String, Value>) -> Self {
-        Self { payload, extensions: Map::new() }
+    /// A payment with this payload.
+    pub const fn new(payload: Map<String, Value>) -> Self {
+        Self { payload }
     }
 }
 
@@ -110,6 +107,18 @@ pub trait ClientScheme: Send + Sync {
     /// # Errors
     /// When the signer cannot be reached.
     async fn authorize(&self, clearance: &Clearance) -> Result<Authorized, Unavailable>;
+
+    /// What goes along with the authorization in those extensions that the server `advertised`, by
+    /// their name: an object whose entries are added to the extension's `info`. Nothing is signed
+    /// for an extension that was not advertised; it could not be sent. A payment without it may
+    /// still be good, so what cannot be made is left out.
+    async fn extensions(
+        &self,
+        _clearance: &Clearance,
+        _advertised: &Map<String, Value>,
+    ) -> Map<String, Value> {
+        Map::new()
+    }
 
     /// A secret id for `clearance`, the same each time, that only the payer's key can make. It is
     /// the off-chain proof of who presents a payment (`payment-identifier`).

@@ -299,8 +299,9 @@ pub fn over_total(quote: &Quote, used: Amount, limit: Amount) -> Denied {
     Denied {
         rule: "total_budget",
         message: format!(
-            "the payment of {asked} {symbol} exceeds what remains of the total budget: {remaining} \
-             of {limit} {symbol}; the owner can raise the total budget",
+            "the payment of {asked} {symbol} exceeds what remains of the account's total budget for \
+             {symbol} on {network}: {remaining} of {limit} {symbol}; the owner can raise it",
+            network = quote.asset.network,
             asked = units(quote.amount),
             remaining = units(remaining),
             limit = units(limit),

@@ -33,6 +33,7 @@ pub mod address;
 pub mod assets;
 pub mod contracts;
 pub mod exact;
+mod fees;
 mod fields;
 #[cfg(feature = "keystore")]
 pub mod keystore;

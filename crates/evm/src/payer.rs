@@ -23,11 +23,12 @@ use crate::address::{canonical, parse_address, parse_payee};
 use crate::assets::{Asset, AssetTable, TransferMethod};
 use crate::contracts::Erc20;
 use crate::exact::{Eip3009Payload, Permit2Payload};
+use crate::fees::Fees;
 use crate::mandate::Mandate;
 use crate::network::FACILITATOR_ADDRESS;
 use crate::network::sight::{Sighting, Subject, is_cancelled_for_good, is_over, sight};
 use crate::read::domain_of;
-use crate::rpc::{Block, Call, Rpc};
+use crate::rpc::{Block, Call, Called, Rpc};
 use crate::signature::Ecdsa;
 use crate::sponsor::{
     EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING, approval_info, token_permit_info,
@@ -102,27 +103,19 @@ impl<S: Signer + Send + Sync> Payer<S> {
             }
             Mandate::Delegation(_) => return Err(cannot("the reservation is for another method")),
         };
-        let extensions = match &mandate {
-            Mandate::Permit(permit) => {
-                self.sponsoring(asset, permit, &reservation.quote.offer, chain_id).await
-            }
-            Mandate::Authorization(_) | Mandate::Delegation(_) => Map::new(),
-        };
-        Ok(Authorized { payload, extensions })
+        Ok(Authorized { payload })
     }
 
-    /// What lets a facilitator give Permit2 the allowance that is missing: an EIP-2612 permit for
-    /// exactly this payment, or, of a token that has none, an approval. Nothing where the allowance
-    /// suffices or no node can be asked: the facilitator then says what is missing.
-    async fn sponsoring(
+    /// What lets a facilitator give Permit2 the allowance that is missing, by an extension that the
+    /// server advertised: an EIP-2612 permit for exactly this payment, or, where there can be none,
+    /// an approval. Nothing where the allowance suffices or no node can be asked: the facilitator
+    /// then says what is missing.
+    pub(crate) async fn extensions(
         &self,
-        asset: &Asset,
-        permit: &PermitTransfer,
-        offer: &Requirements,
-        chain_id: u64,
+        clearance: &Clearance,
+        advertised: &Map<String, Value>,
     ) -> Map<String, Value> {
-        let Some(rpc) = self.rpcs.get(&asset.info.id.network) else { return Map::new() };
-        match self.allowance(rpc, asset, permit, offer, chain_id).await {
+        match self.allowance(clearance.reservation(), advertised).await {
             Ok(Some((name, info))) => Map::from_iter([(name.to_owned(), info)]),
             Ok(None) | Err(_) => Map::new(),
         }
@@ -130,12 +123,20 @@ impl<S: Signer + Send + Sync> Payer<S> {
 
     async fn allowance(
         &self,
-        rpc: &Rpc,
-        asset: &Asset,
-        permit: &PermitTransfer,
-        offer: &Requirements,
-        chain_id: u64,
+        reservation: &Reservation,
+        advertised: &Map<String, Value>,
     ) -> Result<Option<(&'static str, Value)>, Unavailable> {
+        let asks = |name| advertised.contains_key(name);
+        let (asks_permit, asks_approval) =
+            (asks(EIP2612_GAS_SPONSORING), asks(ERC20_APPROVAL_GAS_SPONSORING));
+        let (mandate, asset) = self.mandate(reservation)?;
+        let rpc = self.rpcs.get(&asset.info.id.network);
+        let (Mandate::Permit(permit), Some(rpc), true) =
+            (mandate, rpc, asks_permit || asks_approval)
+        else {
+            return Ok(None);
+        };
+        let (offer, chain_id) = (&reservation.quote.offer, chain_id_of(reservation)?);
         let (token, owner) = (asset.token(), permit.from);
         let allowance = Erc20::allowanceCall { owner, spender: PERMIT2 }.abi_encode();
         let nonces = Erc20::noncesCall { owner }.abi_encode();
@@ -146,10 +147,13 @@ impl<S: Signer + Send + Sync> Payer<S> {
             return Ok(None);
         }
         // A server that names no domain takes no token permit, whatever the token can do.
-        let takes_permit = asset.has_domain() && matches!(domain_of(offer), (Some(_), Some(_)));
-        let nonce = rpc.read_call(nonce)?.word().filter(|_| takes_permit);
+        let has_names = asset.has_domain() && matches!(domain_of(offer), (Some(_), Some(_)));
+        let nonce = rpc.read_call(nonce)?.word().filter(|_| asks_permit && has_names);
         let Some(nonce) = nonce else {
-            let info = self.approval(rpc, token, permit, chain_id).await?;
+            if !asks_approval {
+                return Ok(None);
+            }
+            let info = self.approval(rpc, token, &permit, chain_id).await?;
             return Ok(info.map(|info| (ERC20_APPROVAL_GAS_SPONSORING, info.into())));
         };
         let (value, deadline) = (permit.permitted, permit.deadline);
@@ -160,8 +164,11 @@ impl<S: Signer + Send + Sync> Payer<S> {
         Ok(Some((EIP2612_GAS_SPONSORING, info.into())))
     }
 
-    /// A signed transaction that approves Permit2, for the facilitator to broadcast. An account with
-    /// code has none of its own.
+    /// A signed transaction that approves Permit2, for the facilitator to broadcast. None that could
+    /// not be used, since whoever has it can send it all the same: of an account with code, whose
+    /// transactions are not its key's alone; beside another that is not mined yet, which would take
+    /// its nonce; of a token that refuses it, as those do that change an allowance only from or to
+    /// zero; and while gas costs more than is ever paid here.
     async fn approval(
         &self,
         rpc: &Rpc,
@@ -170,27 +177,38 @@ impl<S: Signer + Send + Sync> Payer<S> {
         chain_id: u64,
     ) -> Result<Option<Map<String, Value>>, Unavailable> {
         let owner = permit.from;
-        let [code, nonce, head, tip] = rpc
-            .ask_all([Call::code(owner), Call::mined_nonces(owner), Call::head(), Call::tip()])
-            .await?;
-        if !rpc.read_bytes(code)?.is_empty() {
-            return Ok(None);
-        }
-        let nonce: U64 = rpc.read(nonce)?;
-        let head: Block = rpc.read(head)?;
-        let tip: u128 = rpc.read::<U256>(tip)?.saturating_to();
-        let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
         let amount = self.approves.max(permit.permitted);
+        let input = Erc20::approveCall { spender: PERMIT2, value: amount }.abi_encode();
+        let [code, nonce, pending, head, tip, trial] = rpc
+            .ask_all([
+                Call::code(owner),
+                Call::mined_nonces(owner),
+                Call::pending_nonces(owner),
+                Call::head(),
+                Call::tip(),
+                Call::simulate((owner, token), input.clone(), APPROVAL_GAS, "latest"),
+            ])
+            .await?;
+        let nonce: U64 = rpc.read(nonce)?;
+        let is_free = rpc.read_bytes(code)?.is_empty() && rpc.read::<U64>(pending)? == nonce;
+        // A token may answer nothing, as some well-known ones do, or `true`.
+        let works = match rpc.read_call(trial)? {
+            Called::Returned(answer) if answer.is_empty() => true,
+            answer => answer.word() == Some(U256::from(1)),
+        };
+        let head: Block = rpc.read(head)?;
+        let fees = Fees::offered(rpc, &head, tip).filter(|_| is_free && works);
+        let Some(fees) = fees else { return Ok(None) };
         let transaction = TxEip1559 {
             chain_id,
             nonce: nonce.to(),
             gas_limit: APPROVAL_GAS,
-            max_fee_per_gas: base.saturating_mul(2).saturating_add(tip),
-            max_priority_fee_per_gas: tip,
+            max_fee_per_gas: fees.max,
+            max_priority_fee_per_gas: fees.tip,
             to: token.into(),
             value: U256::ZERO,
             access_list: AccessList::default(),
-            input: Erc20::approveCall { spender: PERMIT2, value: amount }.abi_encode().into(),
+            input: input.into(),
         };
         let signature = self.signer.sign_hash(&transaction.signature_hash()).await;
         let signature = signature.map_err(|_| refused_to_sign())?.normalized_s();

@@ -18,6 +18,7 @@ use alloy::rpc::json_rpc::{
 use alloy::transports::{BoxTransport, TransportError};
 use pay402_core::NetworkId;
 use pay402_core::error::{Misconfigured, Unavailable};
+use pay402_core::host::is_loopback;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -58,11 +59,15 @@ impl Rpc {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(bad("must begin with https:// or http://"));
         }
-        let client = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .timeout(Duration::from_secs(REQUEST_TIMEOUT_S))
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|_| bad("cannot be used: the TLS library did not start"))?;
+            .redirect(reqwest::redirect::Policy::none());
+        // A proxy would read, and could answer, what is asked of a node on this machine.
+        if is_loopback(&url) {
+            builder = builder.no_proxy();
+        }
+        let client =
+            builder.build().map_err(|_| bad("cannot be used: the TLS library did not start"))?;
         Ok(Self { wire: Wire::Http { client, url }, what: what(network) })
     }
 
@@ -279,6 +284,11 @@ impl Call {
         Self::new("eth_getTransactionCount", json!([account, "latest"]))
     }
 
+    /// The same number with those that the node knows of and that are not mined yet.
+    pub(crate) fn pending_nonces(account: Address) -> Self {
+        Self::new("eth_getTransactionCount", json!([account, "pending"]))
+    }
+
     /// The number of transactions that `account` had had mined by the end of the block with this number.
     pub(crate) fn mined_nonces_at(account: Address, number: u64) -> Self {
         Self::new("eth_getTransactionCount", json!([account, U64::from(number)]))
@@ -394,6 +404,16 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// The block with this number and time, of which nothing else is known.
+    pub(crate) fn told(number: u64, time: u64) -> Self {
+        Self {
+            number: U64::from(number),
+            hash: B256::ZERO,
+            timestamp: U64::from(time),
+            base_fee_per_gas: None,
+        }
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.number.to()
     }

@@ -6,9 +6,12 @@
 //! and stay as they are; they are never recovered.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use alloy::primitives::{Address, B256, Bytes, Signature, U256, b256, uint};
 use alloy::sol_types::SolValue as _;
+use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
+use secp256k1::{Message, Secp256k1, VerifyOnly};
 use zeroize::Zeroizing;
 
 /// Longest signature that is read, in bytes. Passkey wallets need about 1,000.
@@ -17,6 +20,9 @@ pub const SIGNATURE_BYTES_MAX: usize = 4096;
 /// Half of the order of secp256k1; an `s` above it is the malleable twin of a signature.
 const HALF_ORDER: U256 =
     uint!(0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0_U256);
+
+/// What verifying needs of the curve, computed once.
+static CURVE: LazyLock<Secp256k1<VerifyOnly>> = LazyLock::new(Secp256k1::verification_only);
 
 /// What marks a signature that brings a deployment along (ERC-6492).
 const ERC6492_MAGIC: B256 =
@@ -157,7 +163,14 @@ impl Ecdsa {
 
     pub(crate) fn recover(&self, digest: &B256) -> Option<Address> {
         // A high `s` is made low first, so that its maker is known and it can be told apart.
-        self.0.normalized_s().recover_address_from_prehash(digest).ok()
+        let signature = self.0.normalized_s();
+        let parity = if signature.v() { RecoveryId::One } else { RecoveryId::Zero };
+        let signature = &signature.as_bytes()[..64];
+        let signature = RecoverableSignature::from_compact(signature, parity).ok()?;
+        // libsecp256k1 is five times as fast as what alloy recovers with.
+        let key = CURVE.recover_ecdsa(Message::from_digest(digest.0), &signature).ok()?;
+        let key = key.serialize_uncompressed();
+        Some(Address::from_raw_public_key(&key[1..]))
     }
 }
 

@@ -113,6 +113,8 @@ impl Drop for Custody {
 pub(crate) struct LaneHealth {
     pub(crate) signer: String,
     rejected_in_a_row: AtomicU32,
+    /// Whether the signer has too little to pay gas with.
+    low: AtomicBool,
 }
 
 impl LaneHealth {
@@ -120,6 +122,15 @@ impl LaneHealth {
     const REST_FIRST: Duration = Duration::from_millis(250);
     /// Longest rest of a lane.
     const REST_MAX: Duration = Duration::from_secs(30);
+
+    /// Notes whether the signer has too little; gives what was noted before.
+    pub(crate) fn mark(&self, low: bool) -> bool {
+        self.low.swap(low, Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_low(&self) -> bool {
+        self.low.load(Ordering::Relaxed)
+    }
 
     pub(crate) fn accepted(&self) {
         self.rejected_in_a_row.store(0, Ordering::Relaxed);
@@ -149,7 +160,11 @@ impl Desk {
         options: Arc<Options>,
     ) -> Self {
         let schemes = network.kinds().into_iter().map(|kind| (kind.version, kind.scheme)).collect();
-        let lane = |signer| LaneHealth { signer, rejected_in_a_row: AtomicU32::new(0) };
+        let lane = |signer| LaneHealth {
+            signer,
+            rejected_in_a_row: AtomicU32::new(0),
+            low: AtomicBool::new(false),
+        };
         Self {
             id: network.id().clone(),
             sealer: Sealer::new(&network.sealing_key()),

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
 use crate::errand;
+use crate::funds;
 use crate::lease;
 use crate::options::Options;
 use crate::recover;
@@ -441,6 +442,10 @@ async fn open(desk: Arc<Desk>) -> Result<Crew, Misconfigured> {
         }
     }
     desk.spawn(recover::search(crew.clone()));
+    if let Err(error) = funds::look(&desk).await {
+        tracing::warn!(network = %desk.id, %error, "the signers' funds are unknown");
+    }
+    desk.spawn(funds::watch(Arc::clone(&desk)));
     Ok(crew)
 }
 

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::desk::{Desk, Run};
 use crate::failpoint::Failpoint;
 use crate::follow;
+use crate::funds;
 use crate::recover;
 use crate::seal::Content;
 use crate::settle::{hash, refused_by};
@@ -137,6 +138,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
     if desk.run() != Run::Settling {
         return Err(Unavailable::new(what(), "it is stopping"));
     }
+    funds::check(desk)?;
     let place = Arc::clone(&desk.places)
         .try_acquire_owned()
         .map_err(|_| Unavailable::new(what(), "too many are unfinished"))?;

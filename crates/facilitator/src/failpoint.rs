@@ -46,6 +46,10 @@ failpoints! {
     AfterSignBeforeJournal = "after-sign-before-journal";
     /// The signed bytes are in the journal; no node has them.
     AfterJournalBeforeSend = "after-journal-before-send";
+    /// A replacement at higher fees is signed; the journal does not know of it.
+    AfterReplaceBeforeJournal = "after-replace-before-journal";
+    /// The replacement is in the journal; no node has it.
+    AfterReplaceJournalBeforeSend = "after-replace-journal-before-send";
     /// A node has the bytes; the journal does not say so.
     AfterSendBeforeSent = "after-send-before-sent";
     /// The chain proved the outcome; the journal does not have it.

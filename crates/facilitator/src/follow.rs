@@ -10,13 +10,15 @@
 use std::time::Duration;
 
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Event, Outcome};
-use pay402_core::network::{ChainStatus, SendError};
+use pay402_core::journal::{Entry, Event, Outcome, REPLACEMENTS_MAX, SignedAs, Stage};
+use pay402_core::network::{ChainStatus, SendError, SentAs};
 use pay402_core::{Amount, Refusal, Refused};
 use tokio::time::Instant;
 
 use crate::desk::Custody;
 use crate::failpoint::Failpoint;
+use crate::scribe::Unwritten;
+use crate::seal::Content;
 use crate::worker::{Crew, Flight, Job};
 
 /// Looks in a row that must show a transaction displaced before its payment is signed anew, the
@@ -105,6 +107,9 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             Handed::Untold => poll.max(Duration::from_millis(1)) * 10,
         };
     let mut displaced = Displaced::default();
+    let mut flight = flight;
+    let mut replace = options.replace_first;
+    let mut replace_at = Instant::now() + replace;
     loop {
         tokio::time::sleep(poll).await;
         poll = (poll * 2).min(options.poll_max);
@@ -119,6 +124,15 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
                 let job = Job { custody, plan, expires, displaced: Some(sent), failures: 0 };
                 return hand_in(&crew, job).await;
             }
+            Next::Resend if Instant::now() >= replace_at => {
+                if self::replace(&crew, &mut flight).await.is_err() {
+                    return;
+                }
+                _ = send(&crew, &flight).await;
+                replace = (replace * 2).min(options.replace_max);
+                replace_at = Instant::now() + replace;
+                displaced = Displaced::default();
+            }
             Next::Resend if Instant::now() >= resend_at => {
                 _ = send(&crew, &flight).await;
                 resend = (resend * 2).min(options.resend_max);
@@ -127,6 +141,56 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             }
             Next::Resend | Next::Look => displaced = Displaced::default(),
         }
+    }
+}
+
+/// The desk has stopped: nothing more is written.
+struct Stopped;
+
+/// Signs the transaction of `flight` anew at higher fees if it is not mined for want of them. Both
+/// have the same nonce, so that one of them is mined at most; which, is for the chain to say.
+async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
+    let desk = &crew.desk;
+    let (key, failpoints) = (flight.custody.key.clone(), &desk.options.failpoints);
+    if flight.sent.replaced.len() >= REPLACEMENTS_MAX || desk.lane_of(&flight.sent.signer).is_none()
+    {
+        return Ok(());
+    }
+    let signed = match desk.in_time(desk.network.replacement(&flight.sent, &flight.raw)).await {
+        Ok(Ok(Some(signed))) => signed,
+        Ok(Ok(None)) => return Ok(()),
+        Ok(Err(error)) | Err(error) => {
+            tracing::debug!(payment = %key, %error, "fees unknown");
+            return Ok(());
+        }
+    };
+    failpoints.pass(Failpoint::AfterReplaceBeforeJournal).await;
+    let raw = match desk.sealer.seal(Content::Raw, &key, &signed.raw) {
+        Ok(sealed) => sealed,
+        Err(error) => {
+            tracing::warn!(payment = %key, %error, "not sealed");
+            return Ok(());
+        }
+    };
+    let SentAs { signer, nonce, transaction: old, .. } = flight.sent.clone();
+    let sent = SentAs { signer, nonce, transaction: signed.transaction, replaced: Vec::new() };
+    let event = Event::Replaced(SignedAs { sent, raw });
+    let written = crew.scribe.write(vec![(key.clone(), event)]).await.pop();
+    failpoints.pass(Failpoint::AfterReplaceJournalBeforeSend).await;
+    match written {
+        Some(Ok(Entry { stage: Stage::Signed(recorded), .. })) => {
+            let new = &recorded.sent.transaction;
+            tracing::warn!(payment = %key, old, new, "not mined; offering more for it");
+            flight.sent = recorded.sent;
+            flight.raw = signed.raw;
+            Ok(())
+        }
+        Some(Ok(_)) => Ok(()),
+        Some(Err(Unwritten::Forbidden(problem))) => {
+            tracing::error!(payment = %key, problem, "a replacement was not recorded");
+            Ok(())
+        }
+        Some(Err(Unwritten::Stopped)) | None => Err(Stopped),
     }
 }
 
@@ -140,7 +204,7 @@ async fn look(crew: &Crew, flight: &Flight, status: Result<ChainStatus, Unavaila
             return Next::Resend;
         }
     };
-    let is_ours = |transaction: &str| transaction == flight.sent.transaction;
+    let is_ours = |transaction: &str| flight.sent.is_any(transaction);
     match status {
         ChainStatus::Open { expired: false, displaced: true } => Next::SignAgain,
         ChainStatus::Open { expired: true, displaced: true } => {

@@ -13,6 +13,7 @@
 //!   a signer's lane never has a gap that nobody holds the bytes for (`follow`);
 //! - what is sent beside payments has an entry of its own and takes the same road (`errand`);
 //! - what the journal stores is sealed (`seal`);
+//! - nothing new is accepted while every signer has too little to pay gas with (`funds`);
 //! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`).
 //!
 //! [`Journal`]: pay402_core::journal::Journal
@@ -24,6 +25,7 @@ mod engine;
 mod errand;
 pub mod failpoint;
 mod follow;
+mod funds;
 mod lease;
 pub mod options;
 mod recover;

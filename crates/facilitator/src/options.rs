@@ -29,6 +29,12 @@ pub const POLL_MAX: Duration = Duration::from_millis(500);
 pub const RESEND_FIRST: Duration = Duration::from_millis(500);
 /// Longest delay between two sendings of the same bytes.
 pub const RESEND_MAX: Duration = Duration::from_secs(10);
+/// How long a transaction may wait to be mined before its fees are looked at again; then twice as long.
+pub const REPLACE_FIRST: Duration = Duration::from_secs(10);
+/// Longest that a transaction waits before its fees are looked at again.
+pub const REPLACE_MAX: Duration = Duration::from_secs(60);
+/// How often the signers' funds are looked at.
+pub const FUNDS_EVERY: Duration = Duration::from_secs(30);
 /// How often the journal is searched for entries that nobody works on.
 pub const RESCAN: Duration = Duration::from_secs(30);
 /// How long the chain may lag behind the journal's nonces before missing ones are used again. What
@@ -66,6 +72,12 @@ pub struct Options {
     pub resend_first: Duration,
     /// Longest delay between two sendings of the same bytes.
     pub resend_max: Duration,
+    /// How long a transaction may wait to be mined before its fees are looked at again; then it doubles.
+    pub replace_first: Duration,
+    /// Longest that a transaction waits before its fees are looked at again.
+    pub replace_max: Duration,
+    /// How often the signers' funds are looked at.
+    pub funds_every: Duration,
     /// How often the journal is searched for entries that nobody works on.
     pub rescan: Duration,
     /// How long the chain may lag behind the journal's nonces before missing ones are used again.
@@ -96,6 +108,9 @@ impl Default for Options {
             poll_max: POLL_MAX,
             resend_first: RESEND_FIRST,
             resend_max: RESEND_MAX,
+            replace_first: REPLACE_FIRST,
+            replace_max: REPLACE_MAX,
+            funds_every: FUNDS_EVERY,
             rescan: RESCAN,
             gap_patience: GAP_PATIENCE,
             failpoints: Failpoints::default(),

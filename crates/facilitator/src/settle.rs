@@ -27,6 +27,7 @@ use crate::desk::{Desk, Run};
 use crate::errand::{self, Ended, Room};
 use crate::failpoint::Failpoint;
 use crate::follow;
+use crate::funds;
 use crate::recover;
 use crate::scribe::told_by_close;
 use crate::seal::Content;
@@ -165,6 +166,7 @@ impl Call {
         if desk.run() != Run::Settling {
             return Err(Unavailable::new(format!("settling on {}", desk.id), "it is stopping"));
         }
+        funds::check(desk)?;
         let place = Arc::clone(&desk.places).try_acquire_owned().map_err(|_| {
             Unavailable::new(format!("settling on {}", desk.id), "too many are unfinished")
         })?;

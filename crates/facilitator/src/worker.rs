@@ -27,8 +27,8 @@ use crate::seal::Content;
 const BATCH_MAX: usize = 64;
 /// Transactions that are being sent at a time.
 const SEND_CONCURRENCY: usize = 16;
-/// Transactions that are being signed at a time; each asks the node for fees.
-const SIGN_CONCURRENCY: usize = 16;
+/// Transactions that are being signed at a time; each looks at the chain, many of them together.
+const SIGN_CONCURRENCY: usize = BATCH_MAX;
 /// Pause before a payment that could not be signed is looked at again; it doubles.
 pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
 /// Longest pause before a payment that could not be signed is looked at again.
@@ -278,10 +278,16 @@ impl Worker {
     /// when there is one.
     async fn fit_lane(&mut self, sender: Option<&str>) -> Result<usize, Unavailable> {
         let mut problem = Unavailable::new("signer", "every signer's transactions are refused");
-        for _ in 0..self.lanes.len() {
+        // Signers that have too little come last: what was accepted is settled all the same.
+        let count = self.lanes.len();
+        for low in [false, true].into_iter().flat_map(|low| std::iter::repeat_n(low, count)) {
             let index = self.turn % self.lanes.len();
             self.turn = self.turn.wrapping_add(1);
-            let signer = &self.crew.desk.lanes[index].signer;
+            let lane = &self.crew.desk.lanes[index];
+            let signer = &lane.signer;
+            if lane.is_low() != low {
+                continue;
+            }
             if sender.is_some_and(|sender| sender != signer)
                 || self.lanes[index].rests(&self.crew.desk)
             {
@@ -339,7 +345,8 @@ async fn sign(desk: &Desk, planned: &Planned) -> Result<(SignedAs, SecretBytes),
     let signer = &desk.lanes[*lane].signer;
     let signed = desk.in_time(desk.network.sign(signer, *nonce, &job.plan)).await??;
     let sealed = desk.sealer.seal(Content::Raw, &job.custody.key, &signed.raw)?;
-    let sent = SentAs { signer: signer.clone(), nonce: *nonce, transaction: signed.transaction };
+    let (signer, transaction) = (signer.clone(), signed.transaction);
+    let sent = SentAs { signer, nonce: *nonce, transaction, replaced: Vec::new() };
     Ok((SignedAs { sent, raw: sealed }, signed.raw))
 }
 

@@ -6,8 +6,9 @@
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, header};
 use pay402_core::error::{Malformed, Misconfigured};
+use pay402_core::host::is_loopback;
 use pay402_core::{Digest, Requirements};
-use url::{Host, Url};
+use url::Url;
 
 /// Longest path and query that can be sold, in bytes. The URL is part of the 402's header, which
 /// proxies cut off at about 8 KB.
@@ -114,7 +115,7 @@ impl Base {
                 let host = request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
                 let host = host.or_else(|| request.uri.authority().map(Authority::as_str));
                 let problem = "must be a loopback name; on any other, configure public_url";
-                host.filter(|host| is_loopback(host))
+                host.filter(|host| is_loopback_name(host))
                     .map(|host| format!("http://{host}"))
                     .ok_or_else(|| Malformed::new("Host", problem))
             }
@@ -122,16 +123,10 @@ impl Base {
     }
 }
 
-fn is_loopback(authority: &str) -> bool {
+fn is_loopback_name(authority: &str) -> bool {
     let Ok(url) = Url::parse(&format!("http://{authority}/")) else { return false };
     let plain = url.username().is_empty() && url.password().is_none() && url.path() == "/";
-    let near = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    plain && url.query().is_none() && url.fragment().is_none() && near
+    plain && url.query().is_none() && url.fragment().is_none() && is_loopback(&url)
 }
 
 /// Whether `claimed`, the URL a client says it pays for, has the path of `ours`. Origin and query
@@ -150,7 +145,7 @@ mod tests {
     #[test]
     fn only_loopback_names_pass_as_host() {
         for good in ["localhost", "localhost:4021", "127.0.0.1:80", "127.9.9.9", "[::1]:4021"] {
-            assert!(is_loopback(good), "{good}");
+            assert!(is_loopback_name(good), "{good}");
         }
         for bad in [
             "",
@@ -166,7 +161,7 @@ mod tests {
             "0.0.0.0",
             "[::2]",
         ] {
-            assert!(!is_loopback(bad), "{bad} passed");
+            assert!(!is_loopback_name(bad), "{bad} passed");
         }
     }
 

@@ -11,11 +11,12 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Settlement, Supported, Verdict};
+use pay402_core::host::is_loopback;
 use pay402_core::wire::{
     Endpoint, decode_settled, decode_supported, decode_verdict, encode_facilitator_request,
 };
 use pay402_core::{Digest, Payment, Refused};
-use url::{Host, Url};
+use url::Url;
 
 /// Longest wait for a connection, in seconds.
 pub const CONNECT_WAIT_S: u64 = 5;
@@ -36,6 +37,10 @@ const NAME_BYTES_MAX: usize = 256;
 const TRIES: u32 = 3;
 /// Longest `Retry-After` that is waited for, in seconds.
 const RETRY_AFTER_S_MAX: u64 = 5;
+
+/// Why no secret goes there.
+const READABLE: &str = "is not encrypted, so anybody on the way could read the API key; use \
+                        https://, or send no key";
 
 /// A facilitator at a URL.
 pub struct RemoteFacilitator {
@@ -93,6 +98,10 @@ impl RemoteFacilitator {
         if base.fragment().is_some() {
             return Err(wrong("must not have a fragment"));
         }
+        let has_credentials = !base.username().is_empty() || base.password().is_some();
+        if has_credentials && is_open(&base) {
+            return Err(wrong(READABLE));
+        }
         let path = format!("{}/", base.path().trim_end_matches('/'));
         base.set_path(&path);
         let host = base.host().map(|host| host.to_string()).unwrap_or_default();
@@ -116,9 +125,13 @@ impl RemoteFacilitator {
     /// Sends `name: value` with every request, an API key for example. It is never printed.
     ///
     /// # Errors
-    /// `facilitator.headers` when name or value cannot be a header.
+    /// `facilitator.headers` when name or value cannot be a header; `facilitator` when the header
+    /// would go unencrypted to another machine.
     pub fn header(mut self, name: &str, value: &str) -> Result<Self, Misconfigured> {
         let key = "facilitator.headers";
+        if is_open(&self.base) {
+            return Err(Misconfigured::new("facilitator", READABLE));
+        }
         let name = HeaderName::try_from(name)
             .map_err(|_| Misconfigured::new(key, format!("{name:?} is no header name")))?;
         let mut value = HeaderValue::try_from(value).map_err(|_| {
@@ -362,13 +375,9 @@ fn name(text: Option<String>) -> Option<String> {
     text.filter(|text| text.len() <= NAME_BYTES_MAX)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
+/// Whether anybody between here and there could read what is sent.
+fn is_open(url: &Url) -> bool {
+    url.scheme() == "http" && !is_loopback(url)
 }
 
 /// What went wrong, without the URL, which may carry a key.

@@ -155,10 +155,13 @@ pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
 }
 
 fn read_signed(row: &impl Columns) -> Result<SignedAs, String> {
+    // The transactions whose place the recorded one was to take; every query brings them along.
+    let replaced: Option<String> = row.read("replaced")?;
     let sent = SentAs {
         signer: row.read("signer")?,
         nonce: row.read::<Whole>("nonce")?.0,
         transaction: row.read("transaction_hash")?,
+        replaced: replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
     };
     Ok(SignedAs { sent, raw: row.read("raw")? })
 }

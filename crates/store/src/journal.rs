@@ -108,10 +108,11 @@ impl Journal for SqliteJournal {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.writer
             .run(Access::Read, move |connection| {
-                let mut select = connection.prepare_cached(
-                    "SELECT * FROM entry WHERE network = ?1 AND stage IN ('due', 'signed', 'sent')
+                let mut select = connection.prepare_cached(concat!(
+                    entries!(),
+                    " WHERE network = ?1 AND stage IN ('due', 'signed', 'sent')
                      ORDER BY seq LIMIT ?2",
-                )?;
+                ))?;
                 let mut rows = select.query((&network, limit))?;
                 let mut entries = Vec::new();
                 while let Some(row) = rows.next()? {
@@ -182,6 +183,18 @@ impl Journal for SqliteJournal {
     }
 }
 
+/// Selects entries, with the transactions whose place the recorded one was to take.
+macro_rules! entries {
+    () => {
+        "SELECT *, (SELECT group_concat(other.transaction_hash, ' ') FROM signed_transaction AS other
+                    WHERE other.entry = entry.seq AND other.signer = entry.signer
+                      AND other.nonce = entry.nonce
+                      AND other.transaction_hash <> entry.transaction_hash) AS replaced
+         FROM entry"
+    };
+}
+use entries;
+
 fn enter(connection: &Connection, new: &NewEntry) -> Outcomes<Entered> {
     let inserted = connection
         .prepare_cached(
@@ -212,7 +225,7 @@ fn enter(connection: &Connection, new: &NewEntry) -> Outcomes<Entered> {
 }
 
 fn find(connection: &Connection, key: &PaymentKey) -> Outcomes<Option<EntryRow>> {
-    let mut select = connection.prepare_cached("SELECT * FROM entry WHERE key = ?1")?;
+    let mut select = connection.prepare_cached(concat!(entries!(), " WHERE key = ?1"))?;
     let mut rows = select.query([key.as_str()])?;
     rows.next()?.map(|row| read_entry(row).map_err(Stop::Broken)).transpose()
 }
@@ -278,7 +291,7 @@ fn advance(connection: &Connection, lease: &Lease, change: Advance) -> Outcomes<
     if entry.new.network != lease.network {
         return Err(no_entry());
     }
-    if let Event::Signed(signed) = &change.event {
+    if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
         record_signed(connection, seq, &entry.new.network, &signed.sent)?;
     }
     let entry = advanced(entry, change).map_err(Stop::Refused)?;

@@ -14,8 +14,14 @@ async fn a_crash_at_any_edge_settles_exactly_once() {
     let price = u128::from(PRICE_ATOMIC);
     for failpoint in Failpoint::ALL.iter().copied() {
         // Reached only by a caller who collects what another one was owed, and by a payment that
-        // waits for an errand: see `errands`.
-        let elsewhere = [Failpoint::AfterCollectBeforeAnswer, Failpoint::AfterErrandBeforePayment];
+        // waits for an errand (see `errands`), or whose transaction is replaced: the facilitator's own
+        // tests crash there.
+        let elsewhere = [
+            Failpoint::AfterCollectBeforeAnswer,
+            Failpoint::AfterErrandBeforePayment,
+            Failpoint::AfterReplaceBeforeJournal,
+            Failpoint::AfterReplaceJournalBeforeSend,
+        ];
         if elsewhere.contains(&failpoint) {
             continue;
         }

@@ -10,6 +10,7 @@ use pay402_evm::account::state::{self, Standing};
 use pay402_evm::{AssetTable, Rpc};
 
 use super::Common;
+use super::road::LOOK;
 use crate::error::CliError;
 
 /// How often the chain is asked whether it shows what was sent.
@@ -59,8 +60,6 @@ impl Chain {
         }
         let sent = transaction.map_or_else(String::new, |hash| format!(" (transaction {hash})"));
         Err(CliError::unclear(format!("it was sent, and the chain does not show it yet{sent}"))
-            .suggest(
-                "look later with `pay402 account status`; repeating the same call does no harm",
-            ))
+            .suggest(LOOK))
     }
 }

@@ -16,8 +16,8 @@ use alloy::signers::local::PrivateKeySigner;
 use pay402_core::NetworkId;
 use pay402_core::error::Malformed;
 use pay402_core::time::UnixTime;
-use pay402_evm::account::state::{self, Delegate, KeyState, Standing};
-use pay402_evm::account::{AGENT_ACCOUNT, RootOperation, Session};
+use pay402_evm::account::state::{self, Delegate, KeyState, Policy, Standing};
+use pay402_evm::account::{AGENT_ACCOUNT, RootOperation, relay};
 use pay402_evm::address::parse_address;
 use serde_json::json;
 use url::Url;
@@ -198,15 +198,19 @@ impl Office {
         let signer = secret::account(root.keystore.as_deref())?;
         let chain = Chain::connect(common).await?;
         let standing = state::standing(&chain.rpc, signer.address()).await?;
-        if !standing.is_deployed {
-            let message = format!(
-                "the agent account's code is not on {}: nothing is at {AGENT_ACCOUNT}",
-                chain.network
-            );
-            return Err(CliError::refused("not_deployed", message)
-                .suggest("anyone can deploy it there, see docs/agent-account.md"));
-        }
         Ok(Self { chain, root: signer, road, standing })
+    }
+
+    /// Refuses unless the agent account's code is on the chain.
+    fn check_deployed(&self) -> Result<(), CliError> {
+        if self.standing.is_deployed {
+            return Ok(());
+        }
+        let network = &self.chain.network;
+        let message =
+            format!("the agent account's code is not on {network}: nothing is at {AGENT_ACCOUNT}");
+        Err(CliError::refused("not_deployed", message)
+            .suggest("anyone can deploy it there, see docs/agent-account.md"))
     }
 
     fn account(&self) -> Address {
@@ -224,6 +228,67 @@ impl Office {
             .suggest("adopt first: `pay402 account adopt`, with the same session options"))
     }
 
+    /// Refuses a revocation that the account, as it is, would not carry out. It need not run the
+    /// agent account that this program knows: an older one has the same storage and operations.
+    async fn check_revocable(
+        &self,
+        operation: &RootOperation,
+        key: Option<Address>,
+    ) -> Result<(), CliError> {
+        let (rpc, account, network) = (&self.chain.rpc, self.account(), &self.chain.network);
+        let (epoch, delegate) = (self.standing.epoch, self.standing.delegate);
+        if delegate == Delegate::AgentAccount {
+            return Ok(());
+        }
+        let known = match key {
+            Some(key) => {
+                let policies = state::policies(rpc, account, epoch, &[key]).await?;
+                policies.first().map(|policy| (key, policy.state))
+            }
+            None => self.registered().await?.map(|key| (key, KeyState::Registered)),
+        };
+        let message = match delegate {
+            Delegate::Other(other) => {
+                match relay::rehearse(rpc, account, (epoch, known), operation).await? {
+                    None => return Ok(()),
+                    Some(why) => format!(
+                        "{account} runs {other} on {network}, which does not take the revocation: {why}"
+                    ),
+                }
+            }
+            Delegate::None | Delegate::AgentAccount | Delegate::Contract => {
+                format!("{account} is not an agent account on {network}")
+            }
+        };
+        let is_registered = known.is_some_and(|(_, state)| state == KeyState::Registered);
+        let advice = match (is_registered, delegate) {
+            (false, _) => "no session key of it is registered: there is nothing to revoke",
+            (true, Delegate::Other(_)) => {
+                "a key is registered in the account. Whether it still pays is up to the contract that \
+                 the account runs now; should the account adopt this one, revoke first thing after"
+            }
+            (true, _) => {
+                "a key is registered in the account, and pays nothing as long as the account runs no \
+                 code. Should it ever adopt again, revoke first thing after"
+            }
+        };
+        Err(CliError::refused("not_adopted", message).suggest(advice))
+    }
+
+    /// A session key that the account's storage has, as far as the logs of its registrations go.
+    async fn registered(&self) -> Result<Option<Address>, CliError> {
+        let (rpc, account, now) = (&self.chain.rpc, self.account(), &self.standing);
+        let history = state::registrations(rpc, account, 0, now.block).await?;
+        let keys: Vec<Address> = history.registrations.iter().map(|one| one.key).collect();
+        let policies = state::policies(rpc, account, now.epoch, &keys).await?;
+        let is_registered = |policy: &Policy| policy.state == KeyState::Registered;
+        Ok(keys
+            .into_iter()
+            .zip(&policies)
+            .find(|(_, policy)| is_registered(policy))
+            .map(|(key, _)| key))
+    }
+
     fn deadline(&self) -> UnixTime {
         self.standing.time.plus_s(match &self.road {
             Road::Kept { good_for_s, .. } => *good_for_s,
@@ -231,26 +296,51 @@ impl Office {
         })
     }
 
-    /// The operation that grants `session`.
-    async fn grant(&self, session: &Session) -> Result<RootOperation, CliError> {
-        let (rpc, epoch) = (&self.chain.rpc, self.standing.epoch);
-        let known = state::policies(rpc, self.account(), epoch, &[session.key]).await?;
-        match known.first().map(|policy| policy.state) {
-            Some(KeyState::Unknown) => {}
-            Some(state) => {
-                let (key, word) = (session.key, state.word());
-                let message =
-                    format!("the key {key} is {word} already; a key has one session for ever");
-                return Err(CliError::refused("session_exists", message)
-                    .suggest("grant another key: --new-key FILE makes one"));
-            }
-            None => return Err(CliError::network("the node answered too little")),
+    /// The operation that grants the session; `None` where an earlier call granted it, or one that
+    /// differs in its beginning alone.
+    async fn grant(&self, granted: &Granted) -> Result<Option<RootOperation>, CliError> {
+        let (epoch, time) = (self.standing.epoch, self.standing.time);
+        if self.policy(granted, epoch).await?.state != KeyState::Unknown {
+            self.find_earlier(granted).await?;
+            return Ok(None);
         }
         let account = self.chain.agent_account(self.account());
-        let sessions = std::slice::from_ref(session);
-        let time = self.standing.time;
+        let sessions = std::slice::from_ref(granted.session());
         RootOperation::register(account, sessions, epoch, self.deadline(), time)
+            .map(Some)
             .map_err(|error| malformed(&error))
+    }
+
+    /// What is stored of the session's key.
+    async fn policy(&self, granted: &Granted, epoch: u64) -> Result<Policy, CliError> {
+        let (rpc, key) = (&self.chain.rpc, granted.session().key);
+        let known = state::policies(rpc, self.account(), epoch, &[key]).await?;
+        known.first().copied().ok_or_else(|| CliError::network("the node answered too little"))
+    }
+
+    /// Notes the session that the key has already, if it is what was asked for and has not ended.
+    async fn find_earlier(&self, granted: &Granted) -> Result<(), CliError> {
+        let (account, now) =
+            (self.account(), state::standing(&self.chain.rpc, self.account()).await?);
+        let (key, policy) = (granted.session().key, self.policy(granted, now.epoch).await?);
+        if policy.state == KeyState::Registered && now.time < policy.expiry {
+            let history = state::registrations(&self.chain.rpc, account, 0, now.block).await?;
+            let mut found = history.registrations.into_iter();
+            let found = found.find(|one| (one.key, one.epoch) == (key, now.epoch));
+            let earlier = found.and_then(|one| one.session).filter(|one| granted.asks_for(one));
+            if let Some(earlier) = earlier {
+                granted.note_earlier(earlier);
+                return Ok(());
+            }
+        }
+        let what = match policy.state {
+            KeyState::Registered if now.time >= policy.expiry => "has expired",
+            KeyState::Registered => "is registered already, and not with these limits",
+            KeyState::Unknown | KeyState::Revoked => "is revoked",
+        };
+        let message = format!("the key {key} {what}; a key has one session for ever");
+        Err(CliError::refused("session_exists", message)
+            .suggest("grant another key: --new-key with a new file makes one"))
     }
 
     /// Has an errand carried out and waits until the chain shows it done.
@@ -286,9 +376,12 @@ impl Office {
         granted: &Granted,
         adopts: bool,
     ) -> Result<Option<String>, CliError> {
-        let operation = Some(self.grant(&granted.session).await?);
+        let operation = self.grant(granted).await?;
+        if operation.is_none() && !adopts {
+            return Ok(None);
+        }
         granted.keep_key()?;
-        let key = granted.session.key;
+        let key = granted.session().key;
         let is_done = async |now: &Standing| {
             if now.delegate != Delegate::AgentAccount {
                 return Ok(false);
@@ -297,7 +390,15 @@ impl Office {
             Ok(found.first().is_some_and(|policy| policy.state == KeyState::Registered))
         };
         let done = self.carry_out(&Errand { adopts, operation }, is_done).await;
-        done.map_err(|error| granted.drop_key(error))
+        let transaction = done.map_err(|error| granted.drop_key(error))?;
+        // An earlier call for the same key may have come first after all: what it granted counts.
+        let (session, policy) =
+            (granted.session(), self.policy(granted, self.standing.epoch).await?);
+        let is_ours = (policy.valid_after, policy.expiry) == (session.valid_after, session.expiry);
+        if policy.state == KeyState::Registered && !is_ours {
+            self.find_earlier(granted).await?;
+        }
+        Ok(transaction)
     }
 }
 
@@ -319,6 +420,7 @@ async fn adopt(args: Adopt) -> Result<(), CliError> {
         true => Some(args.session.session(&office.chain, &office.standing).await?),
         false => None,
     };
+    office.check_deployed()?;
     let adopts = match office.standing.delegate {
         Delegate::AgentAccount => false,
         Delegate::None => true,
@@ -396,6 +498,7 @@ fn trust_model() {
 
 async fn add(args: Add) -> Result<(), CliError> {
     let office = Office::open(&args.common, &args.root).await?;
+    office.check_deployed()?;
     office.check_adopted()?;
     let granted = args.session.session(&office.chain, &office.standing).await?;
     let transaction = office.carry_out_grant(&granted, false).await?;
@@ -411,7 +514,6 @@ async fn add(args: Add) -> Result<(), CliError> {
 
 async fn revoke(args: Revoke) -> Result<(), CliError> {
     let office = Office::open(&args.common, &args.root).await?;
-    office.check_adopted()?;
     let account = office.chain.agent_account(office.account());
     let (epoch, time, deadline) = (office.standing.epoch, office.standing.time, office.deadline());
     let (rpc, address) = (&office.chain.rpc, office.account());
@@ -430,16 +532,20 @@ async fn revoke(args: Revoke) -> Result<(), CliError> {
             (operation, said.to_owned())
         }
     };
-    let operation = Some(operation.map_err(|error| malformed(&error))?);
+    let operation = operation.map_err(|error| malformed(&error))?;
     let transaction = match args.key {
         Some(key) if is_revoked(key).await? => None,
         Some(key) => {
+            office.check_revocable(&operation, Some(key)).await?;
             let is_done = async |_: &Standing| is_revoked(key).await;
-            office.carry_out(&Errand { adopts: false, operation }, is_done).await?
+            let errand = Errand { adopts: false, operation: Some(operation) };
+            office.carry_out(&errand, is_done).await?
         }
         None => {
+            office.check_revocable(&operation, None).await?;
             let is_done = async |now: &Standing| Ok(now.epoch > epoch);
-            office.carry_out(&Errand { adopts: false, operation }, is_done).await?
+            let errand = Errand { adopts: false, operation: Some(operation) };
+            office.carry_out(&errand, is_done).await?
         }
     };
     let value = json!({

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use alloy::primitives::{Address, Bytes};
 use alloy::signers::local::PrivateKeySigner;
+use pay402_core::Refusal;
 use pay402_core::error::Misconfigured;
+use pay402_core::host::is_loopback;
+use pay402_core::refusal::Reason;
 use pay402_evm::account::relay::{self, Adopting, RelayError};
 use pay402_evm::account::state::Standing;
 use pay402_evm::account::{RootOperation, SignedAdoption};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde_json::{Map, Value, json};
 use url::Url;
-use zeroize::Zeroizing;
 
 use super::call_data;
 use super::chain::Chain;
@@ -29,6 +31,10 @@ const ANSWER_WAIT: Duration = Duration::from_secs(120);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Longest reason that is shown, in characters.
 const REASON_CHARS_MAX: usize = 256;
+/// What to do where it is not known whether something was sent. A repeat grants nothing twice: the
+/// key is the same, and a key has one session.
+pub(super) const LOOK: &str =
+    "look with `pay402 account status`; repeating the same call does no harm";
 /// How often the receipt of our own transaction is asked for.
 const RECEIPT_EVERY: Duration = Duration::from_millis(500);
 /// How often at most: for two minutes.
@@ -83,12 +89,20 @@ impl Road {
             .timeout(ANSWER_WAIT)
             // The API key is for this facilitator and for nobody that it names.
             .redirect(reqwest::redirect::Policy::none());
-        if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+        if is_loopback(&url) {
             builder = builder.no_proxy();
         }
         let client =
             builder.build().map_err(|_| bad("cannot be used: the TLS library did not start"))?;
-        Ok(Self::Facilitator { client, url, key: api_key()? })
+        let key = secret::bearer()?;
+        let has_secret = key.is_some() || !url.username().is_empty() || url.password().is_some();
+        if has_secret && url.scheme() == "http" && !is_loopback(&url) {
+            return Err(bad(
+                "is not encrypted, so anybody on the way could read the API key; use https://, or \
+                 send no key",
+            ));
+        }
+        Ok(Self::Facilitator { client, url, key })
     }
 
     /// Has it sent, and names the transaction where there is one. That it was done is for the chain
@@ -135,21 +149,6 @@ fn keep(file: &Path, body: &Value) -> std::io::Result<()> {
     writeln!(kept, "{body:#}").and_then(|()| kept.sync_all())
 }
 
-fn api_key() -> Result<Option<HeaderValue>, Misconfigured> {
-    let Some(key) = secret::from_environment(secret::API_KEY)? else { return Ok(None) };
-    let key = key.trim();
-    if key.is_empty() {
-        let problem = "is empty; set the key, or unset the variable";
-        return Err(Misconfigured::new(secret::API_KEY, problem));
-    }
-    let bearer = Zeroizing::new(format!("Bearer {key}"));
-    let mut value = HeaderValue::from_str(&bearer).map_err(|_| {
-        Misconfigured::new(secret::API_KEY, "has characters that no header may have")
-    })?;
-    value.set_sensitive(true);
-    Ok(Some(value))
-}
-
 /// The body of `POST /account`.
 async fn request(
     chain: &Chain,
@@ -175,15 +174,16 @@ async fn request(
 async fn ask(call: reqwest::RequestBuilder) -> Result<(u16, Vec<u8>), CliError> {
     let failed = |error: reqwest::Error| match error.is_connect() {
         true => CliError::network("no connection to the facilitator"),
-        false => CliError::unclear("the facilitator did not answer; it may have sent it")
-            .suggest("look with `pay402 account status`; repeating the same call does no harm"),
+        false => {
+            CliError::unclear("the facilitator did not answer; it may have sent it").suggest(LOOK)
+        }
     };
     let mut response = call.send().await.map_err(failed)?;
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(CliError::unclear("the facilitator's answer is too large"));
+            return Err(CliError::unclear("the facilitator's answer is too large").suggest(LOOK));
         }
         body.extend_from_slice(&chunk);
     }
@@ -207,8 +207,20 @@ fn read((status, body): (u16, Vec<u8>)) -> Result<Option<String>, CliError> {
                 401 | 403 => CliError::refused("facilitator_access", message)
                     .suggest("set FACILITATOR_API_KEY or FACILITATOR_API_KEY_FILE"),
                 404 => no_such_service(),
-                _ if reason == "sponsoring_not_offered" => no_such_service(),
-                503 | 429 => CliError { retryable: true, ..CliError::refused("busy", message) },
+                _ if reason == Refusal::SponsoringNotOffered.code() => no_such_service(),
+                408 | 429 | 500.. if !is_before_entry(&reason) => {
+                    let message = format!(
+                        "the facilitator answered HTTP {status} and may have taken it: {why}"
+                    );
+                    CliError::unclear(message).suggest(LOOK)
+                }
+                408 | 429 | 500.. => {
+                    CliError { retryable: true, ..CliError::refused("busy", message) }
+                }
+                _ if reason == Refusal::DelegateNotAllowed.code() => {
+                    CliError::refused("facilitator_refused", message)
+                        .suggest("send it from the account itself: --self-funded")
+                }
                 _ => CliError::refused("facilitator_refused", message),
             };
             Err(error.with_details(json!({ "reason": reason, "transaction": transaction })))
@@ -217,8 +229,25 @@ fn read((status, body): (u16, Vec<u8>)) -> Result<Option<String>, CliError> {
         (_, None) => Err(CliError::unclear(format!(
             "the facilitator answered HTTP {status} and did not say what it did"
         ))
-        .suggest("look with `pay402 account status`; repeating the same call does no harm")),
+        .suggest(LOOK)),
     }
+}
+
+/// Whether a facilitator that gives this reason has certainly recorded nothing that it would send
+/// later. "Busy" alone does not say that: its journal may have taken the request all the same.
+fn is_before_entry(reason: &str) -> bool {
+    matches!(
+        Reason::parse(reason),
+        Reason::Known(
+            Refusal::SponsoringNotOffered
+                | Refusal::SponsoringLimit
+                | Refusal::AdoptionInvalid
+                | Refusal::DelegateNotAllowed
+                | Refusal::AccountNotAdopted
+                | Refusal::OperationNotAllowed
+                | Refusal::PayerSuspended
+        )
+    )
 }
 
 fn no_such_service() -> CliError {
@@ -248,10 +277,17 @@ async fn send(
                 "send {} some of the network's own coin, or let a facilitator pay: --facilitator URL",
                 account.address
             )),
+        RelayError::Pending { nonce } => {
+            CliError::refused("pending_transaction", error.to_string()).suggest(format!(
+                "wait until it is mined, then repeat the call; if it never is, replace it from a \
+                 wallet: any transaction of {} with nonce {nonce} and fees at least 10 % higher. \
+                 What needs no adoption a facilitator can send meanwhile: --facilitator URL",
+                account.address
+            ))
+        }
         RelayError::Refused(why) => CliError::refused("refused", why),
         RelayError::Unavailable(error) => error.into(),
-        RelayError::Unknown { .. } => CliError::unclear(error.to_string())
-            .suggest("look with `pay402 account status`; repeating the same call does no harm"),
+        RelayError::Unknown { .. } => CliError::unclear(error.to_string()).suggest(LOOK),
     })?;
     for _ in 0..RECEIPTS_MAX {
         match relay::succeeded(&chain.rpc, hash).await? {
@@ -263,8 +299,7 @@ async fn send(
             None => tokio::time::sleep(RECEIPT_EVERY).await,
         }
     }
-    Err(CliError::unclear(format!("the transaction {hash} is not mined yet"))
-        .suggest("look later with `pay402 account status`"))
+    Err(CliError::unclear(format!("the transaction {hash} is not mined yet")).suggest(LOOK))
 }
 
 #[cfg(test)]
@@ -293,7 +328,24 @@ mod tests {
             (404, r#"{"error":"not_found","message":"x"}"#, "not_sponsored"),
             (404, "", "not_sponsored"),
             (200, r#"{"success":false,"errorReason":"sponsoring_not_offered"}"#, "not_sponsored"),
-            (503, r#"{"success":false,"errorReason":"x"}"#, "busy"),
+            (503, r#"{"success":false,"errorReason":"x"}"#, "outcome_unknown"),
+            (
+                503,
+                r#"{"success":false,"errorReason":"unexpected_settle_error"}"#,
+                "outcome_unknown",
+            ),
+            (
+                503,
+                r#"{"success":false,"errorReason":"account_operation_failed"}"#,
+                "outcome_unknown",
+            ),
+            (429, r#"{"error":"too_many_requests","message":"slow down"}"#, "outcome_unknown"),
+            (408, r#"{"error":"timeout","message":"too slow"}"#, "outcome_unknown"),
+            (500, r#"{"error":"internal"}"#, "outcome_unknown"),
+            (504, r#"{"error":"timeout"}"#, "outcome_unknown"),
+            (429, r#"{"success":false,"errorReason":"payer_suspended"}"#, "busy"),
+            (503, r#"{"success":false,"errorReason":"sponsoring_limit_reached"}"#, "busy"),
+            (400, r#"{"error":"bad_request","message":"call: is missing"}"#, "facilitator_refused"),
             (200, "{}", "outcome_unknown"),
             (200, "", "outcome_unknown"),
             (500, "<html>", "outcome_unknown"),

@@ -1,5 +1,7 @@
 //! The options that say what a session key may pay, in human units.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +19,7 @@ use zeroize::Zeroizing;
 use super::chain::Chain;
 use super::show::{self, Token};
 use crate::error::{CliError, exit};
+use crate::secret;
 
 /// Most decimal places of a token.
 const DECIMALS_MAX: i64 = 36;
@@ -27,7 +30,9 @@ pub(super) struct Args {
     /// Address of the session key.
     #[arg(long, value_name = "ADDRESS", value_parser = super::address)]
     key: Option<Address>,
-    /// Make a session key and keep it in this file, which must not exist yet.
+    /// Make a session key and keep it in this file. A file that is there already is not overwritten:
+    /// it must be its owner's alone (mode 600), and the key in it is meant, so that a call can be
+    /// repeated.
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     new_key: Option<PathBuf>,
     /// Token that it may spend: a symbol of the asset table, or an address.
@@ -80,11 +85,37 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
     if seconds == 0 { Err("must be longer than nothing".into()) } else { Ok(seconds) }
 }
 
-/// A session that was put together, and its key if that was made here.
+/// A session that was put together, and the file of its key if one was named.
 pub(super) struct Granted {
-    pub(super) session: Session,
+    session: Session,
     token: Token,
-    made: Option<(PathBuf, PrivateKeySigner)>,
+    file: Option<KeyFile>,
+    /// The session that the key was granted before, where it is the same but for its beginning.
+    earlier: OnceCell<Session>,
+}
+
+/// The file of a session key.
+struct KeyFile {
+    path: PathBuf,
+    signer: PrivateKeySigner,
+    is_new: bool,
+}
+
+impl KeyFile {
+    /// The key in the file, or a new one for it.
+    fn of(path: &Path) -> Result<Self, Misconfigured> {
+        let path = path.to_owned();
+        if !path.exists() {
+            return Ok(Self { path, signer: PrivateKeySigner::random(), is_new: true });
+        }
+        let text = secret::from_file("--new-key", &path)?;
+        let signer = secret::signer("--new-key", &text).map_err(|_| {
+            let problem = "exists already and holds no session key; name a new file, so that \
+                           nothing is overwritten";
+            Misconfigured::new("--new-key", format!("{}: {problem}", path.display()))
+        })?;
+        Ok(Self { path, signer, is_new: false })
+    }
 }
 
 /// The options that every session needs.
@@ -151,8 +182,8 @@ impl Args {
             // The road by EIP-3009 stays closed: `pay402 pay` does not take it.
             slots: 0,
         };
-        let made = self.new_key.as_ref().map(|path| (path.clone(), PrivateKeySigner::random()));
-        let key = made.as_ref().map(|(_, signer)| signer.address()).or(self.key);
+        let file = self.new_key.as_deref().map(KeyFile::of).transpose()?;
+        let key = file.as_ref().map(|file| file.signer.address()).or(self.key);
         let key = key.expect("one of both is given");
         let session = Session {
             key,
@@ -164,7 +195,7 @@ impl Args {
             },
             tokens: vec![limit],
         };
-        Ok(Granted { session, token, made })
+        Ok(Granted { session, token, file, earlier: OnceCell::new() })
     }
 
     async fn token(&self, chain: &Chain) -> Result<Token, CliError> {
@@ -218,22 +249,52 @@ impl Args {
 }
 
 impl Granted {
+    /// The session: as the chain shows it where it was granted before.
+    pub(super) fn session(&self) -> &Session {
+        self.earlier.get().unwrap_or(&self.session)
+    }
+
+    /// Whether `granted`, which the key has already, is what these options ask for: the same but for
+    /// its beginning, which is the time of the call.
+    pub(super) fn asks_for(&self, granted: &Session) -> bool {
+        let payees = |session: &Session| match &session.payees {
+            Payees::Any => None,
+            Payees::Only(payees) => Some(payees.iter().copied().collect::<BTreeSet<_>>()),
+        };
+        let span_s = |session: &Session| session.expiry.0.saturating_sub(session.valid_after.0);
+        let asked = &self.session;
+        (asked.key, &asked.tokens, payees(asked), span_s(asked))
+            == (granted.key, &granted.tokens, payees(granted), span_s(granted))
+    }
+
+    /// Notes that `granted` is what the key has.
+    pub(super) fn note_earlier(&self, granted: Session) {
+        // There is one session for a key, so that a second note would be the same.
+        let _ = self.earlier.set(granted);
+    }
+
     /// Writes the key that was made to its file, before anything is granted to it.
     pub(super) fn keep_key(&self) -> Result<(), CliError> {
-        match &self.made {
-            Some((path, signer)) => write_key(path, signer).map_err(CliError::from),
-            None => Ok(()),
+        match &self.file {
+            Some(KeyFile { path, signer, is_new: true }) => {
+                write_key(path, signer).map_err(CliError::from)
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
     /// Removes the key file that was made for what failed, if nothing can have been granted to it;
-    /// else says where it is.
+    /// else says where it is. A file that was there before stays.
     pub(super) fn drop_key(&self, mut error: CliError) -> CliError {
-        let Some((path, _)) = &self.made else { return error };
-        if error.exit == exit::REFUSED && std::fs::remove_file(path).is_ok() {
+        let Some(KeyFile { path, is_new, .. }) = &self.file else { return error };
+        if error.exit == exit::REFUSED && (!is_new || std::fs::remove_file(path).is_ok()) {
             return error;
         }
-        let kept = format!("the key {} is kept in {}", self.session.key, path.display());
+        let key = self.session.key;
+        let kept = format!(
+            "the key {key} is kept in {}, and the same call takes it again, as --key {key} does",
+            path.display()
+        );
         error.suggestion = Some(match error.suggestion {
             Some(suggestion) => format!("{suggestion}; {kept}"),
             None => kept,
@@ -242,9 +303,9 @@ impl Granted {
     }
 
     pub(super) fn json(&self) -> Value {
-        let mut value = show::session_json(&self.session, std::slice::from_ref(&self.token));
-        if let Some((path, _)) = &self.made {
-            value["key_file"] = json!(path);
+        let mut value = show::session_json(self.session(), std::slice::from_ref(&self.token));
+        if let Some(file) = &self.file {
+            value["key_file"] = json!(file.path);
         }
         value
     }
@@ -252,11 +313,11 @@ impl Granted {
     /// `adoption`: the file that the first payment has to bring along.
     pub(super) fn lines(&self, account: Address, adoption: Option<&Path>) -> Vec<String> {
         let mut lines = vec![format!("granted to the session key {}:", self.session.key)];
-        lines.extend(show::session_lines(&self.session, std::slice::from_ref(&self.token)));
-        let file = match &self.made {
-            Some((path, _)) => {
-                lines.push(format!("  its key is in {}", path.display()));
-                path.display().to_string()
+        lines.extend(show::session_lines(self.session(), std::slice::from_ref(&self.token)));
+        let file = match &self.file {
+            Some(file) => {
+                lines.push(format!("  its key is in {}", file.path.display()));
+                file.path.display().to_string()
             }
             None => "FILE".to_owned(),
         };
@@ -273,6 +334,7 @@ impl Granted {
 fn write_key(path: &Path, signer: &PrivateKeySigner) -> Result<(), Misconfigured> {
     let fail = |error: std::io::Error| {
         let why = match error.kind() {
+            // It came to be since it was looked for, or is a link to nowhere.
             std::io::ErrorKind::AlreadyExists => {
                 "exists already; name a new file, so that no key is overwritten".to_owned()
             }
@@ -311,10 +373,10 @@ mod tests {
         let path = folder.path().join("agent.key");
         let signer = PrivateKeySigner::random();
         write_key(&path, &signer).unwrap();
-        let read = crate::secret::from_file("test", &path).unwrap();
-        assert_eq!(crate::secret::signer("test", &read).unwrap().address(), signer.address());
+        let read = secret::from_file("test", &path).unwrap();
+        assert_eq!(secret::signer("test", &read).unwrap().address(), signer.address());
         let error = write_key(&path, &PrivateKeySigner::random()).unwrap_err();
         assert!(error.to_string().contains("exists already"), "{error}");
-        assert_eq!(crate::secret::from_file("test", &path).unwrap(), read);
+        assert_eq!(secret::from_file("test", &path).unwrap(), read);
     }
 }

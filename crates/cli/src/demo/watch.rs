@@ -8,6 +8,7 @@ use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
 use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate, Unplanned};
 use pay402_core::spend::{self, Clearance, Intent, Plan, Policy, Quote, Spent};
 use pay402_core::{Payment, Requirements, Scheme};
+use serde_json::{Map, Value};
 
 /// Something that happened in the stack.
 #[derive(Clone, Debug)]
@@ -100,6 +101,14 @@ impl<T: ClientScheme> ClientScheme for Watched<T> {
         let authorized = self.inner.authorize(clearance).await?;
         self.watch.record(Event::Signed(clearance.reservation().plan.clone()));
         Ok(authorized)
+    }
+
+    async fn extensions(
+        &self,
+        clearance: &Clearance,
+        advertised: &Map<String, Value>,
+    ) -> Map<String, Value> {
+        self.inner.extensions(clearance, advertised).await
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {

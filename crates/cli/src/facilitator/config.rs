@@ -86,6 +86,9 @@ pub(crate) struct Network {
     pub(crate) gas_limit_max: Option<u64>,
     /// Highest fee per gas that is paid, in gwei. Default 200.
     pub(crate) fee_per_gas_max_gwei: Option<u64>,
+    /// What the signer must have for new settlements to be accepted, in gwei. Default what 20 of them may
+    /// cost at the fees of the present.
+    pub(crate) signer_min_gwei: Option<u64>,
     /// Contracts that may be called to deploy a payer's wallet (ERC-6492). Default none.
     #[serde(default)]
     pub(crate) factories: Vec<String>,
@@ -283,6 +286,7 @@ impl Network {
             block_time_s: self.block_time_s.unwrap_or(block_time_s),
             gas_limit_max: self.gas_limit_max.unwrap_or(default.gas_limit_max),
             fee_per_gas_max: fee_per_gas_max.unwrap_or(default.fee_per_gas_max),
+            signer_wei_min: self.signer_min_gwei.map(|gwei| u128::from(gwei) * WEI_PER_GWEI),
             factories: contracts(&format!("{setting}.factories"), &self.factories)?,
             delegation_managers: contracts(
                 &format!("{setting}.delegation_managers"),

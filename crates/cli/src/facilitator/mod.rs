@@ -53,6 +53,8 @@ A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   block_time_s = 2            # payments must leave time for two blocks
   gas_limit_max = 400000      # most gas of one settlement; 600000 more to deploy a wallet
   fee_per_gas_max_gwei = 200  # highest price of gas
+  signer_min_gwei = 5000000   # what the signer must have for new work to be accepted (0.005 ETH here);
+                              # without it, what 20 settlements may cost at the time
 and a token that is not in the default table is added below it:
   [[network.asset]]
   address = "0x..."

@@ -81,6 +81,9 @@ fn buying_in_processes_of_their_own() {
     let (code, _, stderr) = pay(&["--max-spend", "0.002"]);
     let why = error(&stderr);
     assert_eq!((code, &why["details"]["rule"]), (11, &"total_budget".into()), "{why}");
+    // It holds for one token, and says so.
+    assert!(why["message"].as_str().unwrap().contains("USDC on eip155:84532"), "{why}");
+    assert!(why["suggestion"].as_str().unwrap().contains("this token on this network"), "{why}");
 
     let (code, _, stderr) = pay(&["-n", "eip155:8453"]);
     assert_eq!(code, 11, "{stderr}");
@@ -92,6 +95,21 @@ fn buying_in_processes_of_their_own() {
     let (code, _, stderr) = run(market.pay(folder.path(), &["http://127.0.0.1:1/"]));
     let why = error(&stderr);
     assert_eq!((code, &why["code"], &why["retryable"]), (4, &"network".into(), &true.into()));
+}
+
+#[test]
+fn a_proxy_in_the_environment_sees_nothing_of_what_stays_on_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let market = Market::open(folder.path(), "warn");
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let at = format!("http://{}", proxy.local_addr().unwrap());
+    let mut command = market.pay(folder.path(), &[&format!("{}/paid", market.api.url)]);
+    command.envs(["HTTP_PROXY", "http_proxy", "ALL_PROXY"].map(|name| (name, &at)));
+    let (code, _, stderr) = run(command);
+    assert_eq!(code, 0, "{stderr}");
+    let seen = proxy.accept().map(|(_, from)| from).map_err(|error| error.kind());
+    assert_eq!(seen, Err(std::io::ErrorKind::WouldBlock), "the proxy was connected to");
 }
 
 /// The public PBKDF2 vector of the Web3 Secret Storage definition; its password is `testpassword`.
@@ -297,6 +315,30 @@ fn mistakes_are_named_before_anything_starts() {
         assert_eq!(code, 3, "{name}: {stderr}");
         assert!(message.contains(named), "{name}: {message}");
         assert!(!message.contains("secret-path"), "{name}: {message}");
+    }
+
+    // What cannot be sold is said before a facilitator is asked.
+    for routes in [&["GET /a", "GET /a"][..], &["GET /:id"], &["GET /a?b=1"]] {
+        let mut command = pay402(&["serve", "--facilitator", "http://127.0.0.1:1", "--listen"]);
+        command.args(["127.0.0.1:0", "--pay-to", &dev_address(2)]);
+        command.args(routes.iter().flat_map(|route| ["--route", route]));
+        let (code, _, stderr) = run(command);
+        assert_eq!((code, &error(&stderr)["code"]), (2, &"usage".into()), "{stderr}");
+        assert!(error(&stderr)["message"].as_str().unwrap().contains("--route"), "{stderr}");
+    }
+
+    // An API key goes to nobody in the clear.
+    let far = "http://198.51.100.7:4020";
+    let payee = dev_address(2);
+    let serve = ["serve", "--facilitator", far, "--listen", "127.0.0.1:0", "--pay-to", &payee];
+    let adopt = ["account", "adopt", "--facilitator", far, "--rpc-url", "http://127.0.0.1:1"];
+    for arguments in [&serve[..], &adopt] {
+        let mut command = pay402(arguments);
+        command.env("FACILITATOR_API_KEY", "hunter2").env("EVM_PRIVATE_KEY", dev_key(1));
+        let (code, _, stderr) = run(command);
+        let message = error(&stderr)["message"].as_str().unwrap().to_owned();
+        assert!(code == 3 && message.contains("facilitator: is not encrypted"), "{stderr}");
+        assert!(message.contains("https://") && !stderr.contains("hunter2"), "{stderr}");
     }
 
     // A server whose facilitator is not there sells nothing, and gives nothing away.

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)] // tests
 
 mod account;
+mod again;
+mod broken;
 mod canary;
 #[cfg(unix)]
 #[allow(dead_code, unreachable_pub, reason = "other tests and benches use the rest")]

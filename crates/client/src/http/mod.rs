@@ -1,7 +1,9 @@
 //! The HTTP client that pays.
 //!
 //! A payment goes only to the origin that was asked: redirects are followed by hand, on the unpaid
-//! leg, inside one origin. After a payment was sent, only the same bytes are sent again.
+//! leg, inside one origin. After a payment was sent, only the same bytes are sent again. What is on
+//! this machine is asked directly, whatever proxy is set: plain HTTP is allowed there because nobody
+//! is on the way.
 
 mod body;
 
@@ -14,6 +16,7 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 use pay402_core::error::Misconfigured;
+use pay402_core::host::is_loopback;
 use pay402_core::payment::PaymentRequired;
 use pay402_core::transport::http::{read_payment_required, strip_payment};
 use reqwest::{Request, Response};
@@ -70,6 +73,8 @@ pub struct Paid {
 #[derive(Clone, Debug)]
 pub struct PayingClient {
     http: reqwest::Client,
+    /// For this machine: without any proxy.
+    near: reqwest::Client,
     wallet: Wallet,
     retry: RetryRules,
     answer_wait: Duration,
@@ -88,6 +93,7 @@ impl PayingClient {
     pub fn builder(wallet: Wallet) -> PayingClientBuilder {
         PayingClientBuilder {
             http: reqwest::Client::builder(),
+            near: reqwest::Client::builder(),
             wallet,
             retry: RetryRules::default(),
             answer_wait: ANSWER_WAIT,
@@ -273,7 +279,8 @@ impl PayingClient {
     }
 
     async fn send(&self, call: &Call, payment: &HeaderMap) -> Result<Response, Lost> {
-        let sent = self.http.execute(call.request(payment));
+        let http = if is_loopback(&call.url) { &self.near } else { &self.http };
+        let sent = http.execute(call.request(payment));
         match tokio::time::timeout(self.answer_wait, sent).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
@@ -298,16 +305,19 @@ impl PayingClient {
 #[must_use]
 pub struct PayingClientBuilder {
     http: reqwest::ClientBuilder,
+    near: reqwest::ClientBuilder,
     wallet: Wallet,
     retry: RetryRules,
     answer_wait: Duration,
 }
 
 impl PayingClientBuilder {
-    /// Settings of the HTTP client underneath: headers, proxies, certificates. Its redirects are
-    /// switched off; a total timeout there would cut long bodies short.
-    pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
-        self.http = http;
+    /// Settings of the HTTP clients underneath: headers, proxies, certificates. There are two, and
+    /// the one for this machine uses no proxy. Redirects are switched off; a total timeout there
+    /// would cut long bodies short.
+    pub fn http(mut self, settings: impl Fn() -> reqwest::ClientBuilder) -> Self {
+        self.http = settings();
+        self.near = settings();
         self
     }
 
@@ -332,10 +342,13 @@ impl PayingClientBuilder {
             return Err(Misconfigured::new("retry.presentations_max", "must be at least 1"));
         }
         // A followed redirect would carry the payment along, to anyone.
-        let http = self.http.redirect(reqwest::redirect::Policy::none()).build();
-        let http = http.map_err(|error| Misconfigured::new("http", error.to_string()))?;
-        let Self { wallet, retry, answer_wait, .. } = self;
-        Ok(PayingClient { http, wallet, retry, answer_wait })
+        let made = |http: reqwest::ClientBuilder| {
+            let http = http.redirect(reqwest::redirect::Policy::none()).build();
+            http.map_err(|error| Misconfigured::new("http", error.to_string()))
+        };
+        let Self { http, near, wallet, retry, answer_wait } = self;
+        let (http, near) = (made(http)?, made(near.no_proxy())?);
+        Ok(PayingClient { http, near, wallet, retry, answer_wait })
     }
 }
 

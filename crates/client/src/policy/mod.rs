@@ -7,11 +7,10 @@
 use std::collections::BTreeMap;
 
 use pay402_core::asset::{AssetId, canonical_address, same_address};
+use pay402_core::host::is_loopback;
 use pay402_core::spend::{Denied, Intent, Limits, Policy, Quote, Spent, Verdict, over_total};
 use pay402_core::{Amount, NetworkId, Price};
 use url::Url;
-
-use crate::origin::is_loopback;
 
 /// Longest lifetime of a signed authorization unless the owner says otherwise, in seconds.
 pub const LIFETIME_S_DEFAULT: u64 = 300;

@@ -149,6 +149,7 @@ fn plain_http_is_for_this_machine_only() {
         ("http://[::1]:4021", "allow"),
         ("http://api.example.com", "plain_http"),
         ("http://127.0.0.1.example.com", "plain_http"),
+        ("http://shop.localhost:4021", "plain_http"),
         ("null", "plain_http"),
     ] {
         assert_eq!(rule_of(&policy, &quote(1), origin, Spent::default()), expected, "{origin}");

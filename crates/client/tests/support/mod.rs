@@ -158,8 +158,11 @@ impl ClientScheme for FakeScheme {
             },
         });
         let Value::Object(payload) = payload else { unreachable!("an object was written") };
-        let extensions = self.extensions.lock().expect("no panic while held").clone();
-        Ok(Authorized { payload, extensions })
+        Ok(Authorized { payload })
+    }
+
+    async fn extensions(&self, _: &Clearance, _: &Map<String, Value>) -> Map<String, Value> {
+        self.extensions.lock().expect("no panic while held").clone()
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {
@@ -249,7 +252,7 @@ impl World {
         PayingClient::builder(self.wallet())
             .retry(self.retry)
             .answer_wait(Duration::from_secs(2))
-            .http(reqwest::Client::builder().no_proxy())
+            .http(|| reqwest::Client::builder().no_proxy())
             .build()
             .expect("the settings are right")
     }

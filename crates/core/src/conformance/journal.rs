@@ -27,6 +27,7 @@ macro_rules! journal_conformance {
                 changes_apply_all_or_none,
                 changes_apply_in_order,
                 a_displaced_transaction_is_signed_anew,
+                a_replacement_keeps_what_it_replaces,
                 a_final_entry_is_wiped_and_stays,
                 a_lease_excludes_others_until_it_expires,
                 one_of_100_takes_the_lease,
@@ -86,7 +87,7 @@ fn new(name: &str) -> NewEntry {
 
 fn signed_by(signer: &str, nonce: u64) -> SignedAs {
     let transaction = format!("0xhash{nonce}");
-    let sent = SentAs { signer: signer.into(), nonce, transaction };
+    let sent = SentAs { signer: signer.into(), nonce, transaction, replaced: Vec::new() };
     SignedAs { sent, raw: vec![2, 0, 255, 1] }
 }
 
@@ -285,6 +286,34 @@ pub async fn a_displaced_transaction_is_signed_anew<J: Journal + 'static>(on: On
     advance(&*on.store, &lease, "one", Event::Signed(signed(3))).await;
     assert_eq!(find(&*on.store, "one").await.stage, Stage::Signed(signed(3)));
     assert_eq!(on.store.next_nonce(&network(), "0xSigner").await, Ok(Some(10)));
+}
+
+/// A replacement is recorded beside what it is to take the place of.
+pub async fn a_replacement_keeps_what_it_replaces<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    enter(journal, new("one")).await;
+    advance(journal, &lease, "one", Event::Signed(signed(4))).await;
+    // A nonce of its own was displaced before: it is none of those that may be mined for this one.
+    advance(journal, &lease, "one", Event::Signed(signed(5))).await;
+    let dearer = |number: u64| {
+        let mut signed = signed(5);
+        signed.sent.transaction = format!("0xhash5/{number}");
+        signed.raw = vec![3, 0, 255];
+        signed
+    };
+    advance(journal, &lease, "one", Event::Replaced(dearer(1))).await;
+    advance(journal, &lease, "one", Event::Sent).await;
+    let now = advance(journal, &lease, "one", Event::Replaced(dearer(2))).await;
+    let Stage::Signed(recorded) = &now.stage else { panic!("{now:?}") };
+    assert_eq!(recorded.sent.transaction, "0xhash5/2");
+    assert_eq!(recorded.sent.replaced, ["0xhash5", "0xhash5/1"]);
+    assert_eq!(recorded.raw, vec![3, 0, 255]);
+    assert_eq!(find(journal, "one").await, now, "read as it was written");
+    let unfinished = journal.unfinished(&network(), 10).await.expect("the store answers");
+    assert_eq!(unfinished, std::slice::from_ref(&now));
+    let next = journal.next_nonce(&network(), "0xSigner").await;
+    assert_eq!(next, Ok(Some(6)), "it has no nonce of its own");
 }
 
 /// Nothing spendable at rest, and no way back.

@@ -528,6 +528,9 @@ async fn the_typed_data_is_as_documented() {
     assert_eq!((domain.version.as_str(), domain.chainId), ("1", U256::from(CHAIN)));
     assert_eq!(domain.verifyingContract, world.root.address());
     let page = include_str!("../../../../docs/agent-account.md");
+    let (account, deployer) =
+        (AGENT_ACCOUNT_ADDRESS.to_checksum(None), CREATE2_DEPLOYER.to_checksum(None));
+    assert!(page.contains(&account) && page.contains(&deployer), "where it is");
     for text in [
         RegisterSessions::eip712_encode_type(),
         RevokeSession::eip712_encode_type(),

@@ -18,7 +18,7 @@ use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate, Unplanned};
 use pay402_core::spend::{Clearance, Denied, Quote, Reservation};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, NetworkId, Requirements, Scheme};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::AgentAccount;
 use super::abi::AgentAccount as Contract;
@@ -385,12 +385,21 @@ impl<S: Signer + Send + Sync> ClientScheme for SessionClient<S> {
             context: payment.context(&signature),
             delegator: account.address,
         };
-        let network = &clearance.reservation().quote.asset.network;
-        let mut authorized = Authorized::new(payload.to_json());
-        if let Some(adoption) = self.adoption(network, payment.epoch).await {
-            authorized.extensions.insert(ACCOUNT_ADOPTION.to_owned(), adoption.info().into());
+        Ok(Authorized::new(payload.to_json()))
+    }
+
+    async fn extensions(
+        &self,
+        clearance: &Clearance,
+        advertised: &Map<String, Value>,
+    ) -> Map<String, Value> {
+        let reservation = clearance.reservation();
+        let Ok((payment, _)) = self.payment(reservation) else { return Map::new() };
+        if !advertised.contains_key(ACCOUNT_ADOPTION) {
+            return Map::new();
         }
-        Ok(authorized)
+        let adoption = self.adoption(&reservation.quote.asset.network, payment.epoch).await;
+        adoption.map(|one| (ACCOUNT_ADOPTION.to_owned(), one.info().into())).into_iter().collect()
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {

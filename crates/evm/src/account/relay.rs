@@ -13,19 +13,21 @@ use pay402_core::error::Unavailable;
 use pay402_core::network::SendError;
 use serde_json::{Value, json};
 
-use super::state::Standing;
-use super::{AGENT_ACCOUNT, Adoption, AgentAccount};
-use crate::network::{FEE_PER_GAS_MAX_DEFAULT, errors};
-use crate::rpc::{Block, Call, Receipt, Rpc};
+use super::abi::AgentAccount as Contract;
+use super::state::{KeyState, Standing, view};
+use super::{AGENT_ACCOUNT, Adoption, AgentAccount, RootOperation};
+use crate::fees::Fees;
+use crate::network::errors;
+use crate::rpc::{Block, Call, Called, Receipt, Rpc};
 
-/// Tip where the node proposes none, in wei: 1 gwei.
-const TIP_FALLBACK: u128 = 1_000_000_000;
 /// Gas of a transaction that adopts and calls nothing: 21,000 for itself, 25,000 for the
 /// delegation, and what may come on top by later rules.
 const GAS_ADOPTION: u64 = 100_000;
 /// Gas for each word of call data of a registration: at most one new slot of storage, and what it
 /// takes to hash and log it.
 const GAS_PER_WORD: u64 = 30_000;
+/// Why a transaction comes too late.
+const OVERTAKEN: &str = "the account sent another transaction in the meantime; try again";
 /// Most gas that is offered.
 const GAS_MAX: u64 = 15_000_000;
 
@@ -42,6 +44,13 @@ pub enum RelayError {
         needed: U256,
         /// What the account has, in wei.
         held: U256,
+    },
+    /// Another transaction of the account waits with the nonce that this one would need: nothing
+    /// was sent.
+    #[error("a transaction of the account with nonce {nonce} is not mined yet")]
+    Pending {
+        /// Its nonce.
+        nonce: u64,
     },
     /// The node did not answer: nothing was sent.
     #[error(transparent)]
@@ -77,9 +86,19 @@ pub async fn send(
     adopting: Adopting,
     call: Bytes,
 ) -> Result<B256, RelayError> {
-    let tip = Call::new("eth_maxPriorityFeePerGas", json!([]));
-    let [head, tip, trial] =
-        rpc.ask_all([Call::head(), tip, trial(account.address, adopting, &call)]).await?;
+    let trial = trial(account.address, adopting, &call);
+    let (mined, pending) =
+        (Call::mined_nonces(account.address), Call::pending_nonces(account.address));
+    let [head, tip, trial, mined, pending] =
+        rpc.ask_all([Call::head(), Call::tip(), trial, mined, pending]).await?;
+    if rpc.read::<U64>(mined)?.to::<u64>() != standing.nonce {
+        return Err(RelayError::Refused(OVERTAKEN.into()));
+    }
+    // Beside it, this one would be refused or take its place, and of an account with code most nodes
+    // hold one alone. A node that does not tell what is pending refuses it itself.
+    if rpc.read::<U64>(pending).is_ok_and(|pending| pending.to::<u64>() > standing.nonce) {
+        return Err(RelayError::Pending { nonce: standing.nonce });
+    }
     let gas_limit = match trial {
         Err(error) if errors::execution_failure(&error).is_some() => {
             let why = errors::execution_failure(&error).unwrap_or_default();
@@ -93,15 +112,11 @@ pub async fn send(
         Ok(_) | Err(_) => adoption_gas(&call),
     };
     let head: Block = rpc.read(head)?;
-    let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
-    let tip = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
-    let tip: u128 = tip.unwrap_or(TIP_FALLBACK);
-    let cap = base.saturating_mul(2).saturating_add(tip).min(FEE_PER_GAS_MAX_DEFAULT);
-    if base > cap {
+    let Some(fees) = Fees::offered(rpc, &head, tip) else {
         return Err(RelayError::Refused("gas costs more than is paid here; try later".into()));
-    }
-    let gas = Gas { limit: gas_limit.min(GAS_MAX), cap, tip: tip.min(cap) };
-    let needed = U256::from(gas.limit).saturating_mul(U256::from(cap));
+    };
+    let gas = Gas { limit: gas_limit.min(GAS_MAX), fees };
+    let needed = U256::from(gas.limit).saturating_mul(U256::from(fees.max));
     if needed > standing.wei {
         return Err(RelayError::Funds { needed, held: standing.wei });
     }
@@ -111,13 +126,48 @@ pub async fn send(
         Ok(Err(error)) => match errors::sent(&error) {
             Ok(()) => Ok(transaction),
             Err(SendError::Rejected(why)) => Err(RelayError::Refused(why)),
-            Err(SendError::NonceSpent) => Err(RelayError::Refused(
-                "the account sent another transaction in the meantime; try again".into(),
-            )),
+            Err(SendError::NonceSpent) => Err(RelayError::Refused(OVERTAKEN.into())),
             Err(SendError::Unknown(problem)) => Err(RelayError::Unknown { transaction, problem }),
         },
         Err(error) => Err(RelayError::Unknown { transaction, problem: error.problem }),
     }
+}
+
+/// Tries an operation on an account that runs another delegate than [`AGENT_ACCOUNT`], such as an
+/// older version of it, as if the root had sent it. `Some` is why it would not be carried out. That
+/// a call succeeds says nothing of code that takes any call, so the delegate has to know the epoch,
+/// and what the account's storage says of `key`.
+///
+/// # Errors
+/// When the node does not answer.
+pub async fn rehearse(
+    rpc: &Rpc,
+    account: Address,
+    (epoch, key): (u64, Option<(Address, KeyState)>),
+    operation: &RootOperation,
+) -> Result<Option<String>, Unavailable> {
+    let known = key.map_or(Address::ZERO, |(key, _)| key);
+    let call = operation.unsigned().to_vec();
+    let [epoch_view, session_view, trial] = rpc
+        .ask_all([
+            view(account, &Contract::epochCall {}),
+            view(account, &Contract::sessionCall { key: known }),
+            Call::simulate((account, account), call, GAS_MAX, "latest"),
+        ])
+        .await?;
+    let epoch_said = rpc.read_call(epoch_view)?.word();
+    let state_said = rpc.read_call(session_view)?.word().and_then(|word| u64::try_from(word).ok());
+    let agrees = state_said.is_some_and(|said| match key {
+        Some((_, state)) => KeyState::of(said) == state,
+        None => true,
+    });
+    if epoch_said != Some(U256::from(epoch)) || !agrees {
+        return Ok(Some("it does not answer as an agent account does".into()));
+    }
+    Ok(match rpc.read_call(trial)? {
+        Called::Returned(_) => None,
+        Called::Failed(why) => Some(why),
+    })
 }
 
 /// How a transaction ended.
@@ -132,8 +182,7 @@ pub async fn succeeded(rpc: &Rpc, transaction: B256) -> Result<Option<bool>, Una
 #[derive(Clone, Copy)]
 struct Gas {
     limit: u64,
-    cap: u128,
-    tip: u128,
+    fees: Fees,
 }
 
 async fn sign(
@@ -155,8 +204,8 @@ async fn sign(
                 chain_id,
                 nonce,
                 gas_limit: gas.limit,
-                max_fee_per_gas: gas.cap,
-                max_priority_fee_per_gas: gas.tip,
+                max_fee_per_gas: gas.fees.max,
+                max_priority_fee_per_gas: gas.fees.tip,
                 to: account.address,
                 value: U256::ZERO,
                 access_list,
@@ -172,8 +221,8 @@ async fn sign(
                 chain_id,
                 nonce,
                 gas_limit: gas.limit,
-                max_fee_per_gas: gas.cap,
-                max_priority_fee_per_gas: gas.tip,
+                max_fee_per_gas: gas.fees.max,
+                max_priority_fee_per_gas: gas.fees.tip,
                 to: TxKind::Call(account.address),
                 value: U256::ZERO,
                 access_list,

@@ -121,6 +121,15 @@ pub enum KeyState {
 }
 
 impl KeyState {
+    /// Reads it as the contract stores and tells it.
+    pub(super) const fn of(number: u64) -> Self {
+        match number {
+            0 => Self::Unknown,
+            1 => Self::Registered,
+            _ => Self::Revoked,
+        }
+    }
+
     /// The word for it.
     pub const fn word(self) -> &'static str {
         match self {
@@ -151,11 +160,7 @@ impl Policy {
             ((word >> from) & ((U256::from(1) << count) - U256::from(1))).to()
         };
         Self {
-            state: match bits(96, 8) {
-                0 => KeyState::Unknown,
-                1 => KeyState::Registered,
-                _ => KeyState::Revoked,
-            },
+            state: KeyState::of(bits(96, 8)),
             valid_after: UnixTime(bits(0, 48)),
             expiry: UnixTime(bits(48, 48)),
             any_payee: bits(104, 8) != 0,

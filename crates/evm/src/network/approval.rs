@@ -282,6 +282,7 @@ impl Approval {
             signer: self.payer.to_checksum(None),
             nonce: self.nonce,
             transaction: self.hash.to_string(),
+            replaced: Vec::new(),
         };
         (sent, SecretBytes::new(self.raw.expose().to_vec()))
     }

@@ -9,10 +9,13 @@ pub(crate) mod adoption;
 mod approval;
 pub(crate) mod errand;
 pub(crate) mod errors;
+pub mod glance;
+mod lookout;
 pub(crate) mod plan;
 pub mod sight;
 pub mod status;
 mod submit;
+mod together;
 mod trial;
 pub mod verify;
 
@@ -26,12 +29,12 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    ChainStatus, Errand, Identified, Network, SecretBytes, SendError, SentAs, SignedTransaction,
-    Unverified, Verified,
+    ChainStatus, Errand, Funds, Identified, Network, SecretBytes, SendError, SentAs,
+    SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::Clock;
 use pay402_core::{
-    Digest, NetworkId, Payment, Presented, Refused, Requirements, Scheme, WireVersion,
+    Amount, Digest, NetworkId, Payment, Presented, Refused, Requirements, Scheme, WireVersion,
 };
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -46,7 +49,10 @@ use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_
 use account::AccountRequest;
 pub(crate) use adoption::Brought;
 use errand::ErrandPlan;
+use glance::Glances;
+use lookout::Lookout;
 use plan::{MULTICALL3, Plan};
+use submit::FeesSeen;
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
@@ -62,6 +68,10 @@ pub const OPERATIONS_PER_ACCOUNT_MAX_DEFAULT: u32 = 8;
 pub const ADVANCE_WEI_MAX_DEFAULT: u128 = 100_000_000_000_000;
 /// Most gas of an approval unless configured otherwise. Official clients ask for 70,000.
 pub const APPROVAL_GAS_MAX_DEFAULT: u64 = 100_000;
+/// Gas of a usual settlement: a little more than a wallet's payment by Permit2 takes.
+const SETTLEMENT_GAS: u64 = 100_000;
+/// Settlements that a signer must be able to pay for, unless configured otherwise.
+pub const SETTLEMENTS_IN_HAND: u64 = 20;
 /// Time between blocks unless configured otherwise, in seconds.
 pub const BLOCK_TIME_S_DEFAULT: u64 = 2;
 
@@ -87,6 +97,9 @@ pub struct Settings {
     pub gas_limit_max: u64,
     /// Highest fee per gas that is paid, in wei.
     pub fee_per_gas_max: u128,
+    /// What a signer must have for new work to be accepted, in wei; `None` for what
+    /// [`SETTLEMENTS_IN_HAND`] settlements may cost at the fees of the present.
+    pub signer_wei_min: Option<u128>,
     /// Contracts that may be called to deploy a payer's wallet (ERC-6492). None unless set: a call
     /// into one is at our cost.
     pub factories: Vec<Address>,
@@ -138,6 +151,7 @@ impl Default for Settings {
             block_time_s: BLOCK_TIME_S_DEFAULT,
             gas_limit_max: GAS_LIMIT_MAX_DEFAULT,
             fee_per_gas_max: FEE_PER_GAS_MAX_DEFAULT,
+            signer_wei_min: None,
             factories: Vec::new(),
             delegation_managers: Vec::new(),
             delegates: Vec::new(),
@@ -171,6 +185,9 @@ pub struct EvmNetwork {
     pub(crate) assets: AssetTable,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
+    glances: Glances,
+    lookout: Lookout,
+    fees_seen: FeesSeen,
     found: OnceLock<Found>,
 }
 
@@ -210,7 +227,22 @@ impl EvmNetwork {
             return bad("assets", format!("no token is known on {id}; add one"));
         }
         let found = OnceLock::new();
-        Ok(Self { id, chain_id, rpc, signers, assets, clock, settings, found })
+        let glances = Glances::new(rpc.clone(), settings.gas_limit_max);
+        let lookout = Lookout::new(rpc.clone());
+        let fees_seen = FeesSeen::default();
+        Ok(Self {
+            id,
+            chain_id,
+            rpc,
+            signers,
+            assets,
+            clock,
+            settings,
+            glances,
+            lookout,
+            fees_seen,
+            found,
+        })
     }
 
     /// As [`EvmNetwork::new`], with a node at an HTTP URL.
@@ -250,6 +282,12 @@ impl EvmNetwork {
             None => found.exact_proxy,
             Some(_) => found.upto_proxy,
         })
+    }
+
+    /// What [`SETTLEMENTS_IN_HAND`] settlements may cost now, in wei.
+    async fn floor(&self) -> Result<U256, Unavailable> {
+        let gas = U256::from(SETTLEMENTS_IN_HAND * SETTLEMENT_GAS);
+        Ok(gas.saturating_mul(U256::from(self.fees().await?.cap())))
     }
 
     /// Whether payments may bring their account's adoption along.
@@ -472,6 +510,21 @@ impl Network for EvmNetwork {
         }
     }
 
+    async fn funds(&self) -> Result<Vec<Funds>, Unavailable> {
+        let calls = self.signers.iter().map(|signer| Call::balance(signer.address())).collect();
+        let floor = match self.settings.signer_wei_min {
+            Some(wei) => U256::from(wei),
+            None => self.floor().await?,
+        };
+        let answers = self.rpc.ask_many(calls).await?;
+        let funds = self.signers.iter().zip(answers).map(|(signer, wei)| {
+            let wei = Amount::new(self.rpc.read(wei)?);
+            let signer = signer.address().to_checksum(None);
+            Ok(Funds { signer, wei, floor: Amount::new(floor) })
+        });
+        funds.collect()
+    }
+
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
         let signer = self.signer(signer).ok_or_else(|| self.rpc.unavailable("unknown signer"))?;
         let count = self.rpc.ask(Call::mined_nonces(signer.address())).await?;
@@ -488,6 +541,14 @@ impl Network for EvmNetwork {
             Some(errand) => submit::sign_errand(self, signer, nonce, &errand).await,
             None => submit::sign(self, signer, nonce, &self.plan(plan)?).await,
         }
+    }
+
+    async fn replacement(
+        &self,
+        sent: &SentAs,
+        raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        submit::replacement(self, sent, raw).await
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {

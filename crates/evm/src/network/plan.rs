@@ -9,6 +9,7 @@ use pay402_core::network::SecretBytes;
 
 use super::adoption::Adoption;
 use super::errand::{EncodedAdoption, decode_adoption, encode_adoption};
+use super::glance::Question;
 use super::{DEPLOYMENT_GAS_MAX, Settings};
 use crate::contracts::{
     Call3, Eip3009, ExactProxy, ExactWitness, Multicall3, PermitTransferFrom,
@@ -251,6 +252,15 @@ impl Plan {
             _ => 0,
         };
         settings.gas_limit_max.saturating_add(more)
+    }
+
+    /// What to ask together with others, of a payment by EIP-3009 of an account without code.
+    pub(crate) fn question(&self) -> Option<Question> {
+        let Mandate::Authorization(Authorization { from, nonce, .. }) = self.mandate else {
+            return None;
+        };
+        let (token, transfer) = self.direct_call(Account::Plain);
+        Some(Question { token, payer: from, nonce, transfer: transfer.into() })
     }
 
     /// A question about the payer's account as it will be.

@@ -22,6 +22,7 @@ use pay402_core::{Amount, Refusal, Refused};
 use super::EvmNetwork;
 use super::account::code_at;
 use super::adoption::Adoption;
+use super::lookout::{Seen, first_of};
 use super::plan::Plan;
 use super::sight::{
     CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good,
@@ -222,18 +223,15 @@ pub(super) async fn mined(
         return Ok(Mined::No { time: UnixTime(head.time()), displaced: false });
     };
     let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
-    let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
+    let transactions = hashes(sent).ok_or_else(unreadable)?;
     let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
-    // The count is asked before the receipt: a transaction that raised it has its receipt.
-    let [head, count, receipt] =
-        rpc.ask_all([Call::head(), Call::mined_nonces(signer), Call::receipt(transaction)]).await?;
-    let head: Block = rpc.read(head)?;
-    let count: U64 = rpc.read(count)?;
-    let mut receipt: Option<Receipt> = rpc.read(receipt)?;
-    let displaced = count.to::<u64>() > sent.nonce;
+    let Seen { head, count, mut receipt } =
+        network.lookout.look(signer, transactions.clone()).await?;
+    let displaced = count.is_some_and(|count| count > sent.nonce);
     if receipt.is_none() && displaced {
-        // A node may answer a batch's parts from different moments: ask for the receipt again.
-        receipt = rpc.read(rpc.ask(Call::receipt(transaction)).await?)?;
+        // A node may answer a batch's parts from different moments: ask for the receipts again.
+        let again = transactions.into_iter().map(Call::receipt).collect();
+        receipt = first_of(rpc, rpc.ask_many(again).await?.into_iter())?;
     }
     let Some(receipt) = receipt else {
         return Ok(Mined::No { time: UnixTime(head.time()), displaced });
@@ -247,6 +245,12 @@ pub(super) async fn mined(
     })
 }
 
+/// The transactions of which one may be mined, the newest first.
+fn hashes(sent: &SentAs) -> Option<Vec<B256>> {
+    let all = [&sent.transaction].into_iter().chain(sent.replaced.iter().rev());
+    all.map(|hash| hash.parse().ok()).collect()
+}
+
 /// Whether another transaction has the nonce of this one for good: it was consumed so deep that the
 /// receipt would have to be there. For what nothing on the chain would refuse a second time.
 pub(super) async fn is_displaced_for_good(
@@ -257,13 +261,14 @@ pub(super) async fn is_displaced_for_good(
     let Some(sent) = sent else { return Ok(false) };
     let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
     let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
-    let transaction: B256 = sent.transaction.parse().map_err(|_| unreadable())?;
+    let transactions = hashes(sent).ok_or_else(unreadable)?;
     let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
     let Some(deep) = head.number().checked_sub(CANCEL_DEPTH_BLOCKS) else { return Ok(false) };
-    let [count, receipt] =
-        rpc.ask_all([Call::mined_nonces_at(signer, deep), Call::receipt(transaction)]).await?;
-    let count: U64 = rpc.read(count)?;
-    let receipt: Option<Receipt> = rpc.read(receipt)?;
+    let mut calls = vec![Call::mined_nonces_at(signer, deep)];
+    calls.extend(transactions.into_iter().map(Call::receipt));
+    let mut answers = rpc.ask_many(calls).await?;
+    let receipt = first_of(rpc, answers.split_off(1).into_iter())?;
+    let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
     Ok(count.to::<u64>() > sent.nonce && receipt.is_none())
 }
 

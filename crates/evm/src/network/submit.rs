@@ -2,16 +2,19 @@
 //!
 //! **Invariant:** what is signed here is returned to be journalled; nothing is sent by signing.
 
+use std::time::{Duration, Instant};
+
 use alloy::consensus::transaction::RlpEcdsaEncodableTx;
-use alloy::consensus::{SignableTransaction, TxEip1559, TxEip7702};
+use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEip7702, TxEnvelope};
 use alloy::eips::Encodable2718;
+use alloy::eips::eip2718::Decodable2718 as _;
 use alloy::eips::eip2930::AccessList;
 use alloy::eips::eip7702::SignedAuthorization;
 use alloy::primitives::{Address, Bytes, Signature, TxKind, U64, U256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::error::Unavailable;
-use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
+use pay402_core::network::{SecretBytes, SendError, SentAs, SignedTransaction};
 use serde_json::json;
 
 use super::account::delegate_of;
@@ -28,6 +31,15 @@ const TIP_FALLBACK: u128 = 1_000_000_000;
 /// chain for everyone to see, and for a plain account's transfer should the node be behind. What
 /// a payer's contract can burn by failing late is bounded by it.
 const GAS_LIMIT_FAILING: u64 = 120_000;
+/// Gas of a transaction before it does anything.
+const GAS_INTRINSIC: u64 = 21_000;
+/// Most gas of a byte of call data.
+const GAS_PER_BYTE: u64 = 16;
+/// What a transfer takes beyond what it took after the token was looked at: six slots and accounts that
+/// are new to the transaction (EIP-2929).
+const GAS_COLD: u64 = 15_000;
+/// How long fees are taken for the present ones.
+const FEES_FRESH: Duration = Duration::from_millis(500);
 /// Gas that each authorization of a transaction costs beforehand (EIP-7702).
 const AUTHORIZATION_GAS: u64 = 25_000;
 
@@ -43,6 +55,9 @@ pub(super) async fn sign(
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
     if plan.sender().is_some_and(|sender| sender != signer.address()) {
         return Err(rpc.unavailable("the payment names another sender than this signer"));
+    }
+    if let Some(signed) = sign_known(network, (signer, nonce), plan).await? {
+        return Ok(signed);
     }
     let call = |account: Account| {
         let (target, calldata) = plan.call(account);
@@ -87,6 +102,35 @@ pub(super) async fn sign(
     };
     let draft = Draft { to: target, value: U256::ZERO, input, gas_limit, authorization };
     sign_draft(network, (signer, nonce), fees, draft)
+}
+
+/// Signs what can be looked at together with others: an account without code, and a transfer that works.
+async fn sign_known(
+    network: &EvmNetwork,
+    signer: (&PrivateKeySigner, u64),
+    plan: &Plan,
+) -> Result<Option<SignedTransaction>, Unavailable> {
+    let question = match plan.account {
+        Account::Plain => plan.question(),
+        _ => None,
+    };
+    let Some(question) = question else { return Ok(None) };
+    let Some(seen) = network.glances.look(question).await else { return Ok(None) };
+    let (false, Some(taken)) = (seen.has_code, seen.works) else { return Ok(None) };
+    let (to, input) = plan.call(Account::Plain);
+    let gas_limit = gas_limit_of(&input, taken, plan.gas_max(&network.settings, Account::Plain));
+    let fees = network.fees().await?;
+    let (input, value) = (input.into(), U256::ZERO);
+    let draft = Draft { to, value, input, gas_limit, authorization: None };
+    sign_draft(network, signer, fees, draft).map(Some)
+}
+
+/// The gas limit of a transaction with this call, which took so much gas when it was tried.
+fn gas_limit_of(input: &[u8], taken: u64, max: u64) -> u64 {
+    let words = u64::try_from(input.len()).unwrap_or(u64::MAX);
+    let data = words.saturating_mul(GAS_PER_BYTE);
+    let needed = taken.saturating_add(data).saturating_add(GAS_INTRINSIC + GAS_COLD);
+    with_headroom(needed, max)
 }
 
 /// Whether the operator has us call what `plan` calls, now that the payer's account has this code.
@@ -267,6 +311,46 @@ where
     })
 }
 
+/// Signs what takes the place of `raw` at the fees that blocks ask for now, and at least what nodes ask of a
+/// replacement. `None` where the offer is good enough, or the operator's bound does not let it be raised.
+pub(super) async fn replacement(
+    network: &EvmNetwork,
+    sent: &SentAs,
+    raw: &SecretBytes,
+) -> Result<Option<SignedTransaction>, Unavailable> {
+    let rpc = &network.rpc;
+    let signer = network.signer(&sent.signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
+    let unreadable = || rpc.unavailable("the journal's transaction is damaged");
+    let old = TxEnvelope::decode_2718(&mut raw.expose()).map_err(|_| unreadable())?;
+    let [head, tip] = rpc.ask_all([Call::head(), Call::tip()]).await?;
+    let head: Block = rpc.read(head)?;
+    let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
+    let tip: Option<u128> = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
+    let offered = Fees {
+        cap: old.max_fee_per_gas(),
+        tip: old.max_priority_fee_per_gas().unwrap_or_default(),
+    };
+    let wanted = (base, tip.unwrap_or(TIP_FALLBACK));
+    let Some(fees) = offered.raised(wanted, network.settings.fee_per_gas_max) else {
+        return Ok(None);
+    };
+    match old {
+        TxEnvelope::Eip1559(old) => {
+            let mut transaction = old.strip_signature();
+            transaction.max_fee_per_gas = fees.cap;
+            transaction.max_priority_fee_per_gas = fees.tip;
+            sealed(network, signer, transaction).map(Some)
+        }
+        TxEnvelope::Eip7702(old) => {
+            let mut transaction = old.strip_signature();
+            transaction.max_fee_per_gas = fees.cap;
+            transaction.max_priority_fee_per_gas = fees.tip;
+            sealed(network, signer, transaction).map(Some)
+        }
+        _ => Err(unreadable()),
+    }
+}
+
 /// Sends signed bytes. What a node's answer means is decided in [`errors`].
 pub(super) async fn send(rpc: &Rpc, raw: &SecretBytes) -> Result<(), SendError> {
     let raw = Bytes::copy_from_slice(raw.expose());
@@ -302,12 +386,37 @@ fn with_headroom(estimate: u64, max: u64) -> u64 {
 
 /// Fees per gas, in wei.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Fees {
+pub(super) struct Fees {
     cap: u128,
     tip: u128,
 }
 
+/// The fees that were read last, and when.
+#[derive(Debug, Default)]
+pub(super) struct FeesSeen(tokio::sync::Mutex<Option<(Fees, Instant)>>);
+
+impl EvmNetwork {
+    /// The fees of the present. Whoever comes while they are read waits for them.
+    pub(super) async fn fees(&self) -> Result<Fees, Unavailable> {
+        let mut seen = self.fees_seen.0.lock().await;
+        if let Some((fees, at)) = *seen
+            && at.elapsed() < FEES_FRESH
+        {
+            return Ok(fees);
+        }
+        let [head, tip] = self.rpc.ask_all([Call::head(), Call::tip()]).await?;
+        let fees = Fees::read(self, head, tip)?;
+        *seen = Some((fees, Instant::now()));
+        Ok(fees)
+    }
+}
+
 impl Fees {
+    /// Most that a unit of gas may cost, in wei.
+    pub(super) const fn cap(self) -> u128 {
+        self.cap
+    }
+
     fn read(network: &EvmNetwork, head: Answer, tip: Answer) -> Result<Self, Unavailable> {
         let rpc = &network.rpc;
         let head: Block = rpc.read(head)?;
@@ -318,6 +427,21 @@ impl Fees {
             network.settings.fee_per_gas_max,
         )
         .ok_or_else(|| rpc.unavailable("gas costs more than the configured cap"))
+    }
+
+    /// What to offer in place of these fees, at most `max`. `None` where they suffice for the next blocks
+    /// or cannot be raised enough.
+    fn raised(self, (base, tip): (u128, u128), max: u128) -> Option<Self> {
+        let suffices = self.cap >= base.saturating_add(base / 8).saturating_add(self.tip);
+        if suffices && self.tip >= tip {
+            return None;
+        }
+        // Nodes take a replacement at a tenth more; some ask for an eighth.
+        let more = |fee: u128| fee.saturating_add(fee / 8).saturating_add(1);
+        let tip = tip.max(more(self.tip));
+        let cap = base.saturating_mul(2).saturating_add(tip).max(more(self.cap)).min(max);
+        let raised = Self { cap, tip: tip.min(cap) };
+        (raised.cap >= more(self.cap) && raised.tip >= more(self.tip)).then_some(raised)
     }
 
     /// Twice the base fee, so that the transaction stays valid while the base fee rises for five
@@ -348,6 +472,20 @@ mod tests {
     }
 
     #[test]
+    fn fees_are_raised_when_they_do_not_suffice_and_as_far_as_nodes_ask() {
+        let offered = Fees { cap: 80, tip: 16 };
+        let raised = |wanted| offered.raised(wanted, 1_000);
+        assert_eq!(raised((56, 16)), None, "an eighth above the base fee and the tip fit");
+        assert_eq!(raised((60, 16)), Some(Fees { cap: 139, tip: 19 }));
+        assert_eq!(raised((10, 17)), Some(Fees { cap: 91, tip: 19 }), "an eighth more at least");
+        assert_eq!(raised((10, 40)), Some(Fees { cap: 91, tip: 40 }));
+        assert_eq!(offered.raised((60, 16), 91), Some(Fees { cap: 91, tip: 19 }));
+        assert_eq!(offered.raised((60, 16), 90), None, "less than a replacement needs");
+        let huge = Fees { cap: u128::MAX, tip: u128::MAX };
+        assert_eq!(huge.raised((1, 1), u128::MAX), None);
+    }
+
+    #[test]
     fn the_estimate_sets_the_gas_limit() {
         let limit = |estimate: Answer| gas_limit(estimate, 400_000);
         let error =
@@ -358,6 +496,14 @@ mod tests {
         assert_eq!(gas_limit(error("out of gas"), 90_000), 90_000);
         assert_eq!(limit(error("too many requests")), 400_000);
         assert_eq!(limit(Ok(json!("lots"))), 400_000);
+    }
+
+    #[test]
+    fn gas_that_a_trial_took_sets_the_gas_limit() {
+        let call = [1; 300];
+        assert_eq!(gas_limit_of(&call, 35_000, 400_000), (35_000 + 4_800 + 36_000) / 4 * 5);
+        assert_eq!(gas_limit_of(&call, 350_000, 400_000), 400_000);
+        assert_eq!(gas_limit_of(&call, u64::MAX, 400_000), 400_000);
     }
 
     #[test]

@@ -180,6 +180,39 @@ impl View {
     }
 
     async fn look(network: &EvmNetwork, read: &ReadPayment) -> Result<Self, Unavailable> {
+        match Self::of_shared(network, read).await {
+            Some(view) => Ok(view),
+            None => Self::look_alone(network, read).await,
+        }
+    }
+
+    /// What a look shows that other payments share; `None` when it does not tell all of it.
+    async fn of_shared(network: &EvmNetwork, read: &ReadPayment) -> Option<Self> {
+        if !matches!(read.judgement, Judgement::Payer(_)) {
+            return None;
+        }
+        let seen = network.glances.look(plan_of(read, Account::Plain, false).question()?).await?;
+        let (held, used) = (seen.held?, seen.used?);
+        // Of what fails, or is an account's to decide, more has to be asked.
+        if seen.has_code || !(seen.works.is_some() || used || held < needed(read)) {
+            return None;
+        }
+        Some(Self {
+            head: Block::told(seen.block, seen.time),
+            account: Account::Plain,
+            delegate: None,
+            signature_holds: true,
+            balance: Called::Returned(held.to_be_bytes::<32>().into()),
+            used: Some(used),
+            allowance: None,
+            approval: None,
+            not_adoptable: None,
+            needs_registration: false,
+            simulation: Called::Returned(Bytes::new()),
+        })
+    }
+
+    async fn look_alone(network: &EvmNetwork, read: &ReadPayment) -> Result<Self, Unavailable> {
         let rpc = &network.rpc;
         let payer = read.mandate.payer();
         // A signature of the payer's own key is a plain account's, most likely.
@@ -572,6 +605,21 @@ fn simulation(network: &EvmNetwork, read: &ReadPayment, account: Account, block:
     simulation_with(network, read, account, Registering::IfUnadopted, block)
 }
 
+/// What is tried: the payment as it will be settled.
+fn plan_of(read: &ReadPayment, account: Account, adopts: bool) -> Plan {
+    Plan {
+        token: read.token,
+        mandate: read.mandate,
+        // Nothing is sent for a charge of zero, and the contracts refuse it: the ceiling is tried.
+        charge: needed(read),
+        signature: read.signature.clone(),
+        account,
+        deployment: read.deployment.clone(),
+        token_permit: read.token_permit.clone(),
+        adoption: read.adoption.as_ref().filter(|_| adopts).map(Brought::adoption),
+    }
+}
+
 /// What [`simulation`] did.
 fn read_simulation(
     network: &EvmNetwork,
@@ -595,17 +643,7 @@ fn simulation_with(
     block: &str,
 ) -> Call {
     let adopts = account == Account::Unadopted || registering == Registering::Yes;
-    let plan = Plan {
-        token: read.token,
-        mandate: read.mandate,
-        // Nothing is sent for a charge of zero, and the contracts refuse it: the ceiling is tried.
-        charge: needed(read),
-        signature: read.signature.clone(),
-        account,
-        deployment: read.deployment.clone(),
-        token_permit: read.token_permit.clone(),
-        adoption: read.adoption.as_ref().filter(|_| adopts).map(Brought::adoption),
-    };
+    let plan = plan_of(read, account, adopts);
     let (target, calldata) = plan.call(account);
     if let Mandate::Delegation(delegation) = &plan.mandate
         && plan.mandate.is_foreign()

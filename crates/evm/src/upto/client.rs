@@ -9,6 +9,7 @@ use pay402_core::error::Unavailable;
 use pay402_core::scheme::{Authorized, ClientScheme, Decline, Fate};
 use pay402_core::spend::{Clearance, Quote};
 use pay402_core::{Amount, NetworkId, Requirements, Scheme};
+use serde_json::{Map, Value};
 
 use crate::address::canonical;
 use crate::assets::AssetTable;
@@ -66,6 +67,14 @@ impl<S: Signer + Send + Sync> ClientScheme for UptoClient<S> {
 
     async fn authorize(&self, clearance: &Clearance) -> Result<Authorized, Unavailable> {
         self.0.authorize(clearance).await
+    }
+
+    async fn extensions(
+        &self,
+        clearance: &Clearance,
+        advertised: &Map<String, Value>,
+    ) -> Map<String, Value> {
+        self.0.extensions(clearance, advertised).await
     }
 
     async fn identifier(&self, clearance: &Clearance) -> Result<String, Unavailable> {

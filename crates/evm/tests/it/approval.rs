@@ -17,9 +17,11 @@ use pay402_core::scheme::{ClientScheme as _, ServerScheme as _};
 use pay402_core::spend::{Clearance, Intent, Plan, Reservation};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, Payment, Refusal, Requirements};
+use pay402_devchain::Mining;
 use pay402_devchain::genesis::{PERMIT2, USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot};
 use pay402_evm::contracts::Erc20;
 use pay402_evm::exact::Permit2Payload;
+use pay402_evm::network::FEE_PER_GAS_MAX_DEFAULT;
 use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::typed_data::PermitTransfer;
@@ -571,10 +573,21 @@ fn nameless() -> AssetTable {
     AssetTable::empty().with(asset)
 }
 
-fn paid(offer: &Requirements, authorized: pay402_core::scheme::Authorized) -> Payment {
+/// What a server advertises whose facilitator serves these.
+fn advertised(names: &[&str]) -> Map<String, Value> {
+    names.iter().map(|name| ((*name).to_owned(), json!({ "info": {}, "schema": {} }))).collect()
+}
+
+const BOTH: [&str; 2] = ["eip2612GasSponsoring", "erc20ApprovalGasSponsoring"];
+
+fn paid(
+    offer: &Requirements,
+    authorized: pay402_core::scheme::Authorized,
+    extensions: Map<String, Value>,
+) -> Payment {
     let mut presented = presented(offer, authorized.payload);
     presented.scheme = offer.scheme.clone();
-    for (name, info) in authorized.extensions {
+    for (name, info) in extensions {
         presented.extensions.insert(name, json!({ "info": info }));
     }
     Payment::pair(offer.clone(), presented).unwrap()
@@ -602,27 +615,35 @@ async fn our_payer_signs_an_approval_where_there_is_no_permit() {
         (&upto_client, upto(PRICE), 60_000),
     ];
     for (client, offer, approved) in clients {
-        let authorized = client.authorize(&clearance(client, &offer)).await.unwrap();
-        let info = &authorized.extensions["erc20ApprovalGasSponsoring"];
+        let clearance = clearance(client, &offer);
+        let authorized = client.authorize(&clearance).await.unwrap();
+        let extensions = client.extensions(&clearance, &advertised(&BOTH)).await;
+        let info = &extensions["erc20ApprovalGasSponsoring"];
         assert_eq!(info["amount"], approved.to_string());
-        assert_eq!(authorized.extensions.len(), 1);
-        let first = house.first(&paid(&offer, authorized)).await.unwrap();
+        assert_eq!(extensions.len(), 1);
+        let first = house.first(&paid(&offer, authorized, extensions)).await.unwrap();
         assert!(first.errand.key.as_str().contains("/advance/"), "{}", first.errand.key);
     }
     // With the domain known it is a permit, and nothing once the allowance is there.
     let client =
         ExactClient::new(dev_signer(PAYER), AssetTable::defaults()).with_rpc(network_id(), rpc());
-    let names = async |offer: &Requirements| {
-        let authorized = client.authorize(&clearance(&client, offer)).await.unwrap();
-        authorized.extensions.keys().cloned().collect::<Vec<_>>()
+    let signed = async |offer: &Requirements, names: &[&str]| {
+        let extensions = client.extensions(&clearance(&client, offer), &advertised(names)).await;
+        extensions.keys().cloned().collect::<Vec<_>>()
     };
-    assert_eq!(names(&exact(PRICE)).await, ["eip2612GasSponsoring"]);
+    let [permit, approval] = BOTH;
+    assert_eq!(signed(&exact(PRICE), &BOTH).await, [permit]);
+    // What was not advertised is not signed.
+    assert_eq!(signed(&exact(PRICE), &[permit]).await, [permit]);
+    assert_eq!(signed(&exact(PRICE), &[approval]).await, [approval]);
+    assert!(signed(&exact(PRICE), &["payment-identifier"]).await.is_empty());
     // A server that names no domain takes no permit.
     let mut nameless = exact(PRICE);
     nameless.extra.remove("name");
-    assert_eq!(names(&nameless).await, ["erc20ApprovalGasSponsoring"]);
+    assert_eq!(signed(&nameless, &BOTH).await, [approval]);
+    assert!(signed(&nameless, &[permit]).await.is_empty());
     house.approve(PAYER, U256::MAX).await;
-    assert!(names(&exact(PRICE)).await.is_empty());
+    assert!(signed(&exact(PRICE), &BOTH).await.is_empty());
 }
 
 #[tokio::test]
@@ -632,8 +653,83 @@ async fn an_account_with_code_is_offered_no_approval_of_its_own() {
     house.chain.set_code(poor().address(), code.into());
     let rpc = Rpc::over(&network_id(), &house.chain.rpc_client());
     let client = ExactClient::new(poor(), nameless()).with_rpc(network_id(), rpc);
-    let authorized = client.authorize(&clearance(&client, &exact(PRICE))).await.unwrap();
-    assert!(authorized.extensions.is_empty());
+    let clearance = clearance(&client, &exact(PRICE));
+    assert!(client.extensions(&clearance, &advertised(&BOTH)).await.is_empty());
+}
+
+/// The approval that a payer without permits signs for `offer`, if it signs one.
+async fn signs(house: &House, signer: PrivateKeySigner, assets: AssetTable) -> Option<TxEip1559> {
+    let rpc = Rpc::over(&network_id(), &house.chain.rpc_client());
+    let asset = assets.iter().next().unwrap().info.id.address.clone();
+    let client = ExactClient::new(signer, assets).with_rpc(network_id(), rpc);
+    let offer = Requirements { asset, ..exact(PRICE) };
+    let extensions = client.extensions(&clearance(&client, &offer), &advertised(&BOTH)).await;
+    let info = extensions.get("erc20ApprovalGasSponsoring")?;
+    let raw = alloy::hex::decode(info["signedTransaction"].as_str().unwrap()).unwrap();
+    let TxEnvelope::Eip1559(signed) = TxEnvelope::decode_2718_exact(&raw).unwrap() else {
+        panic!("another kind of transaction")
+    };
+    Some(signed.strip_signature())
+}
+
+#[tokio::test]
+async fn no_approval_is_signed_beside_a_transaction_that_is_not_mined_yet() {
+    let house = house().await;
+    let payer = dev_signer(PAYER);
+    assert_eq!(signs(&house, payer.clone(), nameless()).await.unwrap().nonce, 0);
+    house.chain.set_mining(Mining::Manual);
+    let other = TxEip1559 { to: payer.address().into(), input: Bytes::new(), ..good() };
+    let sent = house.chain.provider().send_raw_transaction(&raw(other, &payer)).await;
+    assert!(sent.is_ok());
+    assert_eq!(signs(&house, payer.clone(), nameless()).await, None);
+    house.chain.mine(1);
+    assert_eq!(signs(&house, payer, nameless()).await.unwrap().nonce, 1);
+}
+
+#[tokio::test]
+async fn an_approval_never_offers_more_for_its_gas_than_is_paid_here() {
+    let house = house().await;
+    for (base, offered) in [
+        (FEE_PER_GAS_MAX_DEFAULT / 4, true),
+        (FEE_PER_GAS_MAX_DEFAULT / 9 * 8, true),
+        (FEE_PER_GAS_MAX_DEFAULT / 9 * 8 + 10, false),
+    ] {
+        house.chain.set_next_base_fee(u64::try_from(base).unwrap());
+        house.chain.mine(1);
+        let signed = signs(&house, poor(), nameless()).await;
+        assert_eq!(signed.is_some(), offered, "{base}");
+        if let Some(signed) = signed {
+            let max = signed.max_fee_per_gas;
+            assert!(base <= max && max <= FEE_PER_GAS_MAX_DEFAULT, "{base}: {max}");
+            assert!(signed.max_priority_fee_per_gas <= max, "{base}");
+        }
+    }
+}
+
+/// A token that changes an allowance only from zero, as the best-known dollar does, and answers
+/// nothing. It has one allowance, in its slot 0: `allowance` returns it, `approve` reverts unless
+/// it is zero, all else reverts.
+const ONLY_FROM_ZERO: &str = "60003560e01c8063dd62ed3e14601c5763095ea7b3146025575f5ffd\
+                              5b5f545f5260205ff35b5f54602e575f5ff35b5f5ffd";
+
+#[tokio::test]
+async fn an_approval_that_the_token_would_refuse_is_not_signed() {
+    let house = house().await;
+    let token = Address::repeat_byte(0x77);
+    house.chain.set_code(token, ONLY_FROM_ZERO.parse().unwrap());
+    let assets = || {
+        let asset = Asset::erc20(&network_id(), &token.to_string(), "OLD", 6, Peg::Other).unwrap();
+        AssetTable::empty().with(asset)
+    };
+    let signed = signs(&house, poor(), assets()).await.unwrap();
+    assert_eq!((signed.to, signed.input), (token.into(), approve(PERMIT2, U256::from(PRICE))));
+    house.chain.set_storage(token, U256::ZERO, U256::from(PRICE - 1));
+    assert_eq!(signs(&house, poor(), assets()).await, None);
+
+    // Others take a new allowance in the place of the old one.
+    let payer = dev_signer(PAYER);
+    house.approve(PAYER, U256::from(PRICE - 1)).await;
+    assert!(signs(&house, payer, nameless()).await.is_some());
 }
 
 #[test]

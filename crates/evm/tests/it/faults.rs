@@ -23,6 +23,7 @@ use tower_service::Service;
 use crate::support::{FACILITATOR, House, START, network_id, payment, sign_with};
 
 /// What happens to one request.
+#[derive(Clone)]
 pub(crate) enum Meddling {
     /// The node answers.
     Pass,
@@ -117,6 +118,11 @@ pub(crate) fn over_as(
     .unwrap()
 }
 
+/// Whether this is the question that verifications share: a call without a destination.
+pub(crate) fn is_shared(method: &str, params: &Value) -> bool {
+    method == "eth_call" && params[0].get("to").is_none()
+}
+
 /// A node that lags behind: what it calls the latest state has no used authorization.
 fn lagging(method: &str, params: &Value) -> Meddling {
     let selector = alloy::hex::encode_prefixed(Eip3009::authorizationStateCall::SELECTOR);
@@ -158,7 +164,10 @@ async fn gas_is_estimated_up_to_the_cap() {
         if method == "eth_estimateGas" {
             heard.lock().unwrap().push(params[0]["gas"].clone());
         }
-        Meddling::Pass
+        match is_shared(method, params) {
+            true => Meddling::Refuse("not supported"),
+            false => Meddling::Pass,
+        }
     });
     sign_with(&listened, &verified.plan).await;
     let cap = format!("{:#x}", Settings::default().gas_limit_max);
@@ -342,8 +351,10 @@ async fn nonsense_is_never_believed() {
     let methods = ["eth_getBlockByNumber", "eth_getCode", "eth_call", "eth_getTransactionReceipt"];
     for method in methods {
         for nonsense in [json!(7), json!("zz"), json!([]), json!({"number": "x"}), json!(true)] {
-            let liar = over(&house, move |asked, _| match asked == method {
+            let liar = over(&house, move |asked, params| match asked == method {
                 true => Meddling::Answer(nonsense.clone()),
+                // Every question of its own, so that each is answered with nonsense.
+                false if is_shared(asked, params) => Meddling::Refuse("not supported"),
                 false => Meddling::Pass,
             });
             if method != "eth_getTransactionReceipt" {

@@ -13,6 +13,7 @@ mod delegation;
 mod faults;
 mod first_payment;
 mod form;
+mod glance;
 mod mutations;
 mod permit;
 mod server;

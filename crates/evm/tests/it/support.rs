@@ -217,7 +217,7 @@ pub(crate) async fn sign_with(network: &EvmNetwork, plan: &SecretBytes) -> (Sent
     let signer = network.signers().remove(0);
     let nonce = network.consumed_nonces(&signer).await.unwrap();
     let signed = network.sign(&signer, nonce, plan).await.unwrap();
-    (SentAs { signer, nonce, transaction: signed.transaction }, signed.raw)
+    (SentAs { signer, nonce, transaction: signed.transaction, replaced: Vec::new() }, signed.raw)
 }
 
 /// Terms for `amount` atomic units of USDC.

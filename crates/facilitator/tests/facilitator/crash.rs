@@ -10,6 +10,14 @@ use pay402_facilitator::{Engine, Options};
 use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stage, until};
 use crate::chain::payment;
 
+/// What only some payments come to: those that wait for an errand (see `approvals`), and those whose
+/// transaction is replaced (see `fees`).
+const ELSEWHERE: [Failpoint; 3] = [
+    Failpoint::AfterErrandBeforePayment,
+    Failpoint::AfterReplaceBeforeJournal,
+    Failpoint::AfterReplaceJournalBeforeSend,
+];
+
 /// Settles until `point` is reached, then crashes. Returns what the caller was told, if anything.
 async fn crash_at(bed: &Bed, point: Failpoint) -> Option<Settled> {
     let (failpoints, reached) = Failpoints::hold_at(point);
@@ -39,8 +47,8 @@ async fn crash_at(bed: &Bed, point: Failpoint) -> Option<Settled> {
 #[tokio::test]
 async fn a_crash_at_any_point_settles_exactly_once() {
     for &point in Failpoint::ALL {
-        if point == Failpoint::AfterErrandBeforePayment {
-            continue; // what waits for nothing never comes there: see `approvals`
+        if ELSEWHERE.contains(&point) {
+            continue;
         }
         let bed = Bed::new();
         crash_at(&bed, point).await;
@@ -69,8 +77,7 @@ async fn a_crash_at_any_point_settles_exactly_once() {
 async fn a_crash_with_many_in_flight_settles_each_exactly_once() {
     const MANY: usize = 40;
     for &point in Failpoint::ALL {
-        let elsewhere = [Failpoint::AfterCollectBeforeAnswer, Failpoint::AfterErrandBeforePayment];
-        if elsewhere.contains(&point) {
+        if ELSEWHERE.contains(&point) || point == Failpoint::AfterCollectBeforeAnswer {
             continue; // has nothing in flight
         }
         let bed = Bed::with_signers(&["0xa", "0xb"]);

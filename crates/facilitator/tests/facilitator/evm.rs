@@ -28,17 +28,17 @@ use crate::bed::{LONG, done, options, pending, refused, settle, until};
 
 const CHAIN_ID: u64 = 84_532;
 /// Sends transactions.
-const SIGNERS: [usize; 2] = [0, 1];
+pub(crate) const SIGNERS: [usize; 2] = [0, 1];
 /// Pays.
 const PAYER: usize = 2;
 /// What one payment costs, in atomic units.
-const PRICE: u64 = 10_000;
+pub(crate) const PRICE: u64 = 10_000;
 
-fn chain() -> Devchain {
+pub(crate) fn chain() -> Devchain {
     Devchain::start(Config { chain_id: CHAIN_ID, ..Config::default() })
 }
 
-async fn start(chain: &Devchain, journal: &Path, options: Options) -> Engine {
+pub(crate) async fn start(chain: &Devchain, journal: &Path, options: Options) -> Engine {
     let id = NetworkId::eip155(CHAIN_ID);
     let network = EvmNetwork::new(
         id.clone(),
@@ -53,7 +53,7 @@ async fn start(chain: &Devchain, journal: &Path, options: Options) -> Engine {
     Engine::start(networks, journal, Arc::new(SystemClock), options).await.unwrap()
 }
 
-fn payee() -> Address {
+pub(crate) fn payee() -> Address {
     DEV_ACCOUNTS[NO_USDC_INDEX]
 }
 
@@ -65,7 +65,7 @@ fn terms() -> Requirements {
 }
 
 /// A payment of the price, signed, with a nonce made of `number`.
-async fn payment(number: u64) -> Payment {
+pub(crate) async fn payment(number: u64) -> Payment {
     let client = ExactClient::new(dev_signer(PAYER), AssetTable::defaults());
     let now = SystemClock.now();
     let plan = Plan {
@@ -100,7 +100,7 @@ async fn payment(number: u64) -> Payment {
 }
 
 /// What an account holds of the token, read from the chain.
-async fn balance(chain: &Devchain, account: Address) -> U256 {
+pub(crate) async fn balance(chain: &Devchain, account: Address) -> U256 {
     let mut data = keccak256("balanceOf(address)")[..4].to_vec();
     data.extend_from_slice(account.into_word().as_slice());
     let call = serde_json::json!([{"to": USDC_ADDRESS, "data": Bytes::from(data)}, "latest"]);

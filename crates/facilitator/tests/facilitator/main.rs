@@ -19,8 +19,10 @@ mod delegations;
 mod errands;
 mod evm;
 mod faults;
+mod fees;
 mod first_payments;
 mod flaky;
+mod funds;
 mod metered;
 #[cfg(unix)]
 mod postgres;

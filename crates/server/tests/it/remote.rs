@@ -363,6 +363,20 @@ fn what_cannot_be_a_facilitator_is_a_misconfiguration() {
     for bad in ["", "facilitator.example.com", "ftp://a", "http://", "https://a/#f"] {
         assert_eq!(RemoteFacilitator::new(bad).unwrap_err().key, "facilitator", "{bad}");
     }
+    // A key is for the facilitator and not for those on the way.
+    let open = ["http://f.example", "http://10.0.0.7:4020", "http://shop.localhost"];
+    let shut = ["https://f.example", "http://127.0.0.1:4020", "http://localhost", "http://[::1]:1"];
+    for (urls, is_open) in [(&open[..], true), (&shut, false)] {
+        for url in urls {
+            let remote = RemoteFacilitator::new(url).unwrap();
+            let header = remote.header("authorization", "Bearer hunter2");
+            let problem = header.err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(problem.starts_with("facilitator: is not encrypted"), is_open, "{url}");
+            assert!(!problem.contains("hunter2"), "{problem}");
+            let with_password = url.replace("://", "://user:hunter2@");
+            assert_eq!(RemoteFacilitator::new(&with_password).is_err(), is_open, "{url}");
+        }
+    }
 }
 
 #[tokio::test]

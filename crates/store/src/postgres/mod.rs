@@ -52,7 +52,33 @@ const NAME: &str = "journal";
 /// Longest that one command may take once it has a connection; the server's own bounds are shorter.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 
-const ENTER: &str = "
+/// The transactions whose place the recorded one of `$entry` was to take.
+macro_rules! replaced {
+    ($entry:literal) => {
+        concat!(
+            "(SELECT string_agg(other.transaction_hash, ' ' ORDER BY other.seq)
+              FROM pay402_journal.signed_transaction AS other
+              WHERE other.entry = ",
+            $entry,
+            ".seq AND other.signer = ",
+            $entry,
+            ".signer AND other.nonce = ",
+            $entry,
+            ".nonce AND other.transaction_hash <> ",
+            $entry,
+            ".transaction_hash) AS replaced"
+        )
+    };
+}
+/// Selects entries.
+macro_rules! entries {
+    () => {
+        concat!("SELECT *, ", replaced!("entry"), " FROM pay402_journal.entry")
+    };
+}
+
+const ENTER: &str = concat!(
+    "
     WITH new AS (
         INSERT INTO pay402_journal.entry (key, fingerprint, network, payer, amount, expires, caller,
                                           plan, entered_at, delivery, stage)
@@ -60,14 +86,18 @@ const ENTER: &str = "
         ON CONFLICT (key) DO NOTHING
         RETURNING seq
     )
-    SELECT new.seq IS NOT NULL AS is_new, known.*
-    FROM (VALUES (1)) AS one
+    SELECT new.seq IS NOT NULL AS is_new, known.*, ",
+    replaced!("known"),
+    " FROM (VALUES (1)) AS one
     LEFT JOIN new ON true
-    LEFT JOIN pay402_journal.entry AS known ON known.key = $1";
-const FIND: &str = "SELECT * FROM pay402_journal.entry WHERE key = $1";
-const UNFINISHED: &str = "
-    SELECT * FROM pay402_journal.entry WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
-    ORDER BY seq LIMIT $2";
+    LEFT JOIN pay402_journal.entry AS known ON known.key = $1"
+);
+const FIND: &str = concat!(entries!(), " WHERE key = $1");
+const UNFINISHED: &str = concat!(
+    entries!(),
+    " WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
+    ORDER BY seq LIMIT $2"
+);
 const HIGHEST_NONCE: &str = "
     SELECT max(nonce) AS highest FROM pay402_journal.signed_transaction
     WHERE network = $1 AND signer = $2";
@@ -89,7 +119,7 @@ const OWE_ALL: &str = "
     WHERE network = $1 AND delivery = 'waiting'";
 /// An entry of another network is none of the lease's holder.
 const ENTRIES_LOCKED: &str =
-    "SELECT * FROM pay402_journal.entry WHERE key = ANY ($1) AND network = $2 FOR UPDATE";
+    concat!(entries!(), " WHERE key = ANY ($1) AND network = $2 FOR UPDATE");
 const RECORD_SIGNED: &str = "
     INSERT INTO pay402_journal.signed_transaction (entry, network, signer, nonce, transaction_hash)
     SELECT signed.entry, $1, signed.signer, signed.nonce, signed.transaction_hash
@@ -467,7 +497,7 @@ impl Batch {
     fn apply(&mut self, change: Advance) -> Outcomes<Entry> {
         let row = self.now.get_mut(&change.key);
         let row = row.ok_or_else(|| JournalError::NoEntry(change.key.clone()))?;
-        if let Event::Signed(signed) = &change.event {
+        if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
             self.signed.push((row.seq, signed.sent.clone()));
         }
         row.entry = advanced(row.entry.clone(), change)?;

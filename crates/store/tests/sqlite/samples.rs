@@ -37,7 +37,12 @@ pub(crate) fn entry(name: &str) -> NewEntry {
 }
 
 pub(crate) fn signed(nonce: u64, raw: Vec<u8>) -> SignedAs {
-    let sent = SentAs { signer: "0xsigner".into(), nonce, transaction: format!("0xhash{nonce}") };
+    let sent = SentAs {
+        signer: "0xsigner".into(),
+        nonce,
+        transaction: format!("0xhash{nonce}"),
+        replaced: Vec::new(),
+    };
     SignedAs { sent, raw }
 }
 

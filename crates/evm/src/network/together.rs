@@ -1,0 +1,256 @@
+//! Questions that are asked together.
+//!
+//! Nobody waits for others to come: while fewer than [`Batch::AT_A_TIME`] batches are on their way, a
+//! question leaves at once, alone if need be; what comes meanwhile goes with the next batch. So a quiet
+//! node sees one question at a time, and a busy one large batches.
+//!
+//! **Invariant:** every question is answered or given up: whoever asks may go away without taking the
+//! others along, and a batch that breaks leaves nobody waiting.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// What is asked together, and how.
+pub(super) trait Batch: Send + Sync + 'static {
+    type Question: Send;
+    type Answer: Send;
+
+    /// Batches on their way at a time.
+    const AT_A_TIME: usize;
+    /// Questions in one batch.
+    const SIZE_MAX: usize;
+    /// Questions that wait for a batch; more are given up.
+    const WAITING_MAX: usize;
+
+    /// Asks; the answers in the order of the questions.
+    fn ask(&self, questions: Vec<Self::Question>)
+    -> impl Future<Output = Vec<Self::Answer>> + Send;
+}
+
+/// Cheap to clone.
+pub(super) struct Together<B: Batch>(Arc<Shared<B>>);
+
+struct Shared<B: Batch> {
+    batch: B,
+    state: Mutex<State<B>>,
+}
+
+/// A question, and who is told the answer.
+type Waiting<B> = (<B as Batch>::Question, oneshot::Sender<<B as Batch>::Answer>);
+
+struct State<B: Batch> {
+    waiting: VecDeque<Waiting<B>>,
+    on_their_way: usize,
+}
+
+impl<B: Batch> Together<B> {
+    pub(super) fn new(batch: B) -> Self {
+        let state = Mutex::new(State { waiting: VecDeque::new(), on_their_way: 0 });
+        Self(Arc::new(Shared { batch, state }))
+    }
+
+    /// Asks with others. `None` when the question was given up.
+    pub(super) async fn ask(&self, question: B::Question) -> Option<B::Answer> {
+        let (tell, told) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            if state.waiting.len() >= B::WAITING_MAX {
+                return None;
+            }
+            state.waiting.push_back((question, tell));
+        }
+        self.start();
+        told.await.ok()
+    }
+
+    /// Sends a batch on its way if there is room for one. It is a task of its own: whoever began it may
+    /// go away.
+    fn start(&self) {
+        {
+            let mut state = self.lock();
+            if state.on_their_way >= B::AT_A_TIME {
+                return;
+            }
+            state.on_their_way += 1;
+        }
+        // Not under the lock: a runtime that is ending drops the task at once.
+        tokio::spawn(OnItsWay { together: self.clone(), counts: true }.run());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Batch> Clone for Together<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// One of the batches that may be on their way. Dropped, however that comes, it makes room for another.
+struct OnItsWay<B: Batch> {
+    together: Together<B>,
+    /// Whether it is among those on their way still.
+    counts: bool,
+}
+
+impl<B: Batch> OnItsWay<B> {
+    async fn run(mut self) {
+        while let Some(batch) = self.next() {
+            let (questions, tells): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let answers = self.together.0.batch.ask(questions).await;
+            for (tell, answer) in tells.into_iter().zip(answers) {
+                // Whoever left does not want to know.
+                _ = tell.send(answer);
+            }
+        }
+    }
+
+    /// Who is next. When nobody waits it makes room, so that whoever comes after that starts another.
+    fn next(&mut self) -> Option<Vec<Waiting<B>>> {
+        let mut state = self.together.lock();
+        let count = state.waiting.len().min(B::SIZE_MAX);
+        if count == 0 {
+            state.on_their_way -= 1;
+            self.counts = false;
+            return None;
+        }
+        Some(state.waiting.drain(..count).collect())
+    }
+}
+
+impl<B: Batch> Drop for OnItsWay<B> {
+    /// It broke, or the process is ending. Who waits is served by another batch, or given up.
+    fn drop(&mut self) {
+        if !self.counts {
+            return;
+        }
+        let mut state = self.together.lock();
+        state.on_their_way -= 1;
+        let given_up = match state.on_their_way {
+            0 => std::mem::take(&mut state.waiting),
+            _ => VecDeque::new(),
+        };
+        drop(state);
+        // Not under the lock: whoever is told may ask again.
+        drop(given_up);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// Doubles numbers; breaks on zero, answers too little on a thousand.
+    struct Doubling {
+        batches: AtomicUsize,
+        at_once: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Batch for Doubling {
+        type Question = u64;
+        type Answer = u64;
+
+        const AT_A_TIME: usize = 2;
+        const SIZE_MAX: usize = 10;
+        const WAITING_MAX: usize = 100;
+
+        async fn ask(&self, questions: Vec<u64>) -> Vec<u64> {
+            assert!(!questions.is_empty() && questions.len() <= Self::SIZE_MAX);
+            self.batches.fetch_add(1, Ordering::SeqCst);
+            let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            self.at_once.fetch_sub(1, Ordering::SeqCst);
+            assert!(!questions.contains(&0), "broken on purpose");
+            let known = questions.iter().take_while(|number| **number != 1_000);
+            known.map(|number| number * 2).collect()
+        }
+    }
+
+    fn together() -> Together<Doubling> {
+        let none = || AtomicUsize::new(0);
+        Together::new(Doubling { batches: none(), at_once: none(), most: none() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leaves_at_once_and_many_go_together() {
+        let together = together();
+        let began = tokio::time::Instant::now();
+        assert_eq!(together.ask(4).await, Some(8));
+        assert_eq!(began.elapsed(), Duration::from_millis(25), "it waited for others");
+        let mut asked = JoinSet::new();
+        for number in 1..=62 {
+            let together = together.clone();
+            asked.spawn(async move { (number, together.ask(number).await) });
+        }
+        for (number, told) in asked.join_all().await {
+            assert_eq!(told, Some(number * 2));
+        }
+        let Doubling { batches, most, .. } = &together.0.batch;
+        assert_eq!(batches.load(Ordering::SeqCst), 1 + 62_usize.div_ceil(Doubling::SIZE_MAX));
+        assert_eq!(most.load(Ordering::SeqCst), Doubling::AT_A_TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_breaks_leaves_nobody_waiting() {
+        let together = together();
+        for _ in 0..5 {
+            assert_eq!(together.ask(0).await, None);
+            assert_eq!(together.ask(1_000).await, None, "answered too little");
+            let leaving = tokio::spawn({
+                let together = together.clone();
+                async move { together.ask(3).await }
+            });
+            tokio::task::yield_now().await;
+            leaving.abort();
+            assert_eq!(together.ask(2).await, Some(4));
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_ends_leaves_nothing_hanging() {
+        for _ in 0..20 {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .unwrap();
+            let together = together();
+            runtime.block_on(async {
+                for number in 1..=64 {
+                    let together = together.clone();
+                    tokio::spawn(async move {
+                        loop {
+                            _ = together.ask(number).await;
+                        }
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            });
+            drop(runtime);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded() {
+        let together = together();
+        let mut asked = JoinSet::new();
+        for number in 1..=150 {
+            let together = together.clone();
+            asked.spawn(async move { together.ask(number).await });
+        }
+        let told = asked.join_all().await;
+        let given_up = told.iter().filter(|told| told.is_none()).count();
+        assert!((40..=50).contains(&given_up), "{given_up}");
+    }
+}
