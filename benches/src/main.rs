@@ -11,7 +11,13 @@
 )]
 
 mod bare;
+#[cfg(unix)]
+#[allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "a file of the store's tests")]
+#[path = "../../crates/store/tests/postgres/cluster.rs"]
+mod cluster;
 mod hostile;
+#[cfg(unix)]
+mod journal;
 mod load;
 mod paid;
 mod report;
@@ -106,6 +112,18 @@ async fn run(options: &Options) -> Result<()> {
         for bench in benches.iter().filter(|bench| chosen(&bench.name)) {
             println!("{}", if options.json { bench.json() } else { bench.text() });
             printed += 1;
+        }
+    }
+    #[cfg(unix)]
+    if journal::NAMES.iter().any(chosen) {
+        if cluster::is_installed() {
+            let benches = journal::run(options.extent).await?;
+            for bench in benches.iter().filter(|bench| chosen(&bench.name)) {
+                println!("{}", if options.json { bench.json() } else { bench.text() });
+                printed += 1;
+            }
+        } else {
+            eprintln!("bench: journal_… is left out: no PostgreSQL here; see `cargo xtask setup`");
         }
     }
     if hostile::NAMES.iter().any(chosen) {

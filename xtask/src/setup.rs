@@ -16,7 +16,8 @@ const STAMP: &str = "node_modules/.installed-from";
 pub(crate) fn run(root: &Path) -> Outcome {
     tools()?;
     contracts(&root.join("contracts"))?;
-    strace(root);
+    debian(root, "strace", || process::works("strace", &["--version"]));
+    debian(root, "postgresql", has_postgresql);
     Step::new(root, "node", &["interop/setup.mjs"], INSTALL_LIMIT).run()
 }
 
@@ -50,17 +51,29 @@ fn tools() -> Outcome {
     .into())
 }
 
-/// strace, which the power-cut test watches the disk with: from Debian's packages where they can be
-/// installed. Without it that one test is left out, and `test` says so.
-fn strace(root: &Path) {
-    if process::works("strace", &["--version"]) || !process::works("apt-get", &["--version"]) {
+/// What some tests need beside Rust and is a package of Debian's, where it can be installed: strace,
+/// which the power-cut test watches the disk with, and PostgreSQL's server, on which the journal is
+/// tested. Without them these tests are left out, and `test` says so.
+fn debian(root: &Path, package: &str, is_there: fn() -> bool) {
+    if is_there() || !process::works("apt-get", &["--version"]) {
         return;
     }
-    let arguments = ["install", "--yes", "--quiet", "--no-install-recommends", "strace"];
+    let arguments = ["install", "--yes", "--quiet", "--no-install-recommends", package];
     let update = Step::new(root, "apt-get", &["update", "--quiet"], INSTALL_LIMIT).run();
     if update.and_then(|()| Step::new(root, "apt-get", &arguments, INSTALL_LIMIT).run()).is_err() {
-        println!("setup: strace could not be installed");
+        println!("setup: {package} could not be installed");
     }
+}
+
+/// Whether the programs of a PostgreSQL server are installed: where Debian puts them, which is not
+/// on the path, or where `pg_config` says.
+pub(crate) fn has_postgresql() -> bool {
+    let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut folders: Vec<_> = debian.map(|version| version.path().join("bin")).collect();
+    if let Ok(bin) = process::output(Path::new("."), "pg_config", &["--bindir"]) {
+        folders.push(bin.trim().into());
+    }
+    folders.iter().any(|bin| bin.join("initdb").exists())
 }
 
 /// The Solidity compiler, from npm, for comparing the committed artefacts.

@@ -64,6 +64,14 @@ impl CliError {
         Self { retryable: true, ..error }
     }
 
+    /// Another process does our work now.
+    pub(crate) fn taken_over(message: impl Into<String>) -> Self {
+        let error = Self::new("taken_over", exit::GENERAL, message);
+        Self { retryable: true, ..error }.suggest(
+            "start this one again and it stands by; were its clock or its machine stopped?",
+        )
+    }
+
     /// Somebody said no, and nothing was done.
     pub(crate) fn refused(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(code, exit::REFUSED, message)

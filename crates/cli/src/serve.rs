@@ -251,10 +251,12 @@ fn units_of(uri: &Uri) -> Option<u32> {
 
 /// Listens, or says why that is not possible.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        CliError::network(format!("cannot listen on {address}: {error}"))
-            .suggest("is something else using the port? choose another, or 0 for a free one")
-    })
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> CliError {
+    CliError::network(format!("cannot listen on {address}: {error}"))
+        .suggest("is something else using the port? choose another, or 0 for a free one")
 }
 
 /// Serves until SIGINT or SIGTERM, and then until `leave` has ended. Then it takes nothing new,

@@ -270,6 +270,12 @@ impl Desk {
         _ = run.wait_for(halted).await;
     }
 
+    /// Waits until another process has taken the lease over.
+    pub(crate) async fn lease_lost(&self) {
+        let mut run = self.run.subscribe();
+        _ = run.wait_for(|run| *run == Run::LeaseLost).await;
+    }
+
     /// Waits until the engine is treated as crashed.
     pub(crate) async fn crashed(&self) {
         let mut run = self.run.subscribe();

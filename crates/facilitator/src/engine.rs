@@ -365,6 +365,22 @@ impl Engine {
         health
     }
 
+    /// Waits until another process has taken a network over from this one, and says which. This one
+    /// settles nothing there any more, and nothing gives it the network back but a new start.
+    pub async fn taken_over(&self) -> NetworkId {
+        let waiting = self.0.crews.values().map(|crew| {
+            Box::pin(async {
+                crew.desk.lease_lost().await;
+                crew.desk.id.clone()
+            })
+        });
+        let waiting: Vec<_> = waiting.collect();
+        if waiting.is_empty() {
+            return std::future::pending().await;
+        }
+        futures_util::future::select_all(waiting).await.0
+    }
+
     /// What can be settled, without waiting.
     pub fn kinds(&self) -> &Supported {
         &self.0.supported

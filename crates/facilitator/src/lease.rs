@@ -14,28 +14,17 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Renewals that may fail before the lease would run out.
 const RENEWALS_PER_LEASE: u32 = 3;
 
-/// Takes the lease of the desk's network, waiting once for a predecessor's to run out.
+/// Takes the lease of the desk's network, waiting for a predecessor's to run out: once, or, as a
+/// standby, as long as it takes.
 ///
 /// # Errors
 /// When another process keeps it, or the journal cannot be used.
 pub(crate) async fn acquire(desk: &Desk) -> Result<Lease, Misconfigured> {
+    if desk.options.standby {
+        return asked_for(desk).await;
+    }
     let patience = desk.options.lease + Duration::from_secs(2);
-    let asking = async {
-        let mut told = false;
-        loop {
-            match ask(desk).await {
-                Ok(Some(lease)) => return Ok(lease),
-                Ok(None) if !told => {
-                    tracing::info!(network = %desk.id, "another process holds the lease; waiting");
-                    told = true;
-                }
-                Ok(None) => {}
-                Err(problem) => return Err(Misconfigured::new("journal", problem)),
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    };
-    tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| {
+    tokio::time::timeout(patience, asked_for(desk)).await.unwrap_or_else(|_| {
         let problem = format!(
             "another running process settles on {} with this journal; stop it, or give this one \
              a journal and signers of its own",
@@ -43,6 +32,26 @@ pub(crate) async fn acquire(desk: &Desk) -> Result<Lease, Misconfigured> {
         );
         Err(Misconfigured::new("journal", problem))
     })
+}
+
+async fn asked_for(desk: &Desk) -> Result<Lease, Misconfigured> {
+    let mut waits = false;
+    loop {
+        match ask(desk).await {
+            Ok(Some(lease)) => return Ok(lease),
+            Ok(None) if !waits => {
+                tracing::info!(network = %desk.id, "another process holds the lease; waiting");
+                waits = true;
+            }
+            Ok(None) => {}
+            // Who stands by through a night stands by through a restart of the journal's server.
+            Err(problem) if waits && desk.options.standby => {
+                tracing::warn!(network = %desk.id, problem, "the journal did not answer; waiting");
+            }
+            Err(problem) => return Err(Misconfigured::new("journal", problem)),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 async fn ask(desk: &Desk) -> Result<Option<Lease>, String> {

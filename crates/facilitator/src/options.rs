@@ -48,6 +48,9 @@ pub struct Options {
     pub holder: String,
     /// How long a lease lasts, in whole seconds; at least 3.
     pub lease: Duration,
+    /// Whether a start waits as long as it takes for a lease that another process holds, to stand in
+    /// for it when it is gone. Otherwise it gives up after one lease.
+    pub standby: bool,
     /// Unfinished settlements of one network; above, new ones are turned away.
     pub unfinished_max: usize,
     /// Unfinished settlements of one payer on one network; above, new ones are turned away.
@@ -94,6 +97,7 @@ impl Default for Options {
         Self {
             holder,
             lease: LEASE,
+            standby: false,
             unfinished_max: UNFINISHED_MAX,
             unfinished_per_payer_max: UNFINISHED_PER_PAYER_MAX,
             strikes_max: STRIKES_MAX,

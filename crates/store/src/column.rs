@@ -1,7 +1,9 @@
 //! How our nouns stand in columns, and how they are read back: strictly, so that a damaged row is
-//! an error and never another payment.
+//! an error and never another payment. In every database they stand in the same form.
 //!
 //! **Invariant:** what is written reads back equal, over the whole range of each type.
+
+use std::error::Error;
 
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, NetworkId};
@@ -9,6 +11,40 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRe
 use rusqlite::{Row, ToSql};
 
 use crate::writer::Stop;
+
+/// Why a column cannot be read.
+type Damage = Box<dyn Error + Send + Sync>;
+
+/// What stands in columns of every database as the same text.
+pub(crate) trait Text: Sized {
+    /// The text that is stored.
+    fn to_text(&self) -> String;
+    /// Reads it back; strictly.
+    fn from_text(text: &str) -> Result<Self, Damage>;
+}
+
+/// A column's value, in every database that this build knows.
+#[cfg(not(feature = "postgres"))]
+pub(crate) trait Column: FromSql {}
+#[cfg(not(feature = "postgres"))]
+impl<T: FromSql> Column for T {}
+/// A column's value, in every database that this build knows.
+#[cfg(feature = "postgres")]
+pub(crate) trait Column: FromSql + tokio_postgres::types::FromSqlOwned {}
+#[cfg(feature = "postgres")]
+impl<T: FromSql + tokio_postgres::types::FromSqlOwned> Column for T {}
+
+/// A row, of whichever database, whose columns are read by their names.
+pub(crate) trait Columns {
+    /// Reads one of them, or says what is wrong with it.
+    fn read<T: Column>(&self, column: &str) -> Result<T, String>;
+}
+
+impl Columns for Row<'_> {
+    fn read<T: Column>(&self, column: &str) -> Result<T, String> {
+        self.get(column).map_err(|error| error.to_string())
+    }
+}
 
 /// A whole number of 64 bits as text of 20 digits: SQLite's integers are signed, and the order of
 /// such texts is the order of the numbers.
@@ -27,18 +63,14 @@ impl From<Whole> for UnixTime {
     }
 }
 
-impl ToSql for Whole {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(format!("{:020}", self.0).into())
+impl Text for Whole {
+    fn to_text(&self) -> String {
+        format!("{:020}", self.0)
     }
-}
 
-impl FromSql for Whole {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        let text = value.as_str()?;
+    fn from_text(text: &str) -> Result<Self, Damage> {
         let strict = text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = if strict { text.parse().ok() } else { None };
-        number.map(Self).ok_or(FromSqlError::InvalidType)
+        if strict { Ok(Self(text.parse()?)) } else { Err("not 20 digits".into()) }
     }
 }
 
@@ -46,15 +78,13 @@ impl FromSql for Whole {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Money(pub(crate) Amount);
 
-impl ToSql for Money {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(self.0.to_string().into())
+impl Text for Money {
+    fn to_text(&self) -> String {
+        self.0.to_string()
     }
-}
 
-impl FromSql for Money {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        Amount::parse(value.as_str()?).map(Self).map_err(FromSqlError::other)
+    fn from_text(text: &str) -> Result<Self, Damage> {
+        Ok(Self(Amount::parse(text)?))
     }
 }
 
@@ -78,19 +108,128 @@ impl FromSql for Hash {
 #[derive(Clone, Debug)]
 pub(crate) struct Net(pub(crate) NetworkId);
 
-impl ToSql for Net {
+impl Text for Net {
+    fn to_text(&self) -> String {
+        self.0.as_str().to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Damage> {
+        Ok(Self(NetworkId::parse(text)?))
+    }
+}
+
+/// Words from elsewhere, such as a contract's: any text at all. PostgreSQL's type for text refuses
+/// the character 0, so there it stands as bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Words(pub(crate) String);
+
+impl ToSql for Words {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(self.0.as_str().into())
+        self.0.to_sql()
     }
 }
 
-impl FromSql for Net {
+impl FromSql for Words {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        NetworkId::parse(value.as_str()?).map(Self).map_err(FromSqlError::other)
+        String::column_result(value).map(Self)
     }
 }
 
-/// A column of a row by its name.
+macro_rules! text_in_sqlite {
+    ($($noun:ty),+) => {$(
+        impl ToSql for $noun {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(self.to_text().into())
+            }
+        }
+
+        impl FromSql for $noun {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                Self::from_text(value.as_str()?).map_err(FromSqlError::Other)
+            }
+        }
+    )+};
+}
+
+text_in_sqlite!(Whole, Money, Net);
+
+/// The same in PostgreSQL.
+#[cfg(feature = "postgres")]
+mod postgres {
+    use tokio_postgres::types::private::BytesMut;
+    use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+    use super::{Column, Columns, Damage, Digest, Hash, Money, Net, Text, Whole, Words};
+
+    impl Columns for tokio_postgres::Row {
+        fn read<T: Column>(&self, column: &str) -> Result<T, String> {
+            self.try_get(column).map_err(|error| format!("{column}: {error}"))
+        }
+    }
+
+    macro_rules! text {
+        ($($noun:ty),+) => {$(
+            impl ToSql for $noun {
+                fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Damage> {
+                    self.to_text().to_sql(kind, out)
+                }
+
+                fn accepts(kind: &Type) -> bool {
+                    <&str as ToSql>::accepts(kind)
+                }
+
+                to_sql_checked!();
+            }
+
+            impl<'a> FromSql<'a> for $noun {
+                fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Damage> {
+                    Self::from_text(<&str>::from_sql(kind, raw)?)
+                }
+
+                fn accepts(kind: &Type) -> bool {
+                    <&str as FromSql>::accepts(kind)
+                }
+            }
+        )+};
+    }
+
+    text!(Whole, Money, Net);
+
+    macro_rules! bytes {
+        ($($noun:ty: $to:expr, $from:expr);+) => {$(
+            impl ToSql for $noun {
+                fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Damage> {
+                    let to: fn(&Self) -> &[u8] = $to;
+                    to(self).to_sql(kind, out)
+                }
+
+                fn accepts(kind: &Type) -> bool {
+                    <&[u8] as ToSql>::accepts(kind)
+                }
+
+                to_sql_checked!();
+            }
+
+            impl<'a> FromSql<'a> for $noun {
+                fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Damage> {
+                    let from: fn(&[u8]) -> Result<Self, Damage> = $from;
+                    from(<&[u8]>::from_sql(kind, raw)?)
+                }
+
+                fn accepts(kind: &Type) -> bool {
+                    <&[u8] as FromSql>::accepts(kind)
+                }
+            }
+        )+};
+    }
+
+    bytes! {
+        Hash: |hash| &hash.0.0, |bytes| Ok(Self(Digest(bytes.try_into()?)));
+        Words: |words| words.0.as_bytes(), |bytes| Ok(Self(std::str::from_utf8(bytes)?.to_owned()))
+    }
+}
+
+/// A column of a row of SQLite by its name.
 pub(crate) fn read<T: FromSql, E>(row: &Row<'_>, column: &str) -> Result<T, Stop<E>> {
     row.get(column).map_err(Stop::Sql)
 }

@@ -1,7 +1,7 @@
 //! The facilitator's journal in SQLite. The rules are those of [`pay402_core::journal`].
 //!
-//! **Invariant:** an entry's row changes only by [`step`], in the transaction that compared the
-//! lease's token.
+//! **Invariant:** an entry's row changes only as [`advanced`] says, in the transaction that compared
+//! the lease's token.
 
 use std::path::Path;
 
@@ -9,15 +9,17 @@ use async_trait::async_trait;
 use pay402_core::error::Misconfigured;
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
-    Outcome, SignedAs, Stage, step,
 };
 use pay402_core::network::SentAs;
 use pay402_core::time::UnixTime;
 use pay402_core::{NetworkId, PaymentKey};
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, named_params};
 
-use crate::column::{Hash, Money, Net, Whole, read};
+use crate::column::{Hash, Money, Net, Whole};
 use crate::database::{self, JOURNAL};
+use crate::entry::{
+    EntryRow, Held, Turn, advanced, columns, count, delivery_text, nonce_after, read_entry,
+};
 use crate::writer::{Access, Stop, Writer};
 
 type Outcomes<T> = Result<T, Stop<JournalError>>;
@@ -114,7 +116,7 @@ impl Journal for SqliteJournal {
                 let mut rows = select.query((&network, limit))?;
                 let mut entries = Vec::new();
                 while let Some(row) = rows.next()? {
-                    entries.push(read_entry(row)?.entry);
+                    entries.push(read_entry(row).map_err(Stop::Broken)?.entry);
                 }
                 Ok(entries)
             })
@@ -133,7 +135,7 @@ impl Journal for SqliteJournal {
                 let mut rows = select.query([&network])?;
                 let mut backlog = Backlog::default();
                 while let Some(row) = rows.next()? {
-                    count(&mut backlog, row)?;
+                    count(&mut backlog, row).map_err(Stop::Broken)?;
                 }
                 Ok(backlog)
             })
@@ -154,9 +156,7 @@ impl Journal for SqliteJournal {
                          WHERE network = ?1 AND signer = ?2",
                     )?
                     .query_row((&network, &signer), |row| row.get(0))?;
-                let Some(Whole(highest)) = highest else { return Ok(None) };
-                let next = highest.checked_add(1);
-                next.map(Some).ok_or_else(|| Stop::Broken("a nonce of 2^64 - 1 is recorded".into()))
+                nonce_after(highest).map_err(Stop::Broken)
             })
             .await
     }
@@ -214,12 +214,6 @@ macro_rules! entries {
 }
 use entries;
 
-/// An entry and the number of its row.
-struct EntryRow {
-    seq: i64,
-    entry: Entry,
-}
-
 fn enter(connection: &Connection, new: &NewEntry) -> Outcomes<Entered> {
     let inserted = connection
         .prepare_cached(
@@ -252,7 +246,7 @@ fn enter(connection: &Connection, new: &NewEntry) -> Outcomes<Entered> {
 fn find(connection: &Connection, key: &PaymentKey) -> Outcomes<Option<EntryRow>> {
     let mut select = connection.prepare_cached(concat!(entries!(), " WHERE key = ?1"))?;
     let mut rows = select.query([key.as_str()])?;
-    rows.next()?.map(read_entry).transpose()
+    rows.next()?.map(|row| read_entry(row).map_err(Stop::Broken)).transpose()
 }
 
 fn lease(
@@ -262,20 +256,19 @@ fn lease(
     now: UnixTime,
     until: UnixTime,
 ) -> Outcomes<Option<Lease>> {
-    let held: Option<(String, Whole, Whole)> = connection
+    let held = connection
         .prepare_cached("SELECT holder, token, until FROM lease WHERE network = ?1")?
-        .query_row([network.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row([network.as_str()], |row| {
+            let (Whole(token), until) = (row.get(1)?, row.get::<_, Whole>(2)?.into());
+            Ok(Held { holder: row.get(0)?, token, until })
+        })
         .optional()?;
-    let token = match held {
-        Some((by, Whole(token), _)) if by == holder => token,
-        Some((_, _, Whole(end))) if now.0 < end => return Ok(None),
-        Some((_, Whole(token), _)) => {
+    let token = match Turn::of(held.as_ref(), holder, now).map_err(Stop::Broken)? {
+        Turn::Waits => return Ok(None),
+        Turn::Keeps(token) => token,
+        Turn::TakesOver(token) => {
             owe_all(connection, network)?;
-            token.checked_add(1).ok_or_else(|| Stop::Broken("lease tokens have run out".into()))?
-        }
-        None => {
-            owe_all(connection, network)?;
-            1
+            token
         }
     };
     connection
@@ -313,21 +306,14 @@ fn check_token(connection: &Connection, lease: &Lease) -> Outcomes<()> {
 /// One change. An entry of another network is none of the lease's holder.
 fn advance(connection: &Connection, lease: &Lease, change: Advance) -> Outcomes<Entry> {
     let no_entry = || Stop::Refused(JournalError::NoEntry(change.key.clone()));
-    let EntryRow { seq, mut entry } = find(connection, &change.key)?.ok_or_else(no_entry)?;
+    let EntryRow { seq, entry } = find(connection, &change.key)?.ok_or_else(no_entry)?;
     if entry.new.network != lease.network {
         return Err(no_entry());
     }
     if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
         record_signed(connection, seq, &entry.new.network, &signed.sent)?;
     }
-    let illegal = |error| Stop::Refused(JournalError::Illegal(error));
-    entry.stage = step(entry.stage, change.event).map_err(illegal)?;
-    if let Stage::Final(_) = &entry.stage {
-        entry.new.plan.clear();
-        if change.deliver && entry.delivery == Delivery::Waiting {
-            entry.delivery = Delivery::Delivered;
-        }
-    }
+    let entry = advanced(entry, change).map_err(Stop::Refused)?;
     write_stage(connection, seq, &entry)?;
     Ok(entry)
 }
@@ -345,45 +331,6 @@ fn record_signed(
         )?
         .execute((seq, network.as_str(), &sent.signer, Whole(sent.nonce), &sent.transaction))?;
     Ok(())
-}
-
-/// What the columns of a stage hold; those of other stages are null.
-#[derive(Default)]
-struct StageColumns<'a> {
-    stage: &'static str,
-    signed: Option<&'a SignedAs>,
-    transaction: Option<&'a str>,
-    block: Option<u64>,
-    fee: Option<Money>,
-    reason: Option<&'a str>,
-    message: Option<&'a str>,
-}
-
-fn columns(stage: &Stage) -> StageColumns<'_> {
-    match stage {
-        Stage::Due => StageColumns { stage: "due", ..StageColumns::default() },
-        Stage::Signed(signed) | Stage::Sent(signed) => StageColumns {
-            stage: if matches!(stage, Stage::Signed(_)) { "signed" } else { "sent" },
-            signed: Some(signed),
-            transaction: Some(&signed.sent.transaction),
-            ..StageColumns::default()
-        },
-        Stage::Final(Outcome::Settled { transaction, block, fee }) => StageColumns {
-            stage: "settled",
-            transaction: Some(transaction),
-            block: Some(*block),
-            fee: Some(Money(*fee)),
-            ..StageColumns::default()
-        },
-        Stage::Final(Outcome::Failed { reason, message, transaction, fee }) => StageColumns {
-            stage: "failed",
-            transaction: transaction.as_deref(),
-            fee: Some(Money(*fee)),
-            reason: Some(reason),
-            message: Some(message),
-            ..StageColumns::default()
-        },
-    }
 }
 
 fn write_stage(connection: &Connection, seq: i64, entry: &Entry) -> rusqlite::Result<()> {
@@ -411,81 +358,4 @@ fn write_stage(connection: &Connection, seq: i64, entry: &Entry) -> rusqlite::Re
             ":message": columns.message,
         })?;
     Ok(())
-}
-
-fn read_entry(row: &Row<'_>) -> Outcomes<EntryRow> {
-    let key: String = read(row, "key")?;
-    let new = NewEntry {
-        key: PaymentKey::from_stored(&key),
-        fingerprint: read::<Hash, _>(row, "fingerprint")?.0,
-        network: read::<Net, _>(row, "network")?.0,
-        payer: read(row, "payer")?,
-        amount: read::<Money, _>(row, "amount")?.0,
-        expires: read::<Whole, _>(row, "expires")?.into(),
-        caller: read::<Option<Hash>, _>(row, "caller")?.map(|hash| hash.0),
-        plan: read(row, "plan")?,
-        entered_at: read::<Whole, _>(row, "entered_at")?.into(),
-    };
-    let delivery: String = read(row, "delivery")?;
-    let delivery = match delivery.as_str() {
-        "waiting" => Delivery::Waiting,
-        "owed" => Delivery::Owed,
-        "delivered" => Delivery::Delivered,
-        other => return Err(Stop::Broken(format!("unknown delivery {other:?} of {key}"))),
-    };
-    let stage: String = read(row, "stage")?;
-    let stage = match stage.as_str() {
-        "due" => Stage::Due,
-        "signed" => Stage::Signed(read_signed(row)?),
-        "sent" => Stage::Sent(read_signed(row)?),
-        "settled" => Stage::Final(Outcome::Settled {
-            transaction: read(row, "transaction_hash")?,
-            block: read::<Whole, _>(row, "block")?.0,
-            fee: read::<Money, _>(row, "fee")?.0,
-        }),
-        "failed" => Stage::Final(Outcome::Failed {
-            reason: read(row, "reason")?,
-            message: read(row, "message")?,
-            transaction: read(row, "transaction_hash")?,
-            fee: read::<Money, _>(row, "fee")?.0,
-        }),
-        other => return Err(Stop::Broken(format!("unknown stage {other:?} of {key}"))),
-    };
-    Ok(EntryRow { seq: read(row, "seq")?, entry: Entry { new, stage, delivery } })
-}
-
-/// Adds the entries of one stage and one signer.
-fn count(backlog: &mut Backlog, row: &Row<'_>) -> Outcomes<()> {
-    let entries = u64::try_from(row.get::<_, i64>("entries")?)
-        .map_err(|_| Stop::Broken("a count below zero".into()))?;
-    let oldest = row.get::<_, Whole>("oldest")?.into();
-    backlog.oldest = Some(backlog.oldest.map_or(oldest, |known| known.min(oldest)));
-    match row.get::<_, String>("stage")?.as_str() {
-        "due" => backlog.due += entries,
-        "signed" => backlog.signed += entries,
-        _ => backlog.sent += entries,
-    }
-    if let Some(signer) = row.get::<_, Option<String>>("signer")? {
-        *backlog.by_signer.entry(signer).or_default() += entries;
-    }
-    Ok(())
-}
-
-fn read_signed(row: &Row<'_>) -> Outcomes<SignedAs> {
-    let replaced: Option<String> = read(row, "replaced")?;
-    let sent = SentAs {
-        signer: read(row, "signer")?,
-        nonce: read::<Whole, _>(row, "nonce")?.0,
-        transaction: read(row, "transaction_hash")?,
-        replaced: replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
-    };
-    Ok(SignedAs { sent, raw: read(row, "raw")? })
-}
-
-const fn delivery_text(delivery: Delivery) -> &'static str {
-    match delivery {
-        Delivery::Waiting => "waiting",
-        Delivery::Owed => "owed",
-        Delivery::Delivered => "delivered",
-    }
 }

@@ -1,6 +1,7 @@
 //! SQLite behind the storage ports of pay402-core: [`SqliteJournal`], [`SqliteGrants`] and
-//! [`SqliteLedger`]. All SQL of the project is here; what the rules of a port are stands in the
-//! port's module, and its conformance suite runs here.
+//! [`SqliteLedger`]; with the feature `postgres` the journal in PostgreSQL too, as `PgJournal`, whose
+//! module says what differs. All SQL of the project is here; what the rules of a port are stands in
+//! the port's module, and its conformance suite runs here. Of the stores in SQLite:
 //!
 //! - One file per store, each marked with the kind of store it is, opened by any number of
 //!   processes of one machine. The directory must be on a local disk.
@@ -13,12 +14,17 @@
 
 mod column;
 mod database;
+mod entry;
 mod grants;
 mod journal;
 mod ledger;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod writer;
 
 pub use grants::{PRUNE_ROWS_MAX, SqliteGrants};
 pub use journal::SqliteJournal;
 pub use ledger::SqliteLedger;
+#[cfg(feature = "postgres")]
+pub use postgres::PgJournal;
 pub use writer::{BATCH_COMMANDS_MAX, QUEUE_COMMANDS_MAX};

@@ -40,6 +40,8 @@ const FIREWALLS: &[(&str, &[&str], &str)] = &[
     ("clap", &["cli"], "arguments are read in one place"),
     ("revm", &["devchain"], "one crate compiles the EVM"),
     ("rusqlite", &["store"], "one crate holds all SQL"),
+    ("tokio-postgres", &["store"], "one crate holds all SQL"),
+    ("deadpool-postgres", &["store"], "one crate holds all SQL"),
     ("toml", &["cli"], "files are read where things are wired together"),
 ];
 

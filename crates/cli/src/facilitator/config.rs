@@ -37,6 +37,8 @@ const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
 const DRAIN_DELAY_S: RangeInclusive<u64> = 0..=300;
 /// Hexadecimal digits of a private key.
 const KEY_DIGITS: usize = 64;
+/// How the URL of a PostgreSQL database begins.
+const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 /// Largest configuration file, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -46,8 +48,14 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub(crate) struct Config {
     /// Address and port to listen on.
     pub(crate) listen: SocketAddr,
-    /// The SQLite file of the journal; relative to the configuration file.
-    pub(crate) database: PathBuf,
+    /// Where the journal is: a file for SQLite, relative to the configuration file, or the URL of a
+    /// PostgreSQL database, which may hold a password, so it is never printed. `${VAR}` is replaced.
+    database: Secret,
+    /// The environment variable with the password of the PostgreSQL database, or `<name>_FILE`.
+    pub(crate) database_password_env: Option<String>,
+    /// The folder of the configuration file.
+    #[serde(skip)]
+    folder: PathBuf,
     /// Failed settlements of one payer that cost gas, within `strikes_window_s`, from which on its
     /// payments are refused. Default 3.
     pub(crate) strikes_max: Option<u32>,
@@ -198,12 +206,33 @@ impl Asset {
     }
 }
 
+/// Where the journal is.
+#[derive(Debug)]
+pub(crate) enum Database<'a> {
+    /// A file for SQLite.
+    File(PathBuf),
+    /// A PostgreSQL database, by its URL; not for printing.
+    Postgres(&'a Secret),
+}
+
 impl Config {
+    /// Where the journal is.
+    pub(crate) fn database(&self) -> Database<'_> {
+        let is_url = POSTGRES.iter().any(|scheme| self.database.0.starts_with(scheme));
+        if is_url {
+            Database::Postgres(&self.database)
+        } else {
+            Database::File(self.folder.join(&self.database.0))
+        }
+    }
+
     /// What is set here of the engine's options; the rest as by default.
     pub(crate) fn options(&self) -> Options {
         let default = Options::default();
         let window = self.strikes_window_s.map(Duration::from_secs);
         Options {
+            // A database that several facilitators reach is there so that one stands in for another.
+            standby: matches!(self.database(), Database::Postgres(_)),
             strikes_max: self.strikes_max.unwrap_or(default.strikes_max),
             strikes_window: window.unwrap_or(default.strikes_window),
             ..default
@@ -213,6 +242,21 @@ impl Config {
     fn check(&self) -> Result<(), Misconfigured> {
         if self.networks.is_empty() {
             return Err(Misconfigured::new("network", "is missing; add a [[network]] section"));
+        }
+        match (self.database(), &self.database_password_env) {
+            (Database::Postgres(_), Some(name)) => check_variable("database_password_env", name)?,
+            (Database::Postgres(_), None) => {}
+            (Database::File(_), Some(_)) => {
+                let problem = "is for a PostgreSQL database, and database names a file; remove it, \
+                               or write database = \"postgres://user@host/name\"";
+                return Err(Misconfigured::new("database_password_env", problem));
+            }
+            (Database::File(_), None) if self.database.0.contains("://") => {
+                let problem = "is a URL of no kind that is known; write the path of a file, or \
+                               postgres://user@host/name";
+                return Err(Misconfigured::new("database", problem));
+            }
+            (Database::File(_), None) => {}
         }
         let outside = |setting: &str, from: u64, to: u64| {
             Err(Misconfigured::new(setting, format!("must be from {from} to {to}")))
@@ -347,7 +391,7 @@ pub(crate) fn read(path: &Path) -> Result<Config, Misconfigured> {
     })?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let anchor = |path: &mut PathBuf| *path = folder.join(&*path);
-    anchor(&mut config.database);
+    config.folder = folder.to_owned();
     for network in &mut config.networks {
         if let Signer::Keystore { keystore, password_file, .. } = &mut network.signer {
             anchor(keystore);
@@ -364,10 +408,11 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
         let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
         Misconfigured::new(format!("line {line}"), error.message().to_owned())
     })?;
+    config.database.0 = expand("database", &config.database.0)?;
     config.check()?;
     let mut seen = Vec::new();
     for (index, network) in config.networks.iter_mut().enumerate() {
-        check_variable(&format!("network[{index}].signer"), &network.signer)?;
+        check_variables(&format!("network[{index}].signer"), &network.signer)?;
         if seen.contains(&network.id) {
             let problem = format!("{} is configured twice", network.id);
             return Err(Misconfigured::new(format!("network[{index}].id"), problem));
@@ -379,13 +424,18 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
     Ok(config)
 }
 
-/// Refuses what is no name of a variable, without repeating it: it may well be the key itself.
-fn check_variable(setting: &str, signer: &Signer) -> Result<(), Misconfigured> {
-    let (field, name) = match signer {
-        Signer::Environment { env } => ("env", env),
-        Signer::Keystore { password_env: Some(name), .. } => ("password_env", name),
-        Signer::Keystore { password_env: None, .. } => return Ok(()),
-    };
+fn check_variables(setting: &str, signer: &Signer) -> Result<(), Misconfigured> {
+    match signer {
+        Signer::Environment { env } => check_variable(&format!("{setting}.env"), env),
+        Signer::Keystore { password_env: Some(name), .. } => {
+            check_variable(&format!("{setting}.password_env"), name)
+        }
+        Signer::Keystore { password_env: None, .. } => Ok(()),
+    }
+}
+
+/// Refuses what is no name of a variable, without repeating it: it may well be the secret itself.
+fn check_variable(setting: &str, name: &str) -> Result<(), Misconfigured> {
     let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let begins_well = !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit());
     // A key without 0x may look like a name.
@@ -395,7 +445,7 @@ fn check_variable(setting: &str, signer: &Signer) -> Result<(), Misconfigured> {
     }
     let problem = "must be the name of an environment variable (letters, digits and _); the \
                    secret itself does not belong in this file";
-    Err(Misconfigured::new(format!("{setting}.{field}"), problem))
+    Err(Misconfigured::new(setting, problem))
 }
 
 /// Replaces `${VAR}` by the variable's value.
@@ -599,5 +649,38 @@ mod tests {
         assert!(!format!("{config:?}").contains("secret-key"));
         let broken = text.replace("rpc = \"", "rpc = bad\"");
         assert!(!parse(&broken).unwrap_err().to_string().contains("secret-key"));
+    }
+
+    #[test]
+    fn a_journal_is_in_a_file_or_in_postgresql() {
+        let with = |line: &str| parse(&GOOD.replace("database = \"facilitator.db\"", line));
+        let config = with("database = \"facilitator.db\"").unwrap();
+        assert!(
+            matches!(config.database(), Database::File(path) if path.ends_with("facilitator.db"))
+        );
+        assert!(!config.options().standby);
+        for url in ["postgres://me:hunter2@db/books", "postgresql://me:hunter2@db/books"] {
+            let config = with(&format!("database = \"{url}\"")).unwrap();
+            assert!(matches!(config.database(), Database::Postgres(found) if found.0 == url));
+            assert!(config.options().standby);
+            assert!(!format!("{config:?} {:?}", config.database()).contains("hunter2"));
+        }
+        // A variable that cargo sets for its tests.
+        let config = with("database = \"postgres://me@${CARGO_PKG_NAME}/books\"").unwrap();
+        let expected = format!("postgres://me@{}/books", env!("CARGO_PKG_NAME"));
+        assert!(matches!(config.database(), Database::Postgres(found) if found.0 == expected));
+        for (line, key) in [
+            ("database = \"postgres://me:${PAY402_NO_SUCH_VARIABLE}@db/books\"", "database"),
+            ("database = \"mysql://me:hunter2@db/books\"", "database"),
+            ("database = \"x.db\"\ndatabase_password_env = \"A\"", "database_password_env"),
+            (
+                "database = \"postgres://me@db/books\"\ndatabase_password_env = \"hunter2!\"",
+                "database_password_env",
+            ),
+        ] {
+            let error = with(line).unwrap_err();
+            assert_eq!(error.key, key, "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use pay402_evm::network::survey::{Finding, Grade, SignerFound, Survey};
 use pay402_facilitator::api::Access;
 use serde_json::{Value, json};
 
-use super::config::Config;
+use super::config::{Config, Database};
 use super::{access, network_of};
 use crate::error::CliError;
 use crate::terminal::{self, Style};
@@ -90,10 +90,15 @@ fn own_findings(config: &Config, access: &Access) -> Vec<Finding> {
         grade: Grade::Good,
         message,
     };
-    let database = if config.database.exists() { "is there" } else { "is made at the first start" };
+    let (database, state) = match config.database() {
+        Database::File(path) if path.exists() => (path.display().to_string(), "is there"),
+        Database::File(path) => (path.display().to_string(), "is made at the first start"),
+        // Its URL holds a password, perhaps.
+        Database::Postgres(_) => ("PostgreSQL".to_owned(), "is asked at the start, not here"),
+    };
     vec![
         finding("listen", config.listen.to_string(), format!("for {callers}")),
-        finding("database", config.database.display().to_string(), database.into()),
+        finding("database", database, state.into()),
     ]
 }
 

@@ -11,15 +11,17 @@ use std::time::Duration;
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::asset::AssetId;
 use pay402_core::error::Misconfigured;
+use pay402_core::journal::Journal;
 use pay402_core::network::Network;
 use pay402_core::time::SystemClock;
 use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, RpcEnd, RpcWatch};
 use pay402_facilitator::api::{Access, Api, KeyHash};
 use pay402_facilitator::failpoint::Failpoints;
 use pay402_facilitator::{Engine, Options, RpcCounts, RpcOutcome};
-use pay402_store::SqliteJournal;
+use pay402_store::{PgJournal, SqliteJournal};
+use zeroize::Zeroizing;
 
-use self::config::{Config, Signer};
+use self::config::{Config, Database, Signer};
 use crate::error::CliError;
 use crate::{secret, serve, terminal};
 
@@ -84,6 +86,12 @@ Nothing but payments is sent at the signer's cost, unless it is set:
                                     # much; whoever makes a new key can have it
   approval_gas_max = 100000         # most gas that an approval may ask for
 
+A journal in PostgreSQL instead of a file, for facilitators that stand in for one another: one
+of them settles, the others wait for it to be gone and listen only then. On other machines
+the database is spoken to by TLS alone; its user needs CREATE on it.
+  database = "postgres://user@host/name"   # ${VAR} is replaced
+  database_password_env = "DB_PASSWORD"    # or DB_PASSWORD_FILE, a file with it
+
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]
   name = "shop"
@@ -116,8 +124,8 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         networks.push(Arc::new(network_of(index, network, Some(Arc::clone(&counted)))?));
         counts.push(counted);
     }
-    let journal = Arc::new(SqliteJournal::open(&config.database)?);
     let options = Options { failpoints: Failpoints::from_env()?, ..config.options() };
+    let journal = journal(&config).await?;
     let listener = serve::listen(config.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
     let api = Api::counting(access, counts);
@@ -132,21 +140,30 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         let names: Vec<_> = kinds
             .map(|kind| format!("{} on {} v{}", kind.scheme, kind.network, kind.version.number()))
             .collect();
-        api.open(engine);
+        api.open(engine.clone());
         terminal::say(&format!(
             "facilitator listening on http://{address}, settling {}",
             names.join(", ")
         ));
-        Ok::<_, CliError>(())
+        Ok::<_, CliError>(engine)
     };
     let mut serving = pin!(serving);
-    tokio::select! {
+    let engine = tokio::select! {
         biased;
         started = starting => started?,
         // Asked to stop before it had started, or nothing can be served.
         served = &mut serving => return served,
+    };
+    tokio::select! {
+        served = serving => served,
+        // Only a new start gets the network back, and this one may hold others that its successor
+        // waits for.
+        network = engine.taken_over() => {
+            _ = tokio::time::timeout(STOP_MAX, engine.stop(DRAIN)).await;
+            let problem = format!("another facilitator has taken over settling on {network}");
+            Err(CliError::taken_over(problem))
+        }
     }
-    serving.await
 }
 
 /// What happens between the signal to stop and the end of listening: who asks is told that this
@@ -158,6 +175,29 @@ async fn leave(api: Api, delay: Duration) {
     if tokio::time::timeout(STOP_MAX, engine.stop(DRAIN)).await.is_err() {
         terminal::note("the journal does not answer; its lease runs out by itself");
     }
+}
+
+async fn journal(config: &Config) -> Result<Arc<dyn Journal>, Misconfigured> {
+    let opened: Result<Arc<dyn Journal>, _> = match config.database() {
+        Database::File(path) => SqliteJournal::open(path).map(|journal| Arc::new(journal) as _),
+        Database::Postgres(url) => {
+            let password = match &config.database_password_env {
+                Some(name) => Some(needed("database_password_env", name)?),
+                None => None,
+            };
+            let password = password.as_deref().map(String::as_str);
+            PgJournal::open(&url.0, password).await.map(|journal| Arc::new(journal) as _)
+        }
+    };
+    opened.map_err(|error| Misconfigured::new("database", error.problem))
+}
+
+/// The secret in an environment variable that a setting names.
+fn needed(setting: &str, name: &str) -> Result<Zeroizing<String>, Misconfigured> {
+    secret::from_environment(name)?.ok_or_else(|| {
+        let problem = format!("needs the environment variable {name} (or {name}_FILE)");
+        Misconfigured::new(setting, problem)
+    })
 }
 
 fn access(config: &Config) -> Result<Access, Misconfigured> {
@@ -236,12 +276,7 @@ fn with_asset(
 }
 
 fn signer(setting: &str, signer: &Signer) -> Result<PrivateKeySigner, Misconfigured> {
-    let needed = |name: &str| {
-        secret::from_environment(name)?.ok_or_else(|| {
-            let problem = format!("needs the environment variable {name} (or {name}_FILE)");
-            Misconfigured::new(setting, problem)
-        })
-    };
+    let needed = |name: &str| needed(setting, name);
     match signer {
         Signer::Environment { env } => secret::signer(&format!("{setting}.env"), &needed(env)?),
         Signer::Keystore { keystore, password_env, password_file } => {

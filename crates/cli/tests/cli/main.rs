@@ -5,6 +5,12 @@ mod account;
 mod again;
 mod broken;
 mod canary;
+#[cfg(unix)]
+#[allow(dead_code, unreachable_pub, reason = "other tests and benches use the rest")]
+#[path = "../../../store/tests/postgres/cluster.rs"]
+mod cluster;
 mod commands;
 mod operate;
+#[cfg(unix)]
+mod postgres;
 mod process;

@@ -68,6 +68,12 @@ impl Server {
     pub(crate) fn terminate(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.ended(patience)
+    }
+
+    /// How it ended by itself. `None` when it still runs after `patience`.
+    #[cfg(unix)]
+    pub(crate) fn ended(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
         let begun = std::time::Instant::now();
         while begun.elapsed() < patience {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -76,6 +82,11 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         None
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it and returns everything it printed.

@@ -37,6 +37,7 @@ macro_rules! journal_conformance {
                 closing_delivers_to_who_waits,
                 a_hand_over_compares_first,
                 one_of_100_hand_overs_wins,
+                an_advance_undoes_no_hand_over,
                 the_next_nonce_follows_the_highest_recorded,
                 unfinished_entries_come_oldest_first,
                 failures_that_cost_a_fee_are_counted,
@@ -471,6 +472,36 @@ pub async fn one_of_100_hand_overs_wins<J: Journal + 'static>(on: On<J>) {
         .await;
     let told = answers.into_iter().filter(|told| *told).count();
     assert_eq!(told, 1, "{told} callers were told of one success");
+}
+
+/// Who was told of a success stays told, whatever happens to the entry at that moment.
+pub async fn an_advance_undoes_no_hand_over<J: Journal + 'static>(on: On<J>) {
+    const ENTRIES: u64 = 60;
+    let lease = lease(&*on.store).await;
+    for number in 0..ENTRIES {
+        enter(&*on.store, new(&number.to_string())).await;
+    }
+    let lease = &lease;
+    let told = on
+        .at_once(2 * ENTRIES, |journal, number| {
+            let (lease, name) = (lease.clone(), (number / 2).to_string());
+            async move {
+                if number % 2 == 0 {
+                    let sign = Event::Signed(signed(number));
+                    advance(&*journal, &lease, &name, sign).await;
+                    return true;
+                }
+                let one = key(&name);
+                let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered).await;
+                handed.expect("the store answers")
+            }
+        })
+        .await;
+    assert!(told.into_iter().all(|told| told), "somebody else was told");
+    for number in 0..ENTRIES {
+        let entry = find(&*on.store, &number.to_string()).await;
+        assert_eq!(entry.delivery, Delivery::Delivered, "entry {number} could be told again");
+    }
 }
 
 /// Ever recorded counts: replaced and final ones too. Signers and networks have their own.

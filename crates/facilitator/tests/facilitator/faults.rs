@@ -462,6 +462,7 @@ async fn a_lost_lease_stops_the_worker() {
     // Its next write is refused by the fencing token, before anything is sent.
     pending(settle(&engine, payment("2"), LONG).await);
     assert_eq!(engine.health()[0].status, "lease_lost");
+    assert_eq!(tokio::time::timeout(SHORT, engine.taken_over()).await, Ok(network()));
     assert_eq!(bed.chain.state().handed.len(), 1, "sent without the lease");
     let told = engine.settle_for(None, payment("3"), LONG).await.unwrap_err();
     assert!(told.what.contains("settling"));

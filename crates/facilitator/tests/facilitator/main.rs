@@ -1,4 +1,4 @@
-//! The engine and its API against a scripted chain and the real SQLite journal.
+//! The engine and its API against a scripted chain and the real journals.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(unreachable_pub)] // modules of one test program
@@ -10,6 +10,10 @@ mod api;
 mod approvals;
 mod bed;
 mod chain;
+#[cfg(unix)]
+#[allow(dead_code, reason = "other tests and benches use the rest")]
+#[path = "../../../store/tests/postgres/cluster.rs"]
+mod cluster;
 mod crash;
 mod delegations;
 mod errands;
@@ -23,6 +27,8 @@ mod funds;
 mod metered;
 mod metrics;
 mod openapi;
+#[cfg(unix)]
+mod postgres;
 mod settle;
 mod settlements;
 mod strikes;

@@ -1,0 +1,607 @@
+//! The facilitator's journal in PostgreSQL, for facilitators that stand in for one another. The
+//! rules are those of [`pay402_core::journal`]; what is shared with SQLite is in [`crate::entry`].
+//!
+//! - **Durable before visible:** an answer leaves only after the server said that the commit is on
+//!   its disk, with `synchronous_commit` on. A commit without an answer is
+//!   [`Unavailable`]: what became of it is in the database, and the
+//!   next connection sees it. So, unlike a file whose commit failed, nothing stops for good.
+//! - **Fenced:** a change locks the row of its network's lease and compares the token in its own
+//!   transaction. A take-over changes that row, so one of the two comes first.
+//! - **Fail closed:** a connection on which anything failed is dropped, and its transaction with it.
+//! - A caller that goes away takes nothing back: work runs to its end in a task of its own.
+//!
+//! # Round trips
+//!
+//! Answers of a server take longer than those of a file, so commands travel together: *entering* a
+//! payment is one statement that inserts it or reads the entry it meets, and commits by itself, in
+//! one round trip (a second one only when it meets an entry that is being committed at that very
+//! moment). *Advancing* any number of entries takes two: begin, lock the lease and read the entries;
+//! then write all of them and commit. It cannot be one while [`step`](pay402_core::journal::step),
+//! which decides what is written, needs what is read and is not told a second time in SQL.
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "a file of the tests")]
+#[path = "../../tests/postgres/cluster.rs"]
+mod cluster;
+mod connect;
+mod schema;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::{Client, Object, Pool, PoolError};
+use pay402_core::error::{Misconfigured, Unavailable};
+use pay402_core::journal::{
+    Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
+};
+use pay402_core::network::SentAs;
+use pay402_core::time::UnixTime;
+use pay402_core::{NetworkId, PaymentKey};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::column::{Columns, Hash, Money, Net, Whole, Words};
+use crate::entry::{
+    EntryRow, Held, Turn, advanced, columns, count, delivery_text, nonce_after, read_entry,
+};
+
+/// What the store is called in messages.
+const NAME: &str = "journal";
+/// Longest that one command may take once it has a connection; the server's own bounds are shorter.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// The transactions whose place the recorded one of `$entry` was to take.
+macro_rules! replaced {
+    ($entry:literal) => {
+        concat!(
+            "(SELECT string_agg(other.transaction_hash, ' ' ORDER BY other.seq)
+              FROM pay402_journal.signed_transaction AS other
+              WHERE other.entry = ",
+            $entry,
+            ".seq AND other.signer = ",
+            $entry,
+            ".signer AND other.nonce = ",
+            $entry,
+            ".nonce AND other.transaction_hash <> ",
+            $entry,
+            ".transaction_hash) AS replaced"
+        )
+    };
+}
+/// Selects entries.
+macro_rules! entries {
+    () => {
+        concat!("SELECT *, ", replaced!("entry"), " FROM pay402_journal.entry")
+    };
+}
+
+const ENTER: &str = concat!(
+    "
+    WITH new AS (
+        INSERT INTO pay402_journal.entry (key, fingerprint, network, payer, amount, expires, caller,
+                                          plan, entered_at, delivery, stage)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'waiting', 'due')
+        ON CONFLICT (key) DO NOTHING
+        RETURNING seq
+    )
+    SELECT new.seq IS NOT NULL AS is_new, known.*, ",
+    replaced!("known"),
+    " FROM (VALUES (1)) AS one
+    LEFT JOIN new ON true
+    LEFT JOIN pay402_journal.entry AS known ON known.key = $1"
+);
+const FIND: &str = concat!(entries!(), " WHERE key = $1");
+const UNFINISHED: &str = concat!(
+    entries!(),
+    " WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
+    ORDER BY seq LIMIT $2"
+);
+const BACKLOG: &str = "
+    SELECT stage, signer, count(*) AS entries, min(entered_at) AS oldest
+    FROM pay402_journal.entry WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
+    GROUP BY stage, signer";
+const HIGHEST_NONCE: &str = "
+    SELECT max(nonce) AS highest FROM pay402_journal.signed_transaction
+    WHERE network = $1 AND signer = $2";
+const FAILURES: &str = "
+    SELECT count(*) AS failures FROM pay402_journal.entry
+    WHERE network = $1 AND payer = $2 AND entered_at >= $3 AND stage = 'failed' AND fee <> '0'";
+const HAND_OVER: &str =
+    "UPDATE pay402_journal.entry SET delivery = $3 WHERE key = $1 AND delivery = $2";
+/// A row to lock, also before anybody held the lease; no lease has the token 0.
+const LEASE_ROW: &str = "
+    INSERT INTO pay402_journal.lease (network, holder, token, until)
+    VALUES ($1, '', $2, $2) ON CONFLICT (network) DO NOTHING";
+const LEASE_LOCKED: &str =
+    "SELECT holder, token, until FROM pay402_journal.lease WHERE network = $1 FOR UPDATE";
+const LEASE_SET: &str =
+    "UPDATE pay402_journal.lease SET holder = $2, token = $3, until = $4 WHERE network = $1";
+const OWE_ALL: &str = "
+    UPDATE pay402_journal.entry SET delivery = 'owed'
+    WHERE network = $1 AND delivery = 'waiting'";
+/// An entry of another network is none of the lease's holder.
+const ENTRIES_LOCKED: &str =
+    concat!(entries!(), " WHERE key = ANY ($1) AND network = $2 FOR UPDATE");
+const RECORD_SIGNED: &str = "
+    INSERT INTO pay402_journal.signed_transaction (entry, network, signer, nonce, transaction_hash)
+    SELECT signed.entry, $1, signed.signer, signed.nonce, signed.transaction_hash
+    FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[])
+         WITH ORDINALITY AS signed (entry, signer, nonce, transaction_hash, place)
+    ORDER BY signed.place";
+const WRITE_STAGES: &str = "
+    UPDATE pay402_journal.entry AS entry
+    SET stage = now.stage, delivery = now.delivery, plan = now.plan, signer = now.signer,
+        nonce = now.nonce, raw = now.raw, transaction_hash = now.transaction_hash,
+        block = now.block, fee = now.fee, reason = now.reason, message = now.message
+    FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[],
+                $7::bytea[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[])
+         AS now (seq, stage, delivery, plan, signer, nonce, raw, transaction_hash, block, fee,
+                 reason, message)
+    WHERE entry.seq = now.seq";
+
+/// A [`Journal`] in a PostgreSQL database. Several processes may share it: one of them at a time
+/// advances a network's entries, and the others wait for its lease.
+#[derive(Clone)]
+pub struct PgJournal {
+    pool: Pool,
+}
+
+impl std::fmt::Debug for PgJournal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PgJournal").finish_non_exhaustive()
+    }
+}
+
+/// Why a command did not do as asked. Whatever it wrote is undone.
+enum Stop {
+    /// The server failed, or what is stored contradicts itself.
+    Failed(String),
+    /// The port says no.
+    Refused(JournalError),
+}
+
+type Outcomes<T> = Result<T, Stop>;
+type Running<'a, T> = Pin<Box<dyn Future<Output = Outcomes<T>> + Send + 'a>>;
+
+impl From<tokio_postgres::Error> for Stop {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Failed(told(&error))
+    }
+}
+
+impl From<JournalError> for Stop {
+    fn from(error: JournalError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// An error in words. Its details stay out: the server puts whole rows into them.
+fn told(error: &tokio_postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return format!("{} ({})", said.message(), said.code().code());
+    }
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn unavailable(problem: impl Into<String>) -> JournalError {
+    Unavailable::new(NAME, problem.into()).into()
+}
+
+impl PgJournal {
+    /// Opens the journal in the database that `url` names, or makes its schema there.
+    ///
+    /// `url` is `postgres://user@host:port/name`; `password`, where the URL has none, is taken as it
+    /// is. Other machines are spoken to by TLS alone. Must be called within a tokio runtime, to which
+    /// the connections belong.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, would not keep its commits, or the schema is another's or
+    /// of a later format. Each says how to mend it, and none shows the URL.
+    pub async fn open(url: &str, password: Option<&str>) -> Result<Self, Misconfigured> {
+        let pool = connect::pool(url, password)?;
+        let client = pool.get().await.map_err(|error| {
+            connect::wrong(&format!(
+                "cannot be reached: {}; check that the server runs, and user, password and name",
+                refused_by(error)
+            ))
+        })?;
+        connect::check_server(&client).await?;
+        let opened = schema::JOURNAL.open(&client).await;
+        // What failed within a transaction must not come back to the pool.
+        drop(Object::take(client));
+        opened.map(|()| Self { pool })
+    }
+
+    /// Runs `command` on a connection, in a task of its own, and returns its result.
+    async fn run<T, C>(&self, command: C) -> Result<T, JournalError>
+    where
+        T: Send + 'static,
+        C: for<'c> FnOnce(&'c Client) -> Running<'c, T> + Send + 'static,
+    {
+        let pool = self.pool.clone();
+        let running = tokio::spawn(async move {
+            let client = pool.get().await.map_err(|error| unavailable(refused_by(error)))?;
+            let late = || Err(Stop::Failed("no answer in time".into()));
+            let done = tokio::time::timeout(ANSWER_MAX, command(&client)).await;
+            match done.unwrap_or_else(|_| late()) {
+                Ok(answer) => Ok(answer),
+                Err(Stop::Refused(error)) => {
+                    if client.batch_execute("ROLLBACK").await.is_err() {
+                        drop(Object::take(client));
+                    }
+                    Err(error)
+                }
+                Err(Stop::Failed(problem)) => {
+                    drop(Object::take(client));
+                    Err(unavailable(problem))
+                }
+            }
+        });
+        running.await.unwrap_or_else(|_| Err(unavailable("its task has stopped")))
+    }
+}
+
+fn refused_by(error: PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => told(&error),
+        PoolError::Timeout(_) => "no connection in time".into(),
+        PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => told(&error),
+        other => other.to_string(),
+    }
+}
+
+type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+async fn rows(client: &Client, sql: &str, parameters: Parameters<'_>) -> Outcomes<Vec<Row>> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query(&statement, parameters).await?)
+}
+
+/// A column of a row.
+fn read<T: crate::column::Column>(row: &Row, column: &str) -> Outcomes<T> {
+    row.read(column).map_err(Stop::Failed)
+}
+
+fn entry_of(row: &Row) -> Outcomes<EntryRow> {
+    read_entry(row).map_err(Stop::Failed)
+}
+
+#[async_trait]
+impl Journal for PgJournal {
+    async fn enter(&self, new: NewEntry) -> Result<Entered, JournalError> {
+        self.run(move |client| Box::pin(async move { enter(client, &new).await })).await
+    }
+
+    async fn find(&self, key: &PaymentKey) -> Result<Option<Entry>, JournalError> {
+        let key = key.clone();
+        self.run(move |client| Box::pin(async move { find(client, &key).await })).await
+    }
+
+    async fn lease(
+        &self,
+        network: &NetworkId,
+        holder: &str,
+        now: UnixTime,
+        until: UnixTime,
+    ) -> Result<Option<Lease>, JournalError> {
+        let (network, holder) = (network.clone(), holder.to_owned());
+        self.run(move |client| {
+            Box::pin(async move { lease(client, &network, &holder, now, until).await })
+        })
+        .await
+    }
+
+    async fn advance(
+        &self,
+        lease: &Lease,
+        changes: Vec<Advance>,
+    ) -> Result<Vec<Entry>, JournalError> {
+        let lease = lease.clone();
+        self.run(move |client| Box::pin(async move { advance(client, &lease, changes).await }))
+            .await
+    }
+
+    async fn unfinished(
+        &self,
+        network: &NetworkId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, JournalError> {
+        let network = Net(network.clone());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.run(move |client| {
+            Box::pin(async move {
+                let found = rows(client, UNFINISHED, &[&network, &limit]).await?;
+                found.iter().map(|row| entry_of(row).map(|found| found.entry)).collect()
+            })
+        })
+        .await
+    }
+
+    async fn backlog(&self, network: &NetworkId) -> Result<Backlog, JournalError> {
+        let network = Net(network.clone());
+        self.run(move |client| {
+            Box::pin(async move {
+                let mut backlog = Backlog::default();
+                for row in rows(client, BACKLOG, &[&network]).await? {
+                    count(&mut backlog, &row).map_err(Stop::Failed)?;
+                }
+                Ok(backlog)
+            })
+        })
+        .await
+    }
+
+    async fn next_nonce(
+        &self,
+        network: &NetworkId,
+        signer: &str,
+    ) -> Result<Option<u64>, JournalError> {
+        let (network, signer) = (Net(network.clone()), signer.to_owned());
+        self.run(move |client| {
+            Box::pin(async move {
+                let found = rows(client, HIGHEST_NONCE, &[&network, &signer]).await?;
+                let highest = found.first().map(|row| read(row, "highest")).transpose()?;
+                nonce_after(highest.flatten()).map_err(Stop::Failed)
+            })
+        })
+        .await
+    }
+
+    async fn failures(
+        &self,
+        network: &NetworkId,
+        payer: &str,
+        since: UnixTime,
+    ) -> Result<u64, JournalError> {
+        let (network, payer) = (Net(network.clone()), payer.to_owned());
+        self.run(move |client| {
+            Box::pin(async move {
+                let since = Whole::from(since);
+                let found = rows(client, FAILURES, &[&network, &payer, &since]).await?;
+                let none = || Stop::Failed("no count".into());
+                let count: i64 = read(found.first().ok_or_else(none)?, "failures")?;
+                u64::try_from(count).map_err(|_| Stop::Failed("a count below zero".into()))
+            })
+        })
+        .await
+    }
+
+    async fn hand_over(
+        &self,
+        key: &PaymentKey,
+        from: Delivery,
+        to: Delivery,
+    ) -> Result<bool, JournalError> {
+        let key = key.clone();
+        self.run(move |client| {
+            Box::pin(async move {
+                let statement = client.prepare_cached(HAND_OVER).await?;
+                let (from, to) = (delivery_text(from), delivery_text(to));
+                let changed = client.execute(&statement, &[&key.as_str(), &from, &to]).await?;
+                Ok(changed == 1)
+            })
+        })
+        .await
+    }
+}
+
+async fn enter(client: &Client, new: &NewEntry) -> Outcomes<Entered> {
+    let met = rows(
+        client,
+        ENTER,
+        &[
+            &new.key.as_str(),
+            &Hash(new.fingerprint),
+            &Net(new.network.clone()),
+            &new.payer,
+            &Money(new.amount),
+            &Whole::from(new.expires),
+            &new.caller.map(Hash),
+            &new.plan,
+            &Whole::from(new.entered_at),
+        ],
+    )
+    .await?;
+    let met = met.first().ok_or_else(|| Stop::Failed("no answer to an entry".into()))?;
+    if read(met, "is_new")? {
+        return Ok(Entered::New);
+    }
+    if read::<Option<i64>>(met, "seq")?.is_some() {
+        return Ok(Entered::Known(Box::new(entry_of(met)?.entry)));
+    }
+    // Committed by another while the statement ran, which therefore does not see it.
+    match find(client, &new.key).await? {
+        Some(entry) => Ok(Entered::Known(Box::new(entry))),
+        None => Err(Stop::Failed(format!("{} is neither new nor known", new.key))),
+    }
+}
+
+async fn find(client: &Client, key: &PaymentKey) -> Outcomes<Option<Entry>> {
+    let found = rows(client, FIND, &[&key.as_str()]).await?;
+    found.first().map(|row| entry_of(row).map(|found| found.entry)).transpose()
+}
+
+fn held(rows: &[Row]) -> Outcomes<Option<Held>> {
+    let Some(row) = rows.first() else { return Ok(None) };
+    let (Whole(token), until) = (read(row, "token")?, read::<Whole>(row, "until")?.into());
+    Ok(Some(Held { holder: read(row, "holder")?, token, until }).filter(|held| held.token > 0))
+}
+
+async fn lease(
+    client: &Client,
+    network: &NetworkId,
+    holder: &str,
+    now: UnixTime,
+    until: UnixTime,
+) -> Outcomes<Option<Lease>> {
+    let id = network.as_str();
+    let row = client.prepare_cached(LEASE_ROW).await?;
+    let locked = client.prepare_cached(LEASE_LOCKED).await?;
+    let (seed, of): (Parameters<'_>, Parameters<'_>) = (&[&id, &Whole(0)], &[&id]);
+    let (begun, there, found) = tokio::join!(
+        biased;
+        client.batch_execute("BEGIN"),
+        client.execute(&row, seed),
+        client.query(&locked, of),
+    );
+    begun?;
+    there?;
+    let turn = Turn::of(held(&found?)?.as_ref(), holder, now).map_err(Stop::Failed)?;
+    let (token, owed) = match turn {
+        Turn::Waits => {
+            client.batch_execute("ROLLBACK").await?;
+            return Ok(None);
+        }
+        Turn::Keeps(token) => (token, false),
+        Turn::TakesOver(token) => (token, true),
+    };
+    if owed {
+        // Those who waited did so in a process that is gone.
+        let owe = client.prepare_cached(OWE_ALL).await?;
+        client.execute(&owe, &[&id]).await?;
+    }
+    let set = client.prepare_cached(LEASE_SET).await?;
+    let (stored, until) = (Whole(token), Whole::from(until));
+    let now: Parameters<'_> = &[&id, &holder, &stored, &until];
+    let (written, committed) = tokio::join!(
+        biased;
+        client.execute(&set, now),
+        client.batch_execute("COMMIT"),
+    );
+    written?;
+    committed?;
+    Ok(Some(Lease { network: network.clone(), token }))
+}
+
+async fn advance(client: &Client, lease: &Lease, changes: Vec<Advance>) -> Outcomes<Vec<Entry>> {
+    let id = lease.network.as_str();
+    let locked = client.prepare_cached(LEASE_LOCKED).await?;
+    let entries = client.prepare_cached(ENTRIES_LOCKED).await?;
+    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+    let (of, which): (Parameters<'_>, Parameters<'_>) = (&[&id], &[&keys, &id]);
+    let (begun, fence, found) = tokio::join!(
+        biased;
+        client.batch_execute("BEGIN"),
+        client.query(&locked, of),
+        client.query(&entries, which),
+    );
+    begun?;
+    if held(&fence?)?.map(|held| held.token) != Some(lease.token) {
+        return Err(JournalError::LeaseLost(lease.network.clone()).into());
+    }
+    let mut batch = Batch::default();
+    for row in &found? {
+        let found = entry_of(row)?;
+        batch.now.insert(found.entry.new.key.clone(), found);
+    }
+    let after = changes.into_iter().map(|change| batch.apply(change)).collect::<Outcomes<_>>()?;
+    batch.write(client, &lease.network).await?;
+    Ok(after)
+}
+
+/// Entries that change together, as they are after the changes so far.
+#[derive(Default)]
+struct Batch {
+    now: HashMap<PaymentKey, EntryRow>,
+    signed: Vec<(i64, SentAs)>,
+}
+
+impl Batch {
+    fn apply(&mut self, change: Advance) -> Outcomes<Entry> {
+        let row = self.now.get_mut(&change.key);
+        let row = row.ok_or_else(|| JournalError::NoEntry(change.key.clone()))?;
+        if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
+            self.signed.push((row.seq, signed.sent.clone()));
+        }
+        row.entry = advanced(row.entry.clone(), change)?;
+        Ok(row.entry.clone())
+    }
+
+    /// Writes all of them, and commits.
+    async fn write(&self, client: &Client, network: &NetworkId) -> Outcomes<()> {
+        let record = client.prepare_cached(RECORD_SIGNED).await?;
+        let write = client.prepare_cached(WRITE_STAGES).await?;
+        let signed = |of: fn(&SentAs) -> String| -> Vec<String> {
+            self.signed.iter().map(|(_, sent)| of(sent)).collect()
+        };
+        let of: Vec<i64> = self.signed.iter().map(|(seq, _)| *seq).collect();
+        let signers = signed(|sent| sent.signer.clone());
+        let nonces: Vec<Whole> = self.signed.iter().map(|(_, sent)| Whole(sent.nonce)).collect();
+        let hashes = signed(|sent| sent.transaction.clone());
+        let stages = Stages::of(self.now.values());
+        let parameters = stages.parameters();
+        let id = network.as_str();
+        let sent: Parameters<'_> = &[&id, &of, &signers, &nonces, &hashes];
+        let (recorded, written, committed) = tokio::join!(
+            biased;
+            client.execute(&record, sent),
+            client.execute(&write, &parameters),
+            client.batch_execute("COMMIT"),
+        );
+        // After an error the server undoes everything, whatever follows it.
+        recorded?;
+        written?;
+        committed.map_err(Stop::from)
+    }
+}
+
+/// The columns of many entries, each an array.
+#[derive(Default)]
+struct Stages<'a> {
+    seq: Vec<i64>,
+    stage: Vec<&'static str>,
+    delivery: Vec<&'static str>,
+    plan: Vec<&'a [u8]>,
+    signer: Vec<Option<&'a str>>,
+    nonce: Vec<Option<Whole>>,
+    raw: Vec<Option<&'a [u8]>>,
+    transaction: Vec<Option<&'a str>>,
+    block: Vec<Option<Whole>>,
+    fee: Vec<Option<Money>>,
+    reason: Vec<Option<&'a str>>,
+    message: Vec<Option<Words>>,
+}
+
+impl<'a> Stages<'a> {
+    fn of(entries: impl Iterator<Item = &'a EntryRow>) -> Self {
+        let mut all = Self::default();
+        for EntryRow { seq, entry } in entries {
+            let columns = columns(&entry.stage);
+            all.seq.push(*seq);
+            all.stage.push(columns.stage);
+            all.delivery.push(delivery_text(entry.delivery));
+            all.plan.push(&entry.new.plan);
+            all.signer.push(columns.signed.map(|signed| &*signed.sent.signer));
+            all.nonce.push(columns.signed.map(|signed| Whole(signed.sent.nonce)));
+            all.raw.push(columns.signed.map(|signed| &*signed.raw));
+            all.transaction.push(columns.transaction);
+            all.block.push(columns.block.map(Whole));
+            all.fee.push(columns.fee);
+            all.reason.push(columns.reason);
+            all.message.push(columns.message.map(|message| Words(message.to_owned())));
+        }
+        all
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 12] {
+        [
+            &self.seq,
+            &self.stage,
+            &self.delivery,
+            &self.plan,
+            &self.signer,
+            &self.nonce,
+            &self.raw,
+            &self.transaction,
+            &self.block,
+            &self.fee,
+            &self.reason,
+            &self.message,
+        ]
+    }
+}
