@@ -91,6 +91,8 @@ enum Next {
     SignAgain,
     /// Nothing is mined: the bytes may have to be sent again.
     Resend,
+    /// Nothing is known. Not being able to look must not keep the bytes from the node.
+    Unknown,
     /// Wait.
     Look,
 }
@@ -112,9 +114,16 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
     let mut replace_at = Instant::now() + replace;
     loop {
         tokio::time::sleep(poll).await;
-        poll = (poll * 2).min(options.poll_max);
         let status = crew.desk.status(&flight.plan, Some(&flight.sent)).await;
-        match look(&crew, &flight, status).await {
+        let next = look(&crew, &flight, status).await;
+        // What the node cannot show is asked for less and less often: there may be many of those, made
+        // so by whoever wants the others to wait.
+        let longest = match next {
+            Next::Unknown => options.poll_unknown_max,
+            _ => options.poll_max,
+        };
+        poll = (poll * 2).min(longest);
+        match next {
             Next::Close(outcome) => return close(&crew, flight.custody, outcome).await,
             Next::SignAgain if !displaced.is_certain(Instant::now(), options.poll_max) => {}
             Next::SignAgain => {
@@ -133,13 +142,13 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
                 replace_at = Instant::now() + replace;
                 displaced = Displaced::default();
             }
-            Next::Resend if Instant::now() >= resend_at => {
+            Next::Resend | Next::Unknown if Instant::now() >= resend_at => {
                 _ = send(&crew, &flight).await;
                 resend = (resend * 2).min(options.resend_max);
                 resend_at = Instant::now() + resend;
                 displaced = Displaced::default();
             }
-            Next::Resend | Next::Look => displaced = Displaced::default(),
+            Next::Resend | Next::Unknown | Next::Look => displaced = Displaced::default(),
         }
     }
 }
@@ -200,8 +209,7 @@ async fn look(crew: &Crew, flight: &Flight, status: Result<ChainStatus, Unavaila
         Ok(status) => status,
         Err(error) => {
             tracing::debug!(%payment, %error, "status unknown");
-            // Not being able to look must not keep the bytes from the node.
-            return Next::Resend;
+            return Next::Unknown;
         }
     };
     let is_ours = |transaction: &str| flight.sent.is_any(transaction);

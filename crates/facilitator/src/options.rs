@@ -25,6 +25,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const POLL_FIRST: Duration = Duration::from_millis(5);
 /// Longest delay between two looks at the chain.
 pub const POLL_MAX: Duration = Duration::from_millis(500);
+/// Longest delay between two looks while the chain does not show where a payment stands.
+pub const POLL_UNKNOWN_MAX: Duration = Duration::from_secs(15);
 /// Delay before the same bytes are sent again when the chain has not mined them; then it doubles.
 pub const RESEND_FIRST: Duration = Duration::from_millis(500);
 /// Longest delay between two sendings of the same bytes.
@@ -68,6 +70,8 @@ pub struct Options {
     pub poll_first: Duration,
     /// Longest delay between two looks at the chain.
     pub poll_max: Duration,
+    /// Longest delay between two looks while the chain does not show where a payment stands.
+    pub poll_unknown_max: Duration,
     /// Delay before the same bytes are sent again; then it doubles.
     pub resend_first: Duration,
     /// Longest delay between two sendings of the same bytes.
@@ -106,6 +110,7 @@ impl Default for Options {
             call_timeout: CALL_TIMEOUT,
             poll_first: POLL_FIRST,
             poll_max: POLL_MAX,
+            poll_unknown_max: POLL_UNKNOWN_MAX,
             resend_first: RESEND_FIRST,
             resend_max: RESEND_MAX,
             replace_first: REPLACE_FIRST,

@@ -62,6 +62,8 @@ pub struct State {
     /// Every payment that was to be signed, in order.
     pub asked_to_sign: Vec<String>,
     pub status_fails: bool,
+    /// How often it was asked where a payment stands.
+    pub looks: usize,
     pub hangs: bool,
     pub shallow: bool,
     /// The next transaction that is mined reverts.
@@ -380,7 +382,8 @@ impl Network for Chain {
     ) -> Result<ChainStatus, Unavailable> {
         self.maybe_hang().await;
         let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
-        let state = self.state();
+        let mut state = self.state();
+        state.looks += 1;
         if state.status_fails {
             return Err(Unavailable::new("rpc", "down"));
         }

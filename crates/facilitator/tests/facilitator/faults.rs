@@ -529,3 +529,24 @@ async fn a_hanging_node_hangs_nobody() {
     bed.chain.state().mine();
     done(&settle(&engine, payment("1"), LONG).await);
 }
+
+#[tokio::test]
+async fn what_the_chain_does_not_show_is_asked_for_less_and_less() {
+    let bed = Bed::new();
+    let options = Options { poll_unknown_max: Duration::from_secs(2), ..options() };
+    let engine = bed.start_with(options).await;
+    bed.chain.state().status_fails = true;
+    for number in 0..16 {
+        pending(settle(&engine, payment(&number.to_string()), SHORT).await);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = bed.chain.state().looks;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let looks = bed.chain.state().looks - before;
+    // At the ordinary pace there would be some 3,200.
+    assert!((1..=64).contains(&looks), "{looks} looks in 2 s at 16 payments");
+    bed.chain.state().status_fails = false;
+    for number in 0..16 {
+        done(&settle(&engine, payment(&number.to_string()), LONG).await);
+    }
+}
