@@ -1,5 +1,6 @@
 //! Keys and passwords from the environment or from files, wiped after use, never printed.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use alloy::hex;
@@ -28,6 +29,17 @@ pub(crate) fn bearer() -> Result<Option<HeaderValue>, Misconfigured> {
         .map_err(|_| Misconfigured::new(API_KEY, "has characters that no header may have"))?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+/// Writes a file that was not there, for its owner alone (mode 600), and has it on the disk before it
+/// returns.
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(content).and_then(|()| file.sync_all())
 }
 
 /// The value of `name`, or the content of the file that `<name>_FILE` names.

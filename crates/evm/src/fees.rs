@@ -5,7 +5,7 @@ use crate::network::FEE_PER_GAS_MAX_DEFAULT;
 use crate::rpc::{Answer, Block, Rpc};
 
 /// Tip where the node proposes none, in wei: 1 gwei.
-const TIP_FALLBACK: u128 = 1_000_000_000;
+pub(crate) const TIP_FALLBACK: u128 = 1_000_000_000;
 
 /// The fees of a transaction, in wei for a unit of gas.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

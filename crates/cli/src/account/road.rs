@@ -1,8 +1,7 @@
 //! Who sends what the root signed: a facilitator, the account itself, or whoever settles a payment that
 //! brings it along.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use alloy::primitives::{Address, Bytes};
@@ -118,7 +117,9 @@ impl Road {
             Self::SelfFunded => send(chain, root, standing, errand).await.map(Some),
             Self::Kept { file, .. } => {
                 let body = request(chain, root, standing, errand).await?;
-                keep(file, &body).map_err(|error| {
+                // It spends nothing, but whoever has it can send it first.
+                let written = secret::write_new(file, format!("{body:#}\n").as_bytes());
+                written.map_err(|error| {
                     let problem = format!("{}: {error}", file.display());
                     CliError::from(Misconfigured::new("--save", problem))
                 })?;
@@ -137,16 +138,6 @@ impl Road {
             }
         }
     }
-}
-
-/// Writes what the root signed to a new file. It spends nothing, but whoever has it can send it first.
-fn keep(file: &Path, body: &Value) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut kept = options.open(file)?;
-    writeln!(kept, "{body:#}").and_then(|()| kept.sync_all())
 }
 
 /// The body of `POST /account`.

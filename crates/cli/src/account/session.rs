@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use alloy::hex;
@@ -342,15 +341,10 @@ fn write_key(path: &Path, signer: &PrivateKeySigner) -> Result<(), Misconfigured
         };
         Misconfigured::new("--new-key", format!("{}: {why}", path.display()))
     };
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(fail)?;
     let bytes = Zeroizing::new(signer.to_bytes().0);
     let mut text = Zeroizing::new(hex::encode_prefixed(&bytes[..]));
     text.push('\n');
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)
+    secret::write_new(path, text.as_bytes()).map_err(fail)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub(crate) struct Adoption {
 #[derive(Clone, Debug)]
 pub(crate) struct Brought {
     request: AccountRequest,
-    authorization: SignedAuthorization,
+    adoption: Adoption,
     /// The last second at which the registration is good; none where there is none.
     deadline: Option<u64>,
 }
@@ -69,15 +69,16 @@ pub(super) fn read(
             return Err(request.refused(Refusal::OperationNotAllowed, message));
         }
     };
-    let authorization = request.authorization.clone();
-    Ok(authorization.map(|authorization| Brought { request, authorization, deadline }))
+    Ok(request.authorization.clone().map(|authorization| {
+        let call = request.call.clone().unwrap_or_default();
+        Brought { adoption: Adoption { authorization, call }, request, deadline }
+    }))
 }
 
 impl Brought {
     /// What goes before the payment.
-    pub(super) fn adoption(&self) -> Adoption {
-        let call = self.request.call.clone().unwrap_or_default();
-        Adoption { authorization: self.authorization.clone(), call }
+    pub(super) const fn adoption(&self) -> &Adoption {
+        &self.adoption
     }
 
     pub(super) const fn registers(&self) -> bool {
@@ -115,7 +116,7 @@ impl Brought {
         let gas = network.settings.gas_limit_max;
         let route = (network.first_signer(), account);
         let call = Call::simulate(route, call.to_vec(), gas, "latest");
-        let call = self.adoption().on_its_code(account, call);
+        let call = self.adoption.on_its_code(account, call);
         Ok(match rpc.read_call(rpc.ask(call).await?)? {
             Called::Returned(_) => None,
             Called::Failed(why) => {

@@ -43,6 +43,7 @@ use zeroize::Zeroizing;
 use crate::address::canonical;
 use crate::assets::{Asset, AssetTable};
 use crate::contracts::{Eip3009, Erc20};
+use crate::mandate::Delegation;
 use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
 use crate::sponsor::{ACCOUNT_ADOPTION, EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
@@ -294,6 +295,14 @@ impl EvmNetwork {
     /// Whether payments may bring their account's adoption along.
     pub(crate) fn adopts_with_payments(&self) -> bool {
         !self.multicall_code().is_empty() && self.settings.sponsoring.adoptions
+    }
+
+    /// Whether we call what carries this delegation out: a manager that the operator allows, or the
+    /// payer's own account where it runs a delegate that we know.
+    pub(crate) fn carries_out(&self, delegation: &Delegation, delegate: Option<Address>) -> bool {
+        let is_known = |delegate: Address| self.settings.delegates.contains(&delegate);
+        let own = delegation.manager == delegation.delegator && delegate.is_some_and(is_known);
+        own || self.settings.delegation_managers.contains(&delegation.manager)
     }
 
     /// The code of Multicall3 as it is on this network; empty where there is none.

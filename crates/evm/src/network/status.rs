@@ -222,9 +222,7 @@ pub(super) async fn mined(
         let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
         return Ok(Mined::No { time: UnixTime(head.time()), displaced: false });
     };
-    let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
-    let transactions = hashes(sent).ok_or_else(unreadable)?;
-    let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
+    let (signer, transactions) = read_sent(rpc, sent)?;
     let Seen { head, count, mut receipt } =
         network.lookout.look(signer, transactions.clone()).await?;
     let displaced = count.is_some_and(|count| count > sent.nonce);
@@ -245,10 +243,12 @@ pub(super) async fn mined(
     })
 }
 
-/// The transactions of which one may be mined, the newest first.
-fn hashes(sent: &SentAs) -> Option<Vec<B256>> {
-    let all = [&sent.transaction].into_iter().chain(sent.replaced.iter().rev());
-    all.map(|hash| hash.parse().ok()).collect()
+/// Who sent it, and the transactions of which one may be mined, the newest first.
+fn read_sent(rpc: &Rpc, sent: &SentAs) -> Result<(Address, Vec<B256>), Unavailable> {
+    let hashes = [&sent.transaction].into_iter().chain(sent.replaced.iter().rev());
+    let hashes: Option<_> = hashes.map(|hash| hash.parse().ok()).collect();
+    let damaged = || rpc.unavailable("the journal's record of the transaction is damaged");
+    sent.signer.parse().ok().zip(hashes).ok_or_else(damaged)
 }
 
 /// Whether another transaction has the nonce of this one for good: it was consumed so deep that the
@@ -259,9 +259,7 @@ pub(super) async fn is_displaced_for_good(
 ) -> Result<bool, Unavailable> {
     let rpc = &network.rpc;
     let Some(sent) = sent else { return Ok(false) };
-    let unreadable = || rpc.unavailable("the journal's record of the transaction is damaged");
-    let signer: Address = sent.signer.parse().map_err(|_| unreadable())?;
-    let transactions = hashes(sent).ok_or_else(unreadable)?;
+    let (signer, transactions) = read_sent(rpc, sent)?;
     let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
     let Some(deep) = head.number().checked_sub(CANCEL_DEPTH_BLOCKS) else { return Ok(false) };
     let mut calls = vec![Call::mined_nonces_at(signer, deep)];

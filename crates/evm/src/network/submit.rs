@@ -22,11 +22,10 @@ use super::adoption::{self, Adoption};
 use super::errand::{Advance, ErrandPlan};
 use super::plan::{Account, Plan};
 use super::{EvmNetwork, errors};
+use crate::fees::TIP_FALLBACK;
 use crate::mandate::Mandate;
 use crate::rpc::{Answer, Block, Call, Rpc};
 
-/// Tip where the node proposes none, in wei: 1 gwei.
-const TIP_FALLBACK: u128 = 1_000_000_000;
 /// Gas limit of a settlement that fails when its gas is estimated: enough for its revert to be on
 /// chain for everyone to see, and for a plain account's transfer should the node be behind. What
 /// a payer's contract can burn by failing late is bounded by it.
@@ -136,14 +135,8 @@ fn gas_limit_of(input: &[u8], taken: u64, max: u64) -> u64 {
 /// Whether the operator has us call what `plan` calls, now that the payer's account has this code.
 fn may_call(network: &EvmNetwork, plan: &Plan, code: &[u8]) -> bool {
     let Mandate::Delegation(delegation) = &plan.mandate else { return true };
-    let settings = &network.settings;
-    let delegate = match &plan.adoption {
-        Some(adoption) => Some(adoption.delegate()),
-        None => delegate_of(code),
-    };
-    let own = delegation.manager == delegation.delegator
-        && delegate.is_some_and(|delegate| settings.delegates.contains(&delegate));
-    own || settings.delegation_managers.contains(&delegation.manager)
+    let adopted = plan.adoption.as_ref().map(Adoption::delegate);
+    network.carries_out(delegation, adopted.or_else(|| delegate_of(code)))
 }
 
 /// The gas limit of a payment whose account adopts its code first. One that would be skipped, or would

@@ -61,7 +61,7 @@ pub(crate) async fn verify(
         }
         other => other,
     };
-    let adoption = view.adoption(&read);
+    let adoption = view.adoption(&read).cloned();
     let plan = Plan {
         token: read.token,
         mandate,
@@ -335,7 +335,7 @@ impl View {
         let brings = read.adoption.as_ref().is_some_and(Brought::registers);
         let failed = matches!(self.simulation, Called::Failed(_));
         if brings && failed && self.account == Account::Contract {
-            let call = simulation_with(network, read, self.account, Registering::Yes, "latest");
+            let call = try_out(network, &plan_of(read, self.account, true), "latest");
             self.simulation = network.rpc.read_call(network.rpc.ask(call).await?)?;
             self.needs_registration = true;
         }
@@ -343,9 +343,14 @@ impl View {
     }
 
     /// What goes before the payment in its transaction.
-    fn adoption(&self, read: &ReadPayment) -> Option<Adoption> {
+    fn adoption<'a>(&self, read: &'a ReadPayment) -> Option<&'a Adoption> {
         let is_needed = self.account == Account::Unadopted || self.needs_registration;
         read.adoption.as_ref().filter(|_| is_needed).map(Brought::adoption)
+    }
+
+    /// What the payer will be delegated to (EIP-7702) when it pays.
+    fn delegate_when_paying(&self, read: &ReadPayment) -> Option<Address> {
+        self.adoption(read).map(Adoption::delegate).or(self.delegate)
     }
 
     fn is_stale(&self, network: &EvmNetwork) -> bool {
@@ -364,7 +369,7 @@ impl View {
     async fn judge(&self, network: &EvmNetwork, read: &ReadPayment) -> Result<(), Unverified> {
         let refuse = |refusal: Refusal| Refused::from(refusal).by(read.payer());
         if let Mandate::Delegation(delegation) = &read.mandate
-            && !self.carries_out(network, delegation)
+            && !network.carries_out(delegation, self.delegate_when_paying(read))
         {
             return Err(self.manager_not_allowed(delegation).by(read.payer()).into());
         }
@@ -438,16 +443,6 @@ impl View {
         is_needed.then(|| view.prerequisite(network, read, approval))
     }
 
-    /// Whether we call this delegation's manager: one that the operator allows, or the payer's own
-    /// account where it adopted a delegate that we know.
-    fn carries_out(&self, network: &EvmNetwork, delegation: &Delegation) -> bool {
-        let is_known = |delegate: Address| network.settings.delegates.contains(&delegate);
-        // What it has yet to adopt was found among these when it was read.
-        let own = delegation.manager == delegation.delegator
-            && (self.account == Account::Unadopted || self.delegate.is_some_and(is_known));
-        own || network.settings.delegation_managers.contains(&delegation.manager)
-    }
-
     fn manager_not_allowed(&self, delegation: &Delegation) -> Refused {
         match self.delegate.filter(|_| delegation.manager == delegation.delegator) {
             Some(delegate) => Refused::new(
@@ -494,8 +489,8 @@ impl View {
             Mandate::Permit(_) => Refusal::PermitSimulationFailed,
             Mandate::Delegation(_) => Refusal::DelegationSimulationFailed,
         };
-        let by_delegate = self.adoption(read).map(|adoption| adoption.delegate()).or(self.delegate);
-        let message = match by_delegate.filter(|_| refusal == Refusal::DelegationSimulationFailed) {
+        let is_by_delegate = refusal == Refusal::DelegationSimulationFailed;
+        let message = match self.delegate_when_paying(read).filter(|_| is_by_delegate) {
             Some(delegate) => format!(
                 "the payer's account, delegated (EIP-7702) to {delegate}, does not let the payment \
                  through: {why}"
@@ -592,20 +587,12 @@ fn read_states(
     })
 }
 
-/// Whether the registration that a payment brings along goes before it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Registering {
-    Yes,
-    /// Only where the account has yet to adopt its code.
-    IfUnadopted,
-}
-
 /// The call that will settle, as our signer will send it, with the gas that we are ready to spend.
 fn simulation(network: &EvmNetwork, read: &ReadPayment, account: Account, block: &str) -> Call {
-    simulation_with(network, read, account, Registering::IfUnadopted, block)
+    try_out(network, &plan_of(read, account, account == Account::Unadopted), block)
 }
 
-/// What is tried: the payment as it will be settled.
+/// What is tried: the payment as it will be settled, after what it brings along where it `adopts`.
 fn plan_of(read: &ReadPayment, account: Account, adopts: bool) -> Plan {
     Plan {
         token: read.token,
@@ -616,7 +603,7 @@ fn plan_of(read: &ReadPayment, account: Account, adopts: bool) -> Plan {
         account,
         deployment: read.deployment.clone(),
         token_permit: read.token_permit.clone(),
-        adoption: read.adoption.as_ref().filter(|_| adopts).map(Brought::adoption),
+        adoption: read.adoption.as_ref().filter(|_| adopts).map(Brought::adoption).cloned(),
     }
 }
 
@@ -635,20 +622,13 @@ fn read_simulation(
     }
 }
 
-fn simulation_with(
-    network: &EvmNetwork,
-    read: &ReadPayment,
-    account: Account,
-    registering: Registering,
-    block: &str,
-) -> Call {
-    let adopts = account == Account::Unadopted || registering == Registering::Yes;
-    let plan = plan_of(read, account, adopts);
+fn try_out(network: &EvmNetwork, plan: &Plan, block: &str) -> Call {
+    let account = plan.account;
     let (target, calldata) = plan.call(account);
     if let Mandate::Delegation(delegation) = &plan.mandate
         && plan.mandate.is_foreign()
     {
-        return trial::call(network, read.token, delegation, calldata);
+        return trial::call(network, plan.token, delegation, calldata);
     }
     let sender = plan.sender().unwrap_or_else(|| network.first_signer());
     let gas_max = plan.gas_max(&network.settings, account);
