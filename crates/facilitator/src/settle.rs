@@ -365,9 +365,10 @@ impl Call {
                     Ok(true) => ticket.own(),
                     other => return self.changed(entry, other),
                 }
-                // Closed before we sat down: nobody would tell us.
+                // Closed before we sat down: nobody would tell us. Closed since, it was closed for us, and
+                // the scribe's word is on its way: nobody else would be told.
                 match desk.journal.find(key).await {
-                    Ok(Some(now)) if matches!(now.stage, Stage::Final(_)) => Step::Again,
+                    Ok(Some(now)) if is_final(&now) && !told_by_close(&now) => Step::Again,
                     _ => self.wait_as_owner(ticket, reply).await,
                 }
             }
@@ -383,7 +384,7 @@ impl Call {
             return Step::Answer(pending(Some(entry)));
         };
         match desk.journal.find(key).await {
-            Ok(Some(now)) if matches!(now.stage, Stage::Final(_)) => return Step::Again,
+            Ok(Some(now)) if is_final(&now) => return Step::Again,
             _ => {}
         }
         tokio::select! {
@@ -493,6 +494,10 @@ impl Call {
         let found = self.crew.desk.journal.find(&self.identified.key).await;
         pending(found.ok().flatten().as_ref())
     }
+}
+
+const fn is_final(entry: &Entry) -> bool {
+    matches!(entry.stage, Stage::Final(_))
 }
 
 fn unreachable_journal(error: &JournalError) -> Unavailable {

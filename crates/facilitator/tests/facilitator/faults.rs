@@ -314,6 +314,30 @@ async fn an_answer_that_reached_nobody_is_given_to_the_next() {
     refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
 }
 
+#[tokio::test]
+async fn who_sits_down_while_the_entry_is_closed_is_told() {
+    let bed = Bed::new();
+    let (journal, faults) = flaky(&bed);
+    let engine = bed.start_on(journal, options()).await;
+    bed.chain.state().automine = false;
+    let sent = pending(settle(&engine, payment("1"), SHORT).await).unwrap();
+    // The next one waits; before it looks once more, the entry is closed, and told to it.
+    faults.finds_late.store(true, Ordering::SeqCst);
+    let waiting = tokio::spawn({
+        let engine = engine.clone();
+        async move { settle(&engine, payment("1"), LONG).await }
+    });
+    let delivery = async || bed.journal().find(&key("1")).await.unwrap().map(|it| it.delivery);
+    until("waited for", || async { delivery().await == Some(Delivery::Waiting) }).await;
+    {
+        let mut state = bed.chain.state();
+        state.automine = true;
+        state.mine();
+    }
+    assert_eq!(done(&waiting.await.unwrap()), sent);
+    refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
+}
+
 pub fn flaky(bed: &Bed) -> (Arc<Flaky>, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     (Arc::new(Flaky { journal: bed.journal(), faults: Arc::clone(&faults) }), faults)

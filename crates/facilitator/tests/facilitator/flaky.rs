@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pay402_core::error::Unavailable;
@@ -23,6 +24,8 @@ pub struct Faults {
     pub advance_lies: AtomicUsize,
     /// `enter` fails; reading works.
     pub enter_fails: AtomicBool,
+    /// Whoever began to wait finds the entry only when it is final.
+    pub finds_late: AtomicBool,
     /// Questions about the backlog are never answered.
     pub backlog_hangs: AtomicBool,
     /// How often the backlog was asked for.
@@ -61,7 +64,16 @@ impl Journal for Flaky {
 
     async fn find(&self, key: &PaymentKey) -> Result<Option<Entry>, JournalError> {
         self.works()?;
-        self.journal.find(key).await
+        let mut found = self.journal.find(key).await?;
+        // A close that is for whoever waits marks the entry as delivered.
+        let is_waited_for = |entry: &Entry| entry.delivery == Delivery::Waiting;
+        while self.faults.finds_late.load(Ordering::SeqCst)
+            && found.as_ref().is_some_and(is_waited_for)
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            found = self.journal.find(key).await?;
+        }
+        Ok(found)
     }
 
     async fn lease(
