@@ -112,6 +112,7 @@ impl Book {
                     key: key(&format!("{round} {CALLERS} {number} {}", batch % 2)),
                     event: Event::Signed(signed(nonce as u64)),
                     deliver: false,
+                    at: UnixTime(1_000),
                 }
             });
             self.journal.advance(&self.lease, changes.collect()).await?;
@@ -137,6 +138,7 @@ fn entry(name: &str) -> NewEntry {
         amount: Amount::from(10_000),
         expires: UnixTime(1_300),
         caller: None,
+        entered_by: None,
         plan: vec![7; SEALED_BYTES],
         entered_at: UnixTime(1_000),
     }

@@ -12,6 +12,8 @@
 //!   checked in the same transaction as the change.
 //! - **One success.** [`Delivery`] says who may be told that the money moved. `Delivered` is
 //!   committed before the answer leaves, so a crash can lose an answer but never give two.
+//! - **Nothing unrecorded.** Every change of an entry leaves a [`Record`] in the same transaction
+//!   ([`history`](crate::history)).
 //! - **Nothing spendable at rest.** `plan` and `raw` arrive sealed by the caller; they are wiped
 //!   when the entry is final.
 
@@ -20,6 +22,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use crate::error::Unavailable;
+use crate::history::{Record, Span};
 use crate::network::SentAs;
 use crate::time::UnixTime;
 use crate::{Amount, Digest, NetworkId, PaymentKey};
@@ -46,6 +49,9 @@ pub struct NewEntry {
     pub expires: UnixTime,
     /// Hash of API key and idempotency key, when the caller gave both.
     pub caller: Option<Digest>,
+    /// The name of the caller that entered it, where callers have names. It opens nothing; who proves
+    /// to be that caller is told what happens to it.
+    pub entered_by: Option<String>,
     /// What has to be sent, sealed; empty where there is nothing to send, as for a charge of zero.
     pub plan: Vec<u8>,
     /// When it was entered.
@@ -229,6 +235,8 @@ pub struct Advance {
     pub event: Event,
     /// With a closing event: mark it delivered in the same transaction if a caller is waiting.
     pub deliver: bool,
+    /// When it happened; for the history.
+    pub at: UnixTime,
 }
 
 /// The unfinished entries of a network, in figures.
@@ -354,6 +362,7 @@ pub trait Journal: Send + Sync {
     ) -> Result<u64, JournalError>;
 
     /// Changes who may be told, from `from` to `to`, if it still is `from`. Says whether it was.
+    /// `at` is for the history.
     ///
     /// # Errors
     /// When storage failed.
@@ -362,7 +371,39 @@ pub trait Journal: Send + Sync {
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
+        at: UnixTime,
     ) -> Result<bool, JournalError>;
+
+    /// The records after number `after`, at most `limit`, the lowest numbers first. Ends before a
+    /// number that may still be committed, so that whoever goes on after the last one misses none.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn history(&self, after: u64, limit: usize) -> Result<Vec<Record>, JournalError>;
+
+    /// The number after which nothing has happened yet: all records up to it are committed, and
+    /// whatever is recorded from now on has a higher number. 0 when there is none.
+    ///
+    /// # Errors
+    /// When storage failed, or changes do not end in time.
+    async fn history_end(&self) -> Result<u64, JournalError>;
+
+    /// The records of the payments that one caller entered, in `span`, whose end a reader of all has come to or
+    /// [`Journal::history_end`] has told.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError>;
+
+    /// The records of one payment in `span`.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn history_of_payment(
+        &self,
+        key: &PaymentKey,
+        span: Span,
+    ) -> Result<Vec<Record>, JournalError>;
 }
 
 #[cfg(test)]

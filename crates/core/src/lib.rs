@@ -11,6 +11,7 @@ pub mod asset;
 pub mod error;
 pub mod facilitator;
 pub mod grants;
+pub mod history;
 pub mod host;
 pub mod journal;
 pub mod network;

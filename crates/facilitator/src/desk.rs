@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pay402_core::error::Unavailable;
-use pay402_core::journal::Journal;
+use pay402_core::journal::{Delivery, Journal, JournalError};
 use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs};
 use pay402_core::time::Clock;
 use pay402_core::{NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
@@ -224,6 +224,16 @@ impl Desk {
         let now = self.clock.now();
         let suspended = self.strikes.suspended(&*self.journal, &self.id, payer, now).await?;
         Ok(suspended.then(|| Refused::from(Refusal::PayerSuspended).by(payer)))
+    }
+
+    /// Changes who may be told of a success, now, if it still is `from`. Says whether it was.
+    pub(crate) async fn hand_over(
+        &self,
+        key: &PaymentKey,
+        from: Delivery,
+        to: Delivery,
+    ) -> Result<bool, JournalError> {
+        self.journal.hand_over(key, from, to, self.clock.now()).await
     }
 
     /// Whether an entry is in hand.

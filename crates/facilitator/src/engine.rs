@@ -228,13 +228,15 @@ impl Engine {
         payment: Payment,
         wait: Duration,
     ) -> Result<Settled, Unavailable> {
-        self.settle_known(caller, payment, wait).await.1
+        self.settle_known(caller, None, payment, wait).await.1
     }
 
-    /// As [`Engine::settle_for`], with the key of the payment where it could be read.
+    /// As [`Engine::settle_for`], for the caller of that name, with the key of the payment where it
+    /// could be read.
     pub(crate) async fn settle_known(
         &self,
         caller: Option<Digest>,
+        entered_by: Option<String>,
         payment: Payment,
         wait: Duration,
     ) -> (Option<PaymentKey>, Result<Settled, Unavailable>) {
@@ -242,7 +244,7 @@ impl Engine {
         let calls = self.calls(payment.terms());
         let metrics = self.metrics(&payment.terms().network);
         let mut key = None;
-        let answer = self.carry_out(caller, payment, wait, &mut key).await;
+        let answer = self.carry_out(caller, entered_by, payment, wait, &mut key).await;
         calls.settlements.add(&answer);
         if let (Some(metrics), Ok(Settled::Done(_))) = (metrics, &answer) {
             metrics.settling.add(begun.elapsed());
@@ -253,6 +255,7 @@ impl Engine {
     async fn carry_out(
         &self,
         caller: Option<Digest>,
+        entered_by: Option<String>,
         payment: Payment,
         wait: Duration,
         key: &mut Option<PaymentKey>,
@@ -272,7 +275,7 @@ impl Engine {
         };
         *key = Some(identified.key.clone());
         let deadline = Instant::now() + wait.min(desk.options.settle_wait_max);
-        let call = Call { crew, caller, payment, identified, deadline };
+        let call = Call { crew, caller, entered_by, payment, identified, deadline };
         let (reply, answer) = oneshot::channel();
         tokio::spawn(async move {
             tokio::select! {

@@ -224,6 +224,7 @@ fn new_entry(
         amount: Amount::ZERO,
         expires: pay402_core::time::UnixTime(expires_s),
         caller: None,
+        entered_by: None,
         plan,
         entered_at: desk.clock.now(),
     }

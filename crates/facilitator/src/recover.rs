@@ -122,7 +122,7 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
         return Ok(None);
     }
     if entry.delivery == Delivery::Waiting && !desk.waiters.may_be_owned(key) {
-        desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await?;
+        desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await?;
     }
     custody.count_for(&entry.new.payer);
     if entry.new.plan.is_empty() {

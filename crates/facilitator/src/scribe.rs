@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pay402_core::PaymentKey;
 use pay402_core::journal::{Advance, Delivery, Entry, Event, JournalError, Lease, Stage};
-use pay402_core::{PaymentKey, time::UnixTime};
+use pay402_core::time::{Clock, UnixTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -45,7 +46,10 @@ struct Request {
 
 /// The way to the scribe.
 #[derive(Clone)]
-pub(crate) struct Scribe(mpsc::Sender<Vec<Request>>);
+pub(crate) struct Scribe {
+    inbox: mpsc::Sender<Vec<Request>>,
+    clock: Arc<dyn Clock>,
+}
 
 impl Scribe {
     /// Starts the scribe of a desk, with its lease.
@@ -53,7 +57,7 @@ impl Scribe {
         let (sender, inbox) = mpsc::channel(QUEUE);
         let task = Task { desk: Arc::clone(desk), lease, inbox, notes: Vec::new() };
         desk.spawn(task.run());
-        Self(sender)
+        Self { inbox: sender, clock: Arc::clone(&desk.clock) }
     }
 
     /// Writes changes, in one commit, and returns each entry as it is then.
@@ -61,14 +65,15 @@ impl Scribe {
         &self,
         changes: Vec<(PaymentKey, Event)>,
     ) -> Vec<Result<Entry, Unwritten>> {
+        let at = self.clock.now();
         let mut requests = Vec::with_capacity(changes.len());
         let mut answers = Vec::with_capacity(changes.len());
         for (key, event) in changes {
             let (done, answer) = oneshot::channel();
-            requests.push(Request { change: change(key, event), done: Some(done) });
+            requests.push(Request { change: change(key, event, at), done: Some(done) });
             answers.push(answer);
         }
-        if self.0.send(requests).await.is_err() {
+        if self.inbox.send(requests).await.is_err() {
             return answers.into_iter().map(|_| Err(Unwritten::Stopped)).collect();
         }
         let mut results = Vec::with_capacity(answers.len());
@@ -80,18 +85,19 @@ impl Scribe {
 
     /// How many lots of changes wait for the scribe.
     pub(crate) fn queued(&self) -> usize {
-        self.0.max_capacity() - self.0.capacity()
+        self.inbox.max_capacity() - self.inbox.capacity()
     }
 
     /// Notes that bytes were sent. Travels with the next commit.
     pub(crate) async fn note_sent(&self, key: PaymentKey) {
         // A note that is lost costs nothing: signed and sent entries are treated alike.
-        _ = self.0.send(vec![Request { change: change(key, Event::Sent), done: None }]).await;
+        let change = change(key, Event::Sent, self.clock.now());
+        _ = self.inbox.send(vec![Request { change, done: None }]).await;
     }
 }
 
-fn change(key: PaymentKey, event: Event) -> Advance {
-    Advance { key, event, deliver: false }
+fn change(key: PaymentKey, event: Event, at: UnixTime) -> Advance {
+    Advance { key, event, deliver: false, at }
 }
 
 struct Task {

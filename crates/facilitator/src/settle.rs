@@ -87,7 +87,7 @@ impl Drop for Receipt {
         // Without a runtime the process is ending: the answer is lost, but never given twice.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let back = desk.journal.hand_over(&key, Delivery::Delivered, Delivery::Owed).await;
+                let back = desk.hand_over(&key, Delivery::Delivered, Delivery::Owed).await;
                 tracing::info!(payment = %key, given_back = ?back.is_ok(), "answer not delivered");
             });
         }
@@ -98,6 +98,7 @@ impl Drop for Receipt {
 pub(crate) struct Call {
     pub(crate) crew: Crew,
     pub(crate) caller: Option<Digest>,
+    pub(crate) entered_by: Option<String>,
     pub(crate) payment: Payment,
     pub(crate) identified: Identified,
     pub(crate) deadline: Instant,
@@ -253,6 +254,7 @@ impl Call {
             amount: charge,
             expires: verified.expires,
             caller: self.caller,
+            entered_by: self.entered_by.clone(),
             plan: match charge.is_zero() {
                 // What is not there cannot be carried out by mistake.
                 true => Vec::new(),
@@ -319,21 +321,21 @@ impl Call {
 
     /// A settled, unkeyed entry: told to whoever gets it from `Owed` to `Delivered`.
     async fn collect(&self, entry: &Entry) -> Step {
-        let journal = &self.crew.desk.journal;
+        let desk = &self.crew.desk;
         let key = &entry.new.key;
         match entry.delivery {
             Delivery::Delivered => Step::Answer(duplicate(entry, hash(entry))),
-            Delivery::Waiting if self.crew.desk.waiters.may_be_owned(key) => {
+            Delivery::Waiting if desk.waiters.may_be_owned(key) => {
                 Step::Answer(duplicate(entry, hash(entry)))
             }
             // Nobody waits: the one who did could not write that it left.
             Delivery::Waiting => {
-                self.changed(entry, journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await)
+                self.changed(entry, desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await)
             }
             Delivery::Owed => {
-                match journal.hand_over(key, Delivery::Owed, Delivery::Delivered).await {
+                match desk.hand_over(key, Delivery::Owed, Delivery::Delivered).await {
                     Ok(true) => {
-                        let failpoints = &self.crew.desk.options.failpoints;
+                        let failpoints = &desk.options.failpoints;
                         failpoints.pass(Failpoint::AfterCollectBeforeAnswer).await;
                         Step::Answer(self.done_once(entry))
                     }
@@ -353,7 +355,7 @@ impl Call {
         match entry.delivery {
             Delivery::Delivered => Step::Answer(duplicate(entry, hash(entry))),
             Delivery::Waiting => {
-                let left = desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await;
+                let left = desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await;
                 self.changed(entry, left)
             }
             Delivery::Owed => {
@@ -361,7 +363,7 @@ impl Call {
                 let Some(ticket) = desk.waiters.take(key, Role::Entering) else {
                     return Step::Answer(pending(Some(entry)));
                 };
-                match desk.journal.hand_over(key, Delivery::Owed, Delivery::Waiting).await {
+                match desk.hand_over(key, Delivery::Owed, Delivery::Waiting).await {
                     Ok(true) => ticket.own(),
                     other => return self.changed(entry, other),
                 }
@@ -413,7 +415,7 @@ impl Call {
             return self.told(&entry);
         }
         let dismissed = told.is_some();
-        match desk.journal.hand_over(key, Delivery::Waiting, Delivery::Owed).await {
+        match desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await {
             // It was closed for us just now; only the scribe's word says so for certain.
             Ok(false) if !dismissed => {
                 match tokio::time::timeout(OVERTAKEN, ticket.outcome()).await {
@@ -451,10 +453,10 @@ impl Call {
     /// A success told to the same request again.
     async fn done_again(&self, entry: &Entry) -> Answer {
         if entry.delivery != Delivery::Delivered {
-            let journal = &self.crew.desk.journal;
+            let desk = &self.crew.desk;
             let key = &entry.new.key;
             // For the books only: nobody without these keys is told either way.
-            if let Err(error) = journal.hand_over(key, entry.delivery, Delivery::Delivered).await {
+            if let Err(error) = desk.hand_over(key, entry.delivery, Delivery::Delivered).await {
                 tracing::warn!(payment = %key, %error, "delivery not recorded");
             }
         }

@@ -140,16 +140,11 @@ pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
         amount: row.read::<Money>("amount")?.0,
         expires: row.read::<Whole>("expires")?.into(),
         caller: row.read::<Option<Hash>>("caller")?.map(|hash| hash.0),
+        entered_by: row.read("entered_by")?,
         plan: row.read("plan")?,
         entered_at: row.read::<Whole>("entered_at")?.into(),
     };
-    let delivery: String = row.read("delivery")?;
-    let delivery = match delivery.as_str() {
-        "waiting" => Delivery::Waiting,
-        "owed" => Delivery::Owed,
-        "delivered" => Delivery::Delivered,
-        other => return Err(format!("unknown delivery {other:?} of {key}")),
-    };
+    let delivery = read_delivery(row)?;
     let stage: String = row.read("stage")?;
     let stage = match stage.as_str() {
         "due" => Stage::Due,
@@ -181,6 +176,16 @@ fn read_signed(row: &impl Columns) -> Result<SignedAs, String> {
         replaced: replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
     };
     Ok(SignedAs { sent, raw: row.read("raw")? })
+}
+
+pub(crate) fn read_delivery(row: &impl Columns) -> Result<Delivery, String> {
+    let delivery: String = row.read("delivery")?;
+    match delivery.as_str() {
+        "waiting" => Ok(Delivery::Waiting),
+        "owed" => Ok(Delivery::Owed),
+        "delivered" => Ok(Delivery::Delivered),
+        other => Err(format!("unknown delivery {other:?}")),
+    }
 }
 
 /// How a delivery is spelled.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use pay402_core::error::Misconfigured;
+use pay402_core::history::{Change, Record, Span};
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
 };
@@ -20,6 +21,7 @@ use crate::database::{self, JOURNAL};
 use crate::entry::{
     EntryRow, Held, Turn, advanced, columns, count, delivery_text, nonce_after, read_entry,
 };
+use crate::history::{Noted, read_record, records};
 use crate::writer::{Access, Stop, Writer};
 
 type Outcomes<T> = Result<T, Stop<JournalError>>;
@@ -187,19 +189,95 @@ impl Journal for SqliteJournal {
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
+        at: UnixTime,
     ) -> Result<bool, JournalError> {
         let key = key.clone();
         self.writer
-            .run(Access::Write, move |connection| {
-                let changed = connection
-                    .prepare_cached(
-                        "UPDATE entry SET delivery = ?3 WHERE key = ?1 AND delivery = ?2",
-                    )?
-                    .execute((key.as_str(), delivery_text(from), delivery_text(to)))?;
-                Ok(changed == 1)
+            .run(Access::Write, move |connection| hand_over(connection, &key, from, to, at))
+            .await
+    }
+
+    async fn history(&self, after: u64, limit: usize) -> Result<Vec<Record>, JournalError> {
+        let (after, limit) = (whole(after), limit_of(limit));
+        self.writer
+            .run(Access::Read, move |connection| {
+                let sql =
+                    concat!(records!(), " WHERE history.seq > ?1 ORDER BY history.seq LIMIT ?2");
+                told(connection, sql, (after, limit))
             })
             .await
     }
+
+    async fn history_end(&self) -> Result<u64, JournalError> {
+        self.writer
+            .run(Access::Read, move |connection| {
+                let end: i64 = connection
+                    .prepare_cached("SELECT coalesce(max(seq), 0) FROM history")?
+                    .query_row([], |row| row.get(0))?;
+                u64::try_from(end).map_err(|_| Stop::Broken("a number below zero".into()))
+            })
+            .await
+    }
+
+    async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError> {
+        let name = name.to_owned();
+        let sql = concat!(
+            records!(),
+            " WHERE history.entered_by = ?1 AND history.seq > ?2 AND history.seq <= ?3
+             ORDER BY history.seq LIMIT ?4"
+        );
+        self.within(sql, name, span).await
+    }
+
+    async fn history_of_payment(
+        &self,
+        key: &PaymentKey,
+        span: Span,
+    ) -> Result<Vec<Record>, JournalError> {
+        let sql = concat!(
+            records!(),
+            " WHERE history.entry = (SELECT seq FROM entry WHERE key = ?1)
+                AND history.seq > ?2 AND history.seq <= ?3
+             ORDER BY history.seq LIMIT ?4"
+        );
+        self.within(sql, key.as_str().to_owned(), span).await
+    }
+}
+
+impl SqliteJournal {
+    async fn within(
+        &self,
+        sql: &'static str,
+        of: String,
+        span: Span,
+    ) -> Result<Vec<Record>, JournalError> {
+        let (after, upto, limit) = (whole(span.after), whole(span.upto), limit_of(span.limit));
+        self.writer
+            .run(Access::Read, move |connection| told(connection, sql, (of, after, upto, limit)))
+            .await
+    }
+}
+
+fn told(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> Outcomes<Vec<Record>> {
+    let mut select = connection.prepare_cached(sql)?;
+    let mut rows = select.query(parameters)?;
+    let mut told = Vec::new();
+    while let Some(row) = rows.next()? {
+        told.push(read_record(row).map_err(Stop::Broken)?);
+    }
+    Ok(told)
+}
+
+fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn whole(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
 /// Selects entries, with the transactions whose place the recorded one was to take.
@@ -217,10 +295,10 @@ use entries;
 fn enter(connection: &Connection, new: &NewEntry) -> Outcomes<Entered> {
     let inserted = connection
         .prepare_cached(
-            "INSERT INTO entry (key, fingerprint, network, payer, amount, expires, caller, plan,
-                                entered_at, delivery, stage)
-             VALUES (:key, :fingerprint, :network, :payer, :amount, :expires, :caller, :plan,
-                     :entered_at, 'waiting', 'due')
+            "INSERT INTO entry (key, fingerprint, network, payer, amount, expires, caller, entered_by,
+                                plan, entered_at, delivery, stage)
+             VALUES (:key, :fingerprint, :network, :payer, :amount, :expires, :caller, :entered_by,
+                     :plan, :entered_at, 'waiting', 'due')
              ON CONFLICT (key) DO NOTHING",
         )?
         .execute(named_params! {
@@ -231,10 +309,12 @@ fn enter(connection: &Connection, new: &NewEntry) -> Outcomes<Entered> {
             ":amount": Money(new.amount),
             ":expires": Whole::from(new.expires),
             ":caller": new.caller.map(Hash),
+            ":entered_by": new.entered_by,
             ":plan": new.plan,
             ":entered_at": Whole::from(new.entered_at),
         })?;
     if inserted == 1 {
+        note(connection, &Noted::entered(connection.last_insert_rowid(), new))?;
         return Ok(Entered::New);
     }
     match find(connection, &new.key)? {
@@ -267,7 +347,7 @@ fn lease(
         Turn::Waits => return Ok(None),
         Turn::Keeps(token) => token,
         Turn::TakesOver(token) => {
-            owe_all(connection, network)?;
+            owe_all(connection, network, now)?;
             token
         }
     };
@@ -282,7 +362,14 @@ fn lease(
 }
 
 /// Those who waited did so in a process that is gone.
-fn owe_all(connection: &Connection, network: &NetworkId) -> rusqlite::Result<()> {
+fn owe_all(connection: &Connection, network: &NetworkId, at: UnixTime) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO history (entry, at, change, delivery, entered_by)
+             SELECT seq, ?2, 'handed_over', 'owed', entered_by FROM entry
+             WHERE network = ?1 AND delivery = 'waiting' ORDER BY seq",
+        )?
+        .execute((network.as_str(), Whole::from(at)))?;
     connection
         .prepare_cached(
             "UPDATE entry SET delivery = 'owed' WHERE network = ?1 AND delivery = 'waiting'",
@@ -313,9 +400,57 @@ fn advance(connection: &Connection, lease: &Lease, change: Advance) -> Outcomes<
     if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
         record_signed(connection, seq, &entry.new.network, &signed.sent)?;
     }
+    let (happened, at) = (Change::by(&change.event, &entry.stage), change.at);
     let entry = advanced(entry, change).map_err(Stop::Refused)?;
     write_stage(connection, seq, &entry)?;
+    note(connection, &Noted::of(seq, &entry, happened, at))?;
     Ok(entry)
+}
+
+/// Hands an entry over and records it, if it still is `from`.
+fn hand_over(
+    connection: &Connection,
+    key: &PaymentKey,
+    from: Delivery,
+    to: Delivery,
+    at: UnixTime,
+) -> Outcomes<bool> {
+    let changed = connection
+        .prepare_cached("UPDATE entry SET delivery = ?3 WHERE key = ?1 AND delivery = ?2")?
+        .execute((key.as_str(), delivery_text(from), delivery_text(to)))?;
+    if changed == 1 {
+        connection
+            .prepare_cached(
+                "INSERT INTO history (entry, at, change, delivery, entered_by)
+                 SELECT seq, ?2, 'handed_over', delivery, entered_by FROM entry WHERE key = ?1",
+            )?
+            .execute((key.as_str(), Whole::from(at)))?;
+    }
+    Ok(changed == 1)
+}
+
+fn note(connection: &Connection, noted: &Noted) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO history (entry, at, change, delivery, entered_by, transaction_hash, signer,
+                                  nonce, block, fee, reason)
+             VALUES (:entry, :at, :change, :delivery, :entered_by, :transaction, :signer, :nonce, :block,
+                     :fee, :reason)",
+        )?
+        .execute(named_params! {
+            ":entry": noted.entry,
+            ":at": noted.at,
+            ":change": noted.change,
+            ":delivery": noted.delivery,
+            ":entered_by": noted.entered_by,
+            ":transaction": noted.transaction,
+            ":signer": noted.signer,
+            ":nonce": noted.nonce,
+            ":block": noted.block,
+            ":fee": noted.fee,
+            ":reason": noted.reason,
+        })?;
+    Ok(())
 }
 
 fn record_signed(

@@ -16,6 +16,7 @@ mod column;
 mod database;
 mod entry;
 mod grants;
+mod history;
 mod journal;
 mod ledger;
 #[cfg(feature = "postgres")]

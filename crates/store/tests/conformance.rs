@@ -22,6 +22,12 @@ mod on_a_file {
         );
     }
 
+    mod history {
+        pay402_core::history_conformance!(
+            || pay402_store::SqliteJournal::open(super::fresh()).unwrap()
+        );
+    }
+
     mod grants {
         pay402_core::grants_conformance!(
             || pay402_store::SqliteGrants::open(super::fresh()).unwrap()
@@ -38,6 +44,10 @@ mod on_a_file {
 mod in_memory {
     mod journal {
         pay402_core::journal_conformance!(|| pay402_store::SqliteJournal::open_in_memory().unwrap());
+    }
+
+    mod history {
+        pay402_core::history_conformance!(|| pay402_store::SqliteJournal::open_in_memory().unwrap());
     }
 
     mod grants {

@@ -52,7 +52,7 @@ type On<J> = Subject<J>;
 const NOW: UnixTime = UnixTime(1_000);
 const UNTIL: UnixTime = UnixTime(1_030);
 
-fn network() -> NetworkId {
+pub(super) fn network() -> NetworkId {
     NetworkId::eip155(84_532)
 }
 
@@ -64,7 +64,7 @@ fn key_on(network: &NetworkId, name: &str) -> PaymentKey {
     PaymentKey::new(network, "0xasset", "0xpayer", name)
 }
 
-fn key(name: &str) -> PaymentKey {
+pub(super) fn key(name: &str) -> PaymentKey {
     key_on(&network(), name)
 }
 
@@ -77,12 +77,13 @@ fn new_on(network: NetworkId, name: &str) -> NewEntry {
         amount: Amount::from(10_000),
         expires: UnixTime(1_300),
         caller: None,
+        entered_by: None,
         plan: vec![7; 40],
         entered_at: NOW,
     }
 }
 
-fn new(name: &str) -> NewEntry {
+pub(super) fn new(name: &str) -> NewEntry {
     new_on(network(), name)
 }
 
@@ -92,15 +93,15 @@ fn signed_by(signer: &str, nonce: u64) -> SignedAs {
     SignedAs { sent, raw: vec![2, 0, 255, 1] }
 }
 
-fn signed(nonce: u64) -> SignedAs {
+pub(super) fn signed(nonce: u64) -> SignedAs {
     signed_by("0xSigner", nonce)
 }
 
-fn settled() -> Outcome {
+pub(super) fn settled() -> Outcome {
     Outcome::Settled { transaction: "0xhash5".into(), block: 77, fee: Amount::from(21_000) }
 }
 
-fn failed(transaction: Option<&str>) -> Outcome {
+pub(super) fn failed(transaction: Option<&str>) -> Outcome {
     Outcome::Failed {
         reason: "insufficient_funds".into(),
         message: "the payer has less than 10000".into(),
@@ -109,11 +110,11 @@ fn failed(transaction: Option<&str>) -> Outcome {
     }
 }
 
-fn change(name: &str, event: Event) -> Advance {
-    Advance { key: key(name), event, deliver: false }
+pub(super) fn change(name: &str, event: Event) -> Advance {
+    Advance { key: key(name), event, deliver: false, at: NOW }
 }
 
-async fn enter(journal: &impl Journal, entry: NewEntry) {
+pub(super) async fn enter(journal: &impl Journal, entry: NewEntry) {
     let entered = journal.enter(entry).await.expect("the store answers");
     assert_eq!(entered, Entered::New);
 }
@@ -131,11 +132,16 @@ async fn try_lease(
     journal.lease(&network(), holder, now, until).await.expect("the store answers")
 }
 
-async fn lease(journal: &impl Journal) -> Lease {
+pub(super) async fn lease(journal: &impl Journal) -> Lease {
     try_lease(journal, "here", NOW, UNTIL).await.expect("nobody else holds it")
 }
 
-async fn advance(journal: &impl Journal, lease: &Lease, name: &str, event: Event) -> Entry {
+pub(super) async fn advance(
+    journal: &impl Journal,
+    lease: &Lease,
+    name: &str,
+    event: Event,
+) -> Entry {
     let changes = vec![change(name, event)];
     let mut entries = journal.advance(lease, changes).await.expect("a legal step");
     assert_eq!(entries.len(), 1);
@@ -429,7 +435,7 @@ pub async fn closing_delivers_to_who_waits<J: Journal + 'static>(on: On<J>) {
     for name in ["waiting", "owed", "not asked", "not closed"] {
         enter(&*on.store, new(name)).await;
     }
-    let owed = on.store.hand_over(&key("owed"), Delivery::Waiting, Delivery::Owed).await;
+    let owed = on.store.hand_over(&key("owed"), Delivery::Waiting, Delivery::Owed, NOW).await;
     assert_eq!(owed, Ok(true));
     let close = |name, deliver| Advance { deliver, ..change(name, Event::Closed(settled())) };
     let signs = Advance { deliver: true, ..change("not closed", Event::Signed(signed(1))) };
@@ -448,7 +454,7 @@ pub async fn closing_delivers_to_who_waits<J: Journal + 'static>(on: On<J>) {
 pub async fn a_hand_over_compares_first<J: Journal + 'static>(on: On<J>) {
     enter(&*on.store, new("one")).await;
     let one = key("one");
-    let hand_over = |from, to| on.store.hand_over(&one, from, to);
+    let hand_over = |from, to| on.store.hand_over(&one, from, to, NOW);
     assert_eq!(hand_over(Delivery::Owed, Delivery::Delivered).await, Ok(false));
     assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Waiting);
     assert_eq!(hand_over(Delivery::Waiting, Delivery::Owed).await, Ok(true));
@@ -456,7 +462,7 @@ pub async fn a_hand_over_compares_first<J: Journal + 'static>(on: On<J>) {
     assert_eq!(hand_over(Delivery::Owed, Delivery::Delivered).await, Ok(true));
     assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Delivered);
     let nobody = key("nobody");
-    let unknown = on.store.hand_over(&nobody, Delivery::Waiting, Delivery::Owed).await;
+    let unknown = on.store.hand_over(&nobody, Delivery::Waiting, Delivery::Owed, NOW).await;
     assert_eq!(unknown, Ok(false));
 }
 
@@ -466,7 +472,7 @@ pub async fn one_of_100_hand_overs_wins<J: Journal + 'static>(on: On<J>) {
     let answers = on
         .at_once(100, |journal, _| async move {
             let one = key("one");
-            let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered).await;
+            let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered, NOW).await;
             handed.expect("the store answers")
         })
         .await;
@@ -492,7 +498,8 @@ pub async fn an_advance_undoes_no_hand_over<J: Journal + 'static>(on: On<J>) {
                     return true;
                 }
                 let one = key(&name);
-                let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered).await;
+                let handed =
+                    journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered, NOW).await;
                 handed.expect("the store answers")
             }
         })

@@ -199,7 +199,7 @@ async fn settle(State(api): State<Api>, request: Request) -> Response {
         }
     };
     let wait = engine.wait_for(&payment);
-    let (key, settled) = engine.settle_known(call.digest, payment, wait).await;
+    let (key, settled) = engine.settle_known(call.digest, None, payment, wait).await;
     let mut answer = match settled {
         Ok(settled) => json_answer(StatusCode::OK, &encode(&settled)),
         Err(error) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pay402_core::error::Unavailable;
+use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Journal, JournalError, Lease, NewEntry,
 };
@@ -146,8 +147,33 @@ impl Journal for Flaky {
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
+        at: UnixTime,
     ) -> Result<bool, JournalError> {
         self.works()?;
-        self.journal.hand_over(key, from, to).await
+        self.journal.hand_over(key, from, to, at).await
+    }
+
+    async fn history(&self, after: u64, limit: usize) -> Result<Vec<Record>, JournalError> {
+        self.works()?;
+        self.journal.history(after, limit).await
+    }
+
+    async fn history_end(&self) -> Result<u64, JournalError> {
+        self.works()?;
+        self.journal.history_end().await
+    }
+
+    async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError> {
+        self.works()?;
+        self.journal.history_of_caller(name, span).await
+    }
+
+    async fn history_of_payment(
+        &self,
+        key: &PaymentKey,
+        span: Span,
+    ) -> Result<Vec<Record>, JournalError> {
+        self.works()?;
+        self.journal.history_of_payment(key, span).await
     }
 }

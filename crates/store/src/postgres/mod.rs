@@ -24,6 +24,7 @@
 #[path = "../../tests/postgres/cluster.rs"]
 mod cluster;
 mod connect;
+mod history;
 mod schema;
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
 use pay402_core::error::{Misconfigured, Unavailable};
+use pay402_core::history::{Change, Record, Span};
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
 };
@@ -46,6 +48,7 @@ use crate::column::{Columns, Hash, Money, Net, Whole, Words};
 use crate::entry::{
     EntryRow, Held, Turn, advanced, columns, count, delivery_text, nonce_after, read_entry,
 };
+use crate::history::Noted;
 
 /// What the store is called in messages.
 const NAME: &str = "journal";
@@ -81,10 +84,13 @@ const ENTER: &str = concat!(
     "
     WITH new AS (
         INSERT INTO pay402_journal.entry (key, fingerprint, network, payer, amount, expires, caller,
-                                          plan, entered_at, delivery, stage)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'waiting', 'due')
+                                          plan, entered_at, entered_by, delivery, stage)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'waiting', 'due')
         ON CONFLICT (key) DO NOTHING
-        RETURNING seq
+        RETURNING *
+    ), noted AS (
+        INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by)
+        SELECT seq, entered_at, 'entered', delivery, entered_by FROM new
     )
     SELECT new.seq IS NOT NULL AS is_new, known.*, ",
     replaced!("known"),
@@ -108,8 +114,13 @@ const HIGHEST_NONCE: &str = "
 const FAILURES: &str = "
     SELECT count(*) AS failures FROM pay402_journal.entry
     WHERE network = $1 AND payer = $2 AND entered_at >= $3 AND stage = 'failed' AND fee <> '0'";
-const HAND_OVER: &str =
-    "UPDATE pay402_journal.entry SET delivery = $3 WHERE key = $1 AND delivery = $2";
+const HAND_OVER: &str = "
+    WITH changed AS (
+        UPDATE pay402_journal.entry SET delivery = $3 WHERE key = $1 AND delivery = $2
+        RETURNING seq, delivery, entered_by
+    )
+    INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by)
+    SELECT seq, $4, 'handed_over', delivery, entered_by FROM changed";
 /// A row to lock, also before anybody held the lease; no lease has the token 0.
 const LEASE_ROW: &str = "
     INSERT INTO pay402_journal.lease (network, holder, token, until)
@@ -119,8 +130,13 @@ const LEASE_LOCKED: &str =
 const LEASE_SET: &str =
     "UPDATE pay402_journal.lease SET holder = $2, token = $3, until = $4 WHERE network = $1";
 const OWE_ALL: &str = "
-    UPDATE pay402_journal.entry SET delivery = 'owed'
-    WHERE network = $1 AND delivery = 'waiting'";
+    WITH changed AS (
+        UPDATE pay402_journal.entry SET delivery = 'owed'
+        WHERE network = $1 AND delivery = 'waiting'
+        RETURNING seq, delivery, entered_by
+    )
+    INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by)
+    SELECT seq, $2, 'handed_over', delivery, entered_by FROM changed ORDER BY seq";
 /// An entry of another network is none of the lease's holder.
 const ENTRIES_LOCKED: &str =
     concat!(entries!(), " WHERE key = ANY ($1) AND network = $2 FOR UPDATE");
@@ -146,6 +162,7 @@ const WRITE_STAGES: &str = "
 #[derive(Clone)]
 pub struct PgJournal {
     pool: Pool,
+    horizon: history::Horizon,
 }
 
 impl std::fmt::Debug for PgJournal {
@@ -214,7 +231,7 @@ impl PgJournal {
         let opened = schema::JOURNAL.open(&client).await;
         // What failed within a transaction must not come back to the pool.
         drop(Object::take(client));
-        opened.map(|()| Self { pool })
+        opened.map(|()| Self { pool, horizon: history::Horizon::default() })
     }
 
     /// Runs `command` on a connection, in a task of its own, and returns its result.
@@ -376,17 +393,38 @@ impl Journal for PgJournal {
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
+        at: UnixTime,
     ) -> Result<bool, JournalError> {
         let key = key.clone();
         self.run(move |client| {
             Box::pin(async move {
                 let statement = client.prepare_cached(HAND_OVER).await?;
-                let (from, to) = (delivery_text(from), delivery_text(to));
-                let changed = client.execute(&statement, &[&key.as_str(), &from, &to]).await?;
-                Ok(changed == 1)
+                let (from, to, at) = (delivery_text(from), delivery_text(to), Whole::from(at));
+                let moved = client.execute(&statement, &[&key.as_str(), &from, &to, &at]).await?;
+                Ok(moved == 1)
             })
         })
         .await
+    }
+
+    async fn history(&self, after: u64, limit: usize) -> Result<Vec<Record>, JournalError> {
+        self.records_after(after, limit).await
+    }
+
+    async fn history_end(&self) -> Result<u64, JournalError> {
+        self.records_end().await
+    }
+
+    async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError> {
+        self.records_of_caller(name, span).await
+    }
+
+    async fn history_of_payment(
+        &self,
+        key: &PaymentKey,
+        span: Span,
+    ) -> Result<Vec<Record>, JournalError> {
+        self.records_of_payment(key.as_str(), span).await
     }
 }
 
@@ -404,6 +442,7 @@ async fn enter(client: &Client, new: &NewEntry) -> Outcomes<Entered> {
             &new.caller.map(Hash),
             &new.plan,
             &Whole::from(new.entered_at),
+            &new.entered_by,
         ],
     )
     .await?;
@@ -463,7 +502,7 @@ async fn lease(
     if owed {
         // Those who waited did so in a process that is gone.
         let owe = client.prepare_cached(OWE_ALL).await?;
-        client.execute(&owe, &[&id]).await?;
+        client.execute(&owe, &[&id, &Whole::from(now)]).await?;
     }
     let set = client.prepare_cached(LEASE_SET).await?;
     let (stored, until) = (Whole(token), Whole::from(until));
@@ -509,6 +548,7 @@ async fn advance(client: &Client, lease: &Lease, changes: Vec<Advance>) -> Outco
 struct Batch {
     now: HashMap<PaymentKey, EntryRow>,
     signed: Vec<(i64, SentAs)>,
+    noted: Vec<Noted>,
 }
 
 impl Batch {
@@ -518,7 +558,9 @@ impl Batch {
         if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
             self.signed.push((row.seq, signed.sent.clone()));
         }
+        let (happened, at) = (Change::by(&change.event, &row.entry.stage), change.at);
         row.entry = advanced(row.entry.clone(), change)?;
+        self.noted.push(Noted::of(row.seq, &row.entry, happened, at));
         Ok(row.entry.clone())
     }
 
@@ -526,6 +568,7 @@ impl Batch {
     async fn write(&self, client: &Client, network: &NetworkId) -> Outcomes<()> {
         let record = client.prepare_cached(RECORD_SIGNED).await?;
         let write = client.prepare_cached(WRITE_STAGES).await?;
+        let note = client.prepare_cached(history::RECORD).await?;
         let signed = |of: fn(&SentAs) -> String| -> Vec<String> {
             self.signed.iter().map(|(_, sent)| of(sent)).collect()
         };
@@ -537,15 +580,19 @@ impl Batch {
         let parameters = stages.parameters();
         let id = network.as_str();
         let sent: Parameters<'_> = &[&id, &of, &signers, &nonces, &hashes];
-        let (recorded, written, committed) = tokio::join!(
+        let noted = history::Columns::of(&self.noted);
+        let noted = noted.parameters();
+        let (recorded, written, noted, committed) = tokio::join!(
             biased;
             client.execute(&record, sent),
             client.execute(&write, &parameters),
+            client.execute(&note, &noted),
             client.batch_execute("COMMIT"),
         );
         // After an error the server undoes everything, whatever follows it.
         recorded?;
         written?;
+        noted?;
         committed.map_err(Stop::from)
     }
 }

@@ -11,7 +11,10 @@ use super::told;
 /// Where the journal's tables are. The SQL of a journal names it.
 pub(super) const JOURNAL: Schema = Schema {
     name: "pay402_journal",
-    migrations: &[include_str!("../../migrations/journal-postgres/0001_init.sql")],
+    migrations: &[
+        include_str!("../../migrations/journal-postgres/0001_init.sql"),
+        include_str!("../../migrations/journal-postgres/0002_history.sql"),
+    ],
 };
 
 /// Processes that start at once bring the schema to its format one after the other; the number is

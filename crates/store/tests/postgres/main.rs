@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "other tests and benches use the rest")]
 mod cluster;
 mod postgres_database;
+mod postgres_history;
 mod postgres_processes;
 mod postgres_server;
 mod postgres_tls;
@@ -28,5 +29,9 @@ mod postgres_conformance {
 
     mod journal {
         pay402_core::journal_conformance!(super::fresh);
+    }
+
+    mod history {
+        pay402_core::history_conformance!(super::fresh);
     }
 }

@@ -79,7 +79,7 @@ async fn schemas_of_strangers_and_of_the_future_are_refused_and_left_alone() {
 
     let database = Cluster::shared().database();
     drop(open(&database).await);
-    for format in ["2", "99", "-1", "0"] {
+    for format in ["3", "99", "-1", "0"] {
         let set = "DELETE FROM pay402_journal.migration; INSERT INTO pay402_journal.migration";
         database.sql(&format!("{set} VALUES ({format})")).unwrap();
         let refused = PgJournal::open(&database.url(), None).await.unwrap_err();
@@ -135,6 +135,9 @@ async fn nobody_undoes_what_the_journal_says() {
         "UPDATE pay402_journal.entry SET plan = 'x'",
         "DELETE FROM pay402_journal.signed_transaction",
         "TRUNCATE pay402_journal.signed_transaction",
+        "DELETE FROM pay402_journal.history",
+        "TRUNCATE pay402_journal.history",
+        "UPDATE pay402_journal.history SET change = 'settled'",
         "UPDATE pay402_journal.signed_transaction SET nonce = '00000000000000000000'",
     ] {
         assert!(database.sql(sql).is_err(), "{sql}");

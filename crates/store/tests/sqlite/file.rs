@@ -238,12 +238,12 @@ fn later_formats_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     drop(SqliteJournal::open(&path).unwrap());
-    for version in ["3", "99", "-1"] {
+    for version in ["4", "99", "-1"] {
         tamper(&path, &format!("PRAGMA user_version = {version}"));
         let error = refused(&path);
         assert!(error.problem.contains("upgrade pay402"), "{error}");
     }
-    tamper(&path, "PRAGMA user_version = 2");
+    tamper(&path, "PRAGMA user_version = 3");
     drop(SqliteJournal::open(&path).unwrap());
 }
 
@@ -263,7 +263,9 @@ async fn a_journal_of_the_first_format_counts_its_failures() {
     let change = change("one", Event::Closed(failed));
     journal.advance(&lease.unwrap().unwrap(), vec![change]).await.unwrap();
     drop(journal);
-    tamper(&path, "DROP INDEX entry_costly_failure; PRAGMA user_version = 1");
+    let back = "DROP INDEX entry_costly_failure; DROP TABLE history;
+                ALTER TABLE entry DROP COLUMN entered_by; PRAGMA user_version = 1";
+    tamper(&path, back);
     let journal = SqliteJournal::open(&path).unwrap();
     assert_eq!(journal.failures(&network(), PAYER, UnixTime(0)).await, Ok(1));
     drop(journal);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // this is all test code
 
 mod file;
+mod history;
 mod power_cut;
 mod processes;
 mod samples;

@@ -31,6 +31,7 @@ pub(crate) fn entry(name: &str) -> NewEntry {
         amount: Amount::from(10_000),
         expires: UnixTime(1_300),
         caller: None,
+        entered_by: None,
         plan: vec![7; 40],
         entered_at: UnixTime(1_000),
     }
@@ -51,7 +52,7 @@ pub(crate) fn settled() -> Outcome {
 }
 
 pub(crate) fn change(name: &str, event: Event) -> Advance {
-    Advance { key: key(name), event, deliver: false }
+    Advance { key: key(name), event, deliver: false, at: UnixTime(1_000) }
 }
 
 pub(crate) fn claim(name: &str) -> Claim {

@@ -1,0 +1,151 @@
+//! What happened to the journal's entries: one record for each change, written in the same
+//! transaction as the change, never altered and never deleted.
+//!
+//! Every behaviour derives from these rules, stated here once:
+//!
+//! - **Nothing happens unrecorded.** Whatever changes an entry's stage or its delivery leaves a record
+//!   in the same transaction; what is refused leaves none.
+//! - **Readers skip nothing.** Records are numbered, and the numbers of one payment rise in the order
+//!   of its changes. A reader of all who goes on after the last number it was given misses no record,
+//!   although with several writers a higher number may be committed before a lower one.
+//! - **Time comes from whoever makes the change**: a journal has no clock. Times are for people; the
+//!   order is that of the numbers.
+//! - **Nothing spendable**: what was signed is told by its hash.
+
+use crate::journal::{Delivery, Event, Outcome, SignedAs, Stage};
+use crate::time::UnixTime;
+use crate::{Amount, NetworkId, PaymentKey};
+
+/// One change of one entry.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Record {
+    /// Its number; from 1, with gaps.
+    pub seq: u64,
+    /// When it was made, by the clock of whoever made it.
+    pub at: UnixTime,
+    /// Of which payment.
+    pub key: PaymentKey,
+    /// The network it settles on.
+    pub network: NetworkId,
+    /// Who pays.
+    pub payer: String,
+    /// How much is charged, in atomic units.
+    pub amount: Amount,
+    /// The name of the caller that entered it, where callers have names.
+    pub entered_by: Option<String>,
+    /// What happened.
+    pub change: Change,
+    /// Who may be told of a success from then on.
+    pub delivery: Delivery,
+}
+
+/// What happened to an entry.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// It was entered.
+    Entered,
+    /// A transaction was signed for it.
+    Signed(Sent),
+    /// A transaction was signed to take the place of the one before.
+    Replaced(Sent),
+    /// The transaction was handed to a node.
+    Sent {
+        /// Its hash.
+        transaction: String,
+    },
+    /// The money moved, or none was charged.
+    Settled {
+        /// By this transaction; empty where nothing was charged.
+        transaction: String,
+        /// In this block.
+        block: u64,
+        /// What it cost us, in wei.
+        fee: Amount,
+    },
+    /// The money did not move and never will.
+    Failed {
+        /// The refusal's wire code.
+        reason: String,
+        /// The transaction that failed, when there was one.
+        transaction: Option<String>,
+        /// What it cost us, in wei.
+        fee: Amount,
+    },
+    /// Only who may be told of a success changed.
+    HandedOver,
+}
+
+/// A signed transaction, without its bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sent {
+    /// Its hash.
+    pub transaction: String,
+    /// Who signed it.
+    pub signer: String,
+    /// The signer's nonce.
+    pub nonce: u64,
+}
+
+impl Change {
+    /// The change of an entry at `stage` by `event`.
+    pub fn by(event: &Event, stage: &Stage) -> Self {
+        let sent = |signed: &SignedAs| Sent {
+            transaction: signed.sent.transaction.clone(),
+            signer: signed.sent.signer.clone(),
+            nonce: signed.sent.nonce,
+        };
+        match event {
+            Event::Signed(signed) => Self::Signed(sent(signed)),
+            Event::Replaced(signed) => Self::Replaced(sent(signed)),
+            Event::Sent => Self::Sent {
+                transaction: match stage {
+                    Stage::Signed(signed) | Stage::Sent(signed) => signed.sent.transaction.clone(),
+                    // No step leads there.
+                    Stage::Due | Stage::Final(_) => String::new(),
+                },
+            },
+            Event::Closed(Outcome::Settled { transaction, block, fee }) => {
+                Self::Settled { transaction: transaction.clone(), block: *block, fee: *fee }
+            }
+            Event::Closed(Outcome::Failed { reason, transaction, fee, .. }) => {
+                Self::Failed { reason: reason.clone(), transaction: transaction.clone(), fee: *fee }
+            }
+        }
+    }
+
+    /// What it is called, wherever it is told.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Entered => "entered",
+            Self::Signed(_) => "signed",
+            Self::Replaced(_) => "replaced",
+            Self::Sent { .. } => "sent",
+            Self::Settled { .. } => "settled",
+            Self::Failed { .. } => "failed",
+            Self::HandedOver => "handed_over",
+        }
+    }
+
+    /// The transaction it is about.
+    pub fn transaction(&self) -> Option<&str> {
+        match self {
+            Self::Entered | Self::HandedOver => None,
+            Self::Signed(sent) | Self::Replaced(sent) => Some(&sent.transaction),
+            Self::Sent { transaction } => Some(transaction),
+            Self::Settled { transaction, .. } => Some(transaction).filter(|hash| !hash.is_empty()),
+            Self::Failed { transaction, .. } => transaction.as_ref(),
+        }
+        .map(String::as_str)
+    }
+}
+
+/// Some of the records, by their numbers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Span {
+    /// Those with a higher number than this.
+    pub after: u64,
+    /// Those with this number or a lower one.
+    pub upto: u64,
+    /// At most so many, the lowest numbers first.
+    pub limit: usize,
+}

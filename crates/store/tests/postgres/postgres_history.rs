@@ -1,0 +1,108 @@
+//! The history where a lower number may be committed after a higher one, and over an earlier format.
+
+use std::time::{Duration, Instant};
+
+use pay402_core::journal::{Delivery, Event, Journal, Stage};
+use pay402_core::time::UnixTime;
+use pay402_store::PgJournal;
+
+use crate::cluster::{Cluster, Database};
+use crate::samples::{change, entry, key, network, settled, signed};
+
+async fn open(database: &Database<'_>) -> PgJournal {
+    PgJournal::open(&database.url(), None).await.unwrap()
+}
+
+/// The names of the payments that a reader from the start is told of.
+async fn told(journal: &PgJournal, names: &[&str]) -> Vec<String> {
+    let records = journal.history(0, 100).await.unwrap();
+    let name = |key: &pay402_core::PaymentKey| {
+        names.iter().find(|name| crate::samples::key(name) == *key).unwrap().to_string()
+    };
+    records.iter().map(|record| name(&record.key)).collect()
+}
+
+/// What is under way with a lower number holds back what is committed with a higher one.
+#[test]
+fn readers_wait_for_lower_numbers_and_pass_what_was_undone() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let database = Cluster::shared().database();
+    let journal = runtime.block_on(open(&database));
+    let names = ["first", "second", "third"];
+    runtime.block_on(async {
+        journal.enter(entry("first")).await.unwrap();
+    });
+    let add = "INSERT INTO pay402_journal.history (entry, at, change, delivery)
+               SELECT seq, entered_at, 'handed_over', 'owed' FROM pay402_journal.entry LIMIT 1";
+    for (ending, name, expected) in [
+        ("COMMIT", "second", vec!["first", "first", "second"]),
+        ("ROLLBACK", "third", vec!["first", "first", "second", "third"]),
+    ] {
+        let slow = format!("BEGIN; {add}; SELECT pg_sleep(2); {ending}");
+        let before = runtime.block_on(told(&journal, &names));
+        std::thread::scope(|scope| {
+            let slow = scope.spawn(|| database.sql(&slow));
+            std::thread::sleep(Duration::from_millis(700));
+            runtime.block_on(async {
+                journal.enter(entry(name)).await.unwrap();
+                assert_eq!(told(&journal, &names).await, before, "a number was passed");
+            });
+            slow.join().unwrap().unwrap();
+        });
+        // Other databases of the server have transactions under way too.
+        let began = Instant::now();
+        while runtime.block_on(told(&journal, &names)) != expected {
+            assert!(began.elapsed() < Duration::from_secs(20), "after {ending}");
+        }
+    }
+    // The end is told only when what was under way has ended.
+    std::thread::scope(|scope| {
+        let slow = format!("BEGIN; {add}; SELECT pg_sleep(2); COMMIT");
+        let slow = scope.spawn(move || database.sql(&slow));
+        std::thread::sleep(Duration::from_millis(700));
+        runtime.block_on(async {
+            journal.enter(entry("fourth")).await.unwrap();
+            let end = journal.history_end().await.unwrap();
+            let seen = journal.history(0, 100).await.unwrap();
+            assert_eq!(seen.last().unwrap().seq, end, "something may come before the end");
+        });
+        slow.join().unwrap().unwrap();
+    });
+}
+
+#[tokio::test]
+async fn entries_of_the_first_format_have_a_history_from_then_on() {
+    let database = Cluster::shared().database();
+    let journal = open(&database).await;
+    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
+    let lease = lease.unwrap().unwrap();
+    for name in ["due", "signed", "sent", "settled"] {
+        journal.enter(entry(name)).await.unwrap();
+    }
+    for (name, nonce) in [("signed", 1), ("sent", 2), ("settled", 3)] {
+        let sign = change(name, Event::Signed(signed(nonce, vec![1])));
+        journal.advance(&lease, vec![sign]).await.unwrap();
+    }
+    let rest = vec![change("sent", Event::Sent), change("settled", Event::Closed(settled()))];
+    journal.advance(&lease, rest).await.unwrap();
+    drop(journal);
+    let back = "DROP TABLE pay402_journal.history;
+                ALTER TABLE pay402_journal.entry DROP COLUMN entered_by;
+                DELETE FROM pay402_journal.migration WHERE format > 1";
+    database.sql(back).unwrap();
+
+    let journal = open(&database).await;
+    assert_eq!(journal.history(0, 100).await, Ok(Vec::new()));
+    for name in ["due", "signed", "sent"] {
+        let close = change(name, Event::Closed(settled()));
+        journal.advance(&lease, vec![close]).await.unwrap();
+        let entry = journal.find(&key(name)).await.unwrap().unwrap();
+        assert_eq!(entry.stage, Stage::Final(settled()), "{name}");
+    }
+    let owed = (Delivery::Waiting, Delivery::Owed);
+    let handed = journal.hand_over(&key("settled"), owed.0, owed.1, UnixTime(1)).await;
+    assert_eq!(handed, Ok(true));
+    let records = journal.history(0, 100).await.unwrap();
+    let told: Vec<_> = records.iter().map(|record| record.change.name()).collect();
+    assert_eq!(told, ["settled", "settled", "settled", "handed_over"]);
+}
