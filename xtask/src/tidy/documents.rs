@@ -1,5 +1,7 @@
-//! The documents: the changelog has a place for what comes next, decisions are numbered without
-//! gaps, and links between files lead somewhere.
+//! The documents: the changelog has a place for what comes next, every decision has a number of its
+//! own, and links between files lead somewhere.
+
+use std::collections::BTreeSet;
 
 use super::Finding;
 use super::source::{Source, Tree, find_all};
@@ -18,20 +20,23 @@ pub(super) fn changelog(tree: &Tree) -> Vec<Finding> {
     vec![Finding { path: CHANGELOG.to_owned(), line: 0, rule: "changelog", message }]
 }
 
-/// Decisions are called `NNNN-title.md`, begin with `# NNNN.`, and are numbered from 0001.
+/// Decisions are called `NNNN-title.md`, begin with `# NNNN.`, and no two have one number. Numbers
+/// may be missing: they are given out before the decisions are merged.
 pub(super) fn decisions(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     let files = tree.files().filter(|file| file.path.starts_with(DECISIONS));
-    let mut files: Vec<&Source> = files.filter(|file| file.path.ends_with(".md")).collect();
-    files.sort_by_key(|file| &file.path);
-    for (file, number) in files.into_iter().zip(1_usize..) {
-        let name = file.path.trim_start_matches(DECISIONS);
-        let expected = format!("{number:04}");
+    let mut numbers = BTreeSet::new();
+    for file in files.filter(|file| file.path.ends_with(".md")) {
         let mut wrong = |message| findings.push(finding(file, 0, "decisions", message));
-        if !name.starts_with(&format!("{expected}-")) {
-            wrong(format!("is number {expected}: its name must begin with {expected}-"));
-        } else if !file.text.starts_with(&format!("# {expected}. ")) {
-            wrong(format!("must begin with `# {expected}. `"));
+        let name = file.path.trim_start_matches(DECISIONS);
+        let number = name.split_once('-').map_or("", |(number, _)| number);
+        let numbered = number.len() == 4 && number.bytes().all(|byte| byte.is_ascii_digit());
+        if !numbered {
+            wrong("must be called NNNN-title.md".to_owned());
+        } else if !numbers.insert(number) {
+            wrong(format!("has the number {number} of another decision"));
+        } else if !file.text.starts_with(&format!("# {number}. ")) {
+            wrong(format!("must begin with `# {number}. `"));
         }
     }
     findings
@@ -87,12 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_in_the_decisions_is_found() {
-        let good = [("docs/adr/0001-a.md", "# 0001. A\n"), ("docs/adr/0002-b.md", "# 0002. B\n")];
+    fn decisions_without_a_number_of_their_own_are_found() {
+        let good = [("docs/adr/0001-a.md", "# 0001. A\n"), ("docs/adr/0003-b.md", "# 0003. B\n")];
         assert_eq!(decisions(&Tree::of(&good)), []);
-        let gap = [("docs/adr/0001-a.md", "# 0001. A\n"), ("docs/adr/0003-b.md", "# 0003. B\n")];
-        assert_eq!(decisions(&Tree::of(&gap)).len(), 1);
+        let twice = [("docs/adr/0001-a.md", "# 0001. A\n"), ("docs/adr/0001-b.md", "# 0001. B\n")];
+        assert_eq!(decisions(&Tree::of(&twice)).len(), 1);
         assert_eq!(decisions(&Tree::of(&[("docs/adr/0001-a.md", "# A\n")])).len(), 1);
+        assert_eq!(decisions(&Tree::of(&[("docs/adr/1-a.md", "# 1. A\n")])).len(), 1);
     }
 
     #[test]

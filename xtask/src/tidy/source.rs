@@ -7,9 +7,8 @@ use std::path::Path;
 
 use crate::Failure;
 
-/// Folders that hold nothing of ours.
-const SKIPPED_FOLDERS: &[&str] =
-    &[".git", ".pay402", ".venv", "__pycache__", "node_modules", "target"];
+/// Folders that hold nothing of ours; `.git` is a file where a repository has several work trees.
+const SKIPPED: &[&str] = &[".git", ".pay402", ".venv", "__pycache__", "node_modules", "target"];
 /// Larger files are data.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -145,10 +144,11 @@ fn collect(root: &Path, folder: &Path, into: &mut Vec<(String, String)>) -> Resu
         let path = entry.map_err(|error| broken(folder, error))?.path();
         let kind = fs::symlink_metadata(&path).map_err(|error| broken(&path, error))?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if SKIPPED.contains(&name) {
+            continue;
+        }
         if kind.is_dir() {
-            if !SKIPPED_FOLDERS.contains(&name) {
-                collect(root, &path, into)?;
-            }
+            collect(root, &path, into)?;
         } else if kind.is_file() && kind.len() <= FILE_BYTES_MAX {
             let bytes = fs::read(&path).map_err(|error| broken(&path, error))?;
             let own = path.strip_prefix(root).expect("the walk starts at the root");
