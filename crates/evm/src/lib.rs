@@ -53,6 +53,7 @@ pub use account::SessionClient;
 pub use assets::{Asset, AssetTable, Peg, TransferMethod};
 pub use exact::client::ExactClient;
 pub use exact::server::ExactServer;
+pub use network::tier::{Certainty, Tier};
 pub use network::{EvmNetwork, Settings, Sponsoring};
 pub use rpc::{Rpc, RpcEnd, RpcWatch};
 pub use upto::client::UptoClient;

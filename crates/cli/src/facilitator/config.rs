@@ -10,7 +10,7 @@ use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
 use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::address::parse_address;
-use pay402_evm::{Settings, Sponsoring};
+use pay402_evm::{AssetTable, Certainty, Settings, Sponsoring, Tier};
 use pay402_facilitator::Options;
 use serde::Deserialize;
 
@@ -109,6 +109,21 @@ pub(crate) struct Network {
     /// Assets beside the default ones of the network.
     #[serde(default, rename = "asset")]
     pub(crate) assets: Vec<Asset>,
+    /// Payments that must be more certain than others. Default none.
+    #[serde(default, rename = "tier")]
+    tiers: Vec<TierSection>,
+}
+
+/// `[[network.tier]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TierSection {
+    /// The least charge, in whole units of the token that is written behind it: `"100.00 USDC"`.
+    from: String,
+    /// Blocks, the one with the transaction included, before such a settlement counts.
+    confirmations: u64,
+    /// How many of the network's nodes must show its proof. Default 1.
+    nodes: Option<u32>,
 }
 
 /// `[network.sponsor]`.
@@ -291,6 +306,8 @@ impl Network {
         Ok(Settings {
             setting: setting.to_owned(),
             confirmations: self.confirmations.unwrap_or(confirmations),
+            // Amounts are read where the tokens are known.
+            tiers: Vec::new(),
             block_time_s: self.block_time_s.unwrap_or(block_time_s),
             gas_limit_max: self.gas_limit_max.unwrap_or(default.gas_limit_max),
             fee_per_gas_max: fee_per_gas_max.unwrap_or(default.fee_per_gas_max),
@@ -303,6 +320,23 @@ impl Network {
             delegates,
             sponsoring: self.sponsor.settings(),
         })
+    }
+
+    /// Where more certainty is asked for, of the tokens that are settled here.
+    pub(crate) fn tiers(
+        &self,
+        setting: &str,
+        assets: &AssetTable,
+    ) -> Result<Vec<Tier>, Misconfigured> {
+        let read = |(index, section): (usize, &TierSection)| {
+            let (token, from) = Tier::parse_from(&section.from, assets).map_err(|problem| {
+                Misconfigured::new(format!("{setting}.tier[{index}].from"), problem)
+            })?;
+            let nodes = section.nodes.unwrap_or(1);
+            let certainty = Certainty { confirmations: section.confirmations, nodes };
+            Ok(Tier { token, from, certainty })
+        };
+        self.tiers.iter().enumerate().map(read).collect()
     }
 
     fn check(&self, setting: &str) -> Result<(), Misconfigured> {
@@ -503,6 +537,32 @@ mod tests {
         let set = settings(&ethereum.replace("rpc =", set));
         assert_eq!((set.confirmations, set.block_time_s), (5, 7));
         assert_eq!((set.gas_limit_max, set.fee_per_gas_max), (90_000, 3_000_000_000));
+    }
+
+    #[test]
+    fn tiers_are_amounts_of_tokens_that_are_settled() {
+        let usdc =
+            AssetTable::defaults().only(|asset| asset.info.id.network.as_str() == "eip155:84532");
+        let tiers = |lines: &str| {
+            let config = parse(&format!("{GOOD}\n[[network.tier]]\n{lines}"))?;
+            config.networks[0].tiers("network[0]", &usdc)
+        };
+        let read = tiers("from = \"100.00 USDC\"\nconfirmations = 12").unwrap();
+        let certainty = Certainty { confirmations: 12, nodes: 1 };
+        let from = alloy::primitives::U256::from(100_000_000);
+        let token = usdc.iter().next().unwrap().token();
+        assert_eq!(read, [Tier { token, from, certainty }]);
+        let read = tiers("from = \"1 USDC\"\nconfirmations = 1\nnodes = 2").unwrap();
+        assert_eq!(read[0].certainty, Certainty { confirmations: 1, nodes: 2 });
+        for (lines, expected) in [
+            ("from = \"100\"\nconfirmations = 12", "network[0].tier[0].from"),
+            ("from = 100\nconfirmations = 12", "expected a string"),
+            ("from = \"100 USDC\"", "missing field `confirmations`"),
+            ("from = \"100 USDC\"\nconfirmation = 12", "unknown field"),
+        ] {
+            let error = tiers(lines).unwrap_err().to_string();
+            assert!(error.contains(expected), "{lines}: {error}");
+        }
     }
 
     #[test]

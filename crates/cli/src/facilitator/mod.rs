@@ -14,7 +14,7 @@ use pay402_core::error::Misconfigured;
 use pay402_core::journal::Journal;
 use pay402_core::network::Network;
 use pay402_core::time::SystemClock;
-use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, RpcEnd, RpcWatch};
+use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, RpcEnd, RpcWatch, Settings};
 use pay402_facilitator::api::{Access, Api, KeyHash};
 use pay402_facilitator::failpoint::Failpoints;
 use pay402_facilitator::{Engine, Options, RpcCounts, RpcOutcome};
@@ -62,6 +62,12 @@ A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   fee_per_gas_max_gwei = 200  # highest price of gas
   signer_min_gwei = 5000000   # what the signer must have for new work to be accepted (0.005 ETH here);
                               # without it, what 20 settlements may cost at the time
+payments of higher value may have to be more certain (the amount is in whole units of the token
+behind it, which is named by symbol or address):
+  [[network.tier]]
+  from = "100.00 USDC"        # what is charged, at the least
+  confirmations = 12          # before such a settlement counts
+  nodes = 1                   # how many of the network's nodes must show its proof
 and a token that is not in the default table is added below it:
   [[network.asset]]
   address = "0x..."
@@ -242,7 +248,9 @@ fn network_of(
     for (position, asset) in network.assets.iter().enumerate() {
         assets = with_asset(assets, &format!("{setting}.asset[{position}]"), &network.id, asset)?;
     }
-    let settings = network.settings(&setting)?;
+    let here = assets.clone().only(|asset| asset.info.id.network == network.id);
+    let tiers = network.tiers(&setting, &here)?;
+    let settings = Settings { tiers, ..network.settings(&setting)? };
     let signer = signer(&format!("{setting}.signer"), &network.signer)?;
     let clock = Arc::new(SystemClock);
     let mut rpc = Rpc::http(&format!("{setting}.rpc"), &network.id, &network.rpc.0)?;

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::errand::AccountErrand;
 use super::sight::LOG_SPANS_BLOCKS;
-use super::status::{Mined, is_past};
+use super::status::{Mined, is_past, mined};
 use super::submit::{NoGas, estimate, gas_limit_that_works};
 use super::{EvmNetwork, errors};
 use crate::account::Contract as AgentAccount;
@@ -509,7 +509,7 @@ impl AccountErrand {
         network: &EvmNetwork,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
-        let (receipt, fee) = match super::status::mined(network, sent).await? {
+        let (receipt, fee) = match mined(network, sent, network.settings.least()).await? {
             Mined::Deep(receipt) => {
                 let fee = Amount::new(receipt.fee());
                 (receipt, fee)

@@ -242,7 +242,7 @@ impl Advance {
         network: &EvmNetwork,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
-        Ok(match mined(network, sent).await? {
+        Ok(match mined(network, sent, network.settings.least()).await? {
             Mined::Deep(receipt) => {
                 let transaction = receipt.transaction_hash.to_string();
                 if receipt.succeeded() {
@@ -299,7 +299,7 @@ impl Approval {
                 .with_transaction(self.hash.to_string()),
             fee: Amount::ZERO,
         };
-        Ok(match mined(network, sent).await? {
+        Ok(match mined(network, sent, network.settings.least()).await? {
             Mined::Deep(receipt) if receipt.succeeded() => ChainStatus::Proven {
                 transaction: receipt.transaction_hash.to_string(),
                 block: receipt.block(),

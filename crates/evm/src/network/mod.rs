@@ -16,6 +16,7 @@ pub mod sight;
 pub mod status;
 mod submit;
 pub mod survey;
+pub mod tier;
 mod together;
 mod trial;
 pub mod verify;
@@ -55,6 +56,7 @@ use glance::Glances;
 use lookout::Lookout;
 use plan::{MULTICALL3, Plan};
 use submit::FeesSeen;
+use tier::Tier;
 
 /// Gas that one settlement may use unless configured otherwise. A plain USDC transfer takes about
 /// 80,000; smart accounts more.
@@ -77,6 +79,9 @@ pub const SETTLEMENTS_IN_HAND: u64 = 20;
 /// Time between blocks unless configured otherwise, in seconds.
 pub const BLOCK_TIME_S_DEFAULT: u64 = 2;
 
+/// Nodes that a network is reached through.
+const NODES: u32 = 1;
+
 /// The key of `extra` by which `upto` payers learn who must settle.
 pub(crate) const FACILITATOR_ADDRESS: &str = "facilitatorAddress";
 
@@ -88,8 +93,10 @@ const SEALING_LABEL: &[u8] = b"pay402 journal sealing key v1";
 pub struct Settings {
     /// Where the network stands in the configuration, for errors: `network[0]`.
     pub setting: String,
-    /// Depth at which a block is believed; 1 is the head itself.
+    /// Depth at which a block is believed, below every tier; 1 is the head itself.
     pub confirmations: u64,
+    /// Payments that must be more certain, in any order.
+    pub tiers: Vec<Tier>,
     /// Time between blocks, in seconds. Payments must have two of them left to settle in, and
     /// never less than [`SETTLEMENT_MARGIN_S_MIN`].
     pub block_time_s: u64,
@@ -150,6 +157,7 @@ impl Default for Settings {
         Self {
             setting: "network".into(),
             confirmations: 1,
+            tiers: Vec::new(),
             block_time_s: BLOCK_TIME_S_DEFAULT,
             gas_limit_max: GAS_LIMIT_MAX_DEFAULT,
             fee_per_gas_max: FEE_PER_GAS_MAX_DEFAULT,
@@ -221,13 +229,11 @@ impl EvmNetwork {
                 return bad("signers", format!("names {} twice", signer.address()));
             }
         }
-        if settings.confirmations == 0 {
-            return bad("confirmations", "must be at least 1".into());
-        }
         let assets = assets.only(|asset: &Asset| asset.info.id.network == id);
         if assets.iter().next().is_none() {
             return bad("assets", format!("no token is known on {id}; add one"));
         }
+        settings.check_tiers(&assets, NODES)?;
         let found = OnceLock::new();
         let glances = Glances::new(rpc.clone(), settings.gas_limit_max);
         let lookout = Lookout::new(rpc.clone());

@@ -28,6 +28,7 @@ use super::sight::{
     CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good,
     is_over, sight_near, used_at,
 };
+use super::tier::Certainty;
 use crate::account::{Contract as AgentAccount, PaymentContext};
 use crate::contracts::Eip3009;
 use crate::mandate::{Delegation, Mandate};
@@ -40,7 +41,8 @@ pub(crate) async fn status(
     plan: &Plan,
     sent: Option<&SentAs>,
 ) -> Result<ChainStatus, Unavailable> {
-    let inquiry = Inquiry { network, rpc: &network.rpc, plan };
+    let certainty = network.settings.certainty(plan.token, plan.charge);
+    let inquiry = Inquiry { network, rpc: &network.rpc, plan, certainty };
     match sent {
         Some(sent) => inquiry.of_sent(sent).await,
         None => inquiry.of_authorization(None, false).await,
@@ -51,11 +53,13 @@ struct Inquiry<'a> {
     network: &'a EvmNetwork,
     rpc: &'a Rpc,
     plan: &'a Plan,
+    /// How certain the settlement must be.
+    certainty: Certainty,
 }
 
 impl Inquiry<'_> {
     async fn of_sent(&self, sent: &SentAs) -> Result<ChainStatus, Unavailable> {
-        let receipt = match mined(self.network, Some(sent)).await? {
+        let receipt = match mined(self.network, Some(sent), self.certainty).await? {
             Mined::Deep(receipt) => receipt,
             Mined::Shallow { transaction } => return Ok(ChainStatus::Shallow { transaction }),
             Mined::Reorganized => {
@@ -195,8 +199,8 @@ impl Inquiry<'_> {
         }
     }
 
-    fn is_deep(&self, head: u64, block: u64) -> bool {
-        is_deep(self.network, head, block)
+    const fn is_deep(&self, head: u64, block: u64) -> bool {
+        is_deep(self.certainty, head, block)
     }
 }
 
@@ -216,6 +220,7 @@ pub(super) enum Mined {
 pub(super) async fn mined(
     network: &EvmNetwork,
     sent: Option<&SentAs>,
+    certainty: Certainty,
 ) -> Result<Mined, Unavailable> {
     let rpc = &network.rpc;
     let Some(sent) = sent else {
@@ -237,7 +242,7 @@ pub(super) async fn mined(
     if !is_canonical(rpc, &head, &receipt).await? {
         return Ok(Mined::Reorganized);
     }
-    Ok(match is_deep(network, head.number(), receipt.block()) {
+    Ok(match is_deep(certainty, head.number(), receipt.block()) {
         true => Mined::Deep(Box::new(receipt)),
         false => Mined::Shallow { transaction: receipt.transaction_hash.to_string() },
     })
@@ -275,8 +280,8 @@ pub(super) const fn is_past(end_s: u64, time: UnixTime) -> bool {
     time.0 >= end_s.saturating_add(FINALITY_MARGIN_S)
 }
 
-fn is_deep(network: &EvmNetwork, head: u64, block: u64) -> bool {
-    head.saturating_add(1).saturating_sub(block) >= network.settings.confirmations
+const fn is_deep(certainty: Certainty, head: u64, block: u64) -> bool {
+    head.saturating_add(1).saturating_sub(block) >= certainty.confirmations
 }
 
 async fn is_canonical(rpc: &Rpc, head: &Block, receipt: &Receipt) -> Result<bool, Unavailable> {

@@ -8,7 +8,7 @@ use pay402_core::{Amount, Refusal};
 use pay402_devchain::ReorgTransactions;
 use pay402_devchain::genesis::{USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot};
 use pay402_evm::network::sight::{CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S};
-use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, Settings};
+use pay402_evm::{Asset, AssetTable, Certainty, EvmNetwork, Peg, Rpc, Settings, Tier};
 
 use crate::support::{
     House, PAY_TO, PAYER, START, authorization, authorization_of, network_id, payment, payment_by,
@@ -355,6 +355,33 @@ async fn depth_is_waited_for_and_a_reorganization_undoes() {
     house.chain.mine(2);
     let proven = status(&house, &verified, Some(&sent)).await;
     assert!(is_proven_by(&proven, &sent.transaction), "{proven:?}");
+}
+
+#[tokio::test]
+async fn a_charge_waits_for_the_depth_of_its_tier() {
+    let tier = |from: u64, confirmations| Tier {
+        token: USDC_ADDRESS,
+        from: U256::from(from),
+        certainty: Certainty { confirmations, nodes: 1 },
+    };
+    // The payment is one of 10,000 atomic units.
+    for (tiers, depth) in [
+        (vec![tier(10_001, 3)], 1),
+        (vec![tier(10_000, 3)], 3),
+        (vec![tier(9_999, 2), tier(10_000, 4), tier(10_001, 6)], 4),
+    ] {
+        let house = House::with(AssetTable::defaults(), Settings { tiers, ..Settings::default() });
+        let verified = house.verify(&payment()).await.unwrap();
+        let (sent, _) = house.submit(&verified.plan).await;
+        for mined in 1..depth {
+            let shallow = ChainStatus::Shallow { transaction: sent.transaction.clone() };
+            assert_eq!(status(&house, &verified, Some(&sent)).await, shallow, "{mined} of {depth}");
+            assert_eq!(status(&house, &verified, None).await, shallow, "{mined} of {depth}");
+            house.chain.mine(1);
+        }
+        let proven = status(&house, &verified, Some(&sent)).await;
+        assert!(is_proven_by(&proven, &sent.transaction), "{depth}: {proven:?}");
+    }
 }
 
 #[tokio::test]
