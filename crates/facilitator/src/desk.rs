@@ -14,6 +14,7 @@ use pay402_core::time::Clock;
 use pay402_core::{NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::feed::Bell;
 use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
 use crate::seal::Sealer;
@@ -52,6 +53,8 @@ pub(crate) struct Desk {
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) lanes: Vec<LaneHealth>,
+    /// Rung after every change of an entry.
+    pub(crate) bell: Bell,
     /// Whether the lease could not be renewed for want of the journal.
     pub(crate) journal_down: AtomicBool,
     status_calls: Semaphore,
@@ -163,6 +166,7 @@ impl Desk {
         journal: Arc<dyn Journal>,
         clock: Arc<dyn Clock>,
         options: Arc<Options>,
+        bell: Bell,
     ) -> Self {
         let schemes: Vec<_> =
             network.kinds().into_iter().map(|kind| (kind.version, kind.scheme)).collect();
@@ -184,6 +188,7 @@ impl Desk {
             journal,
             clock,
             options,
+            bell,
             waiters: Arc::default(),
             journal_down: AtomicBool::new(false),
             status_calls: Semaphore::new(STATUS_CONCURRENCY),
@@ -233,7 +238,9 @@ impl Desk {
         from: Delivery,
         to: Delivery,
     ) -> Result<bool, JournalError> {
-        self.journal.hand_over(key, from, to, self.clock.now()).await
+        let moved = self.journal.hand_over(key, from, to, self.clock.now()).await;
+        self.bell.ring();
+        moved
     }
 
     /// Whether an entry is in hand.

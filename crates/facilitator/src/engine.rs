@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
 use crate::errand;
+use crate::feed::{Bell, Feed};
 use crate::funds;
 use crate::lease;
 use crate::metrics::{Calls, NetworkMetrics};
@@ -45,6 +46,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     crews: HashMap<NetworkId, Crew>,
+    feed: Feed,
     journal: Arc<dyn Journal>,
     supported: Supported,
     options: Arc<Options>,
@@ -130,8 +132,10 @@ impl Engine {
         check_options(&options)?;
         let options = Arc::new(options);
         // Built first, so that a failure below stops what was started already.
+        let bell = Bell::default();
         let mut inner = Inner {
             crews: HashMap::new(),
+            feed: Feed::start(Arc::clone(&journal), bell.clone()),
             journal,
             supported: Supported::default(),
             options: Arc::clone(&options),
@@ -154,6 +158,7 @@ impl Engine {
                 Arc::clone(&inner.journal),
                 Arc::clone(&clock),
                 Arc::clone(&options),
+                bell.clone(),
             );
             let crew = open(Arc::new(desk)).await?;
             inner.crews.insert(id, crew);
@@ -428,6 +433,11 @@ impl Engine {
     /// The longest that any call waits.
     pub(crate) fn wait_max(&self) -> Duration {
         self.0.options.settle_wait_max
+    }
+
+    /// What happens to settlements, as it happens.
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.0.feed
     }
 
     /// The network with this id.

@@ -159,7 +159,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
     let sealed = desk.sealer.seal(Content::Plan, &key, &plan)?;
     let new = new_entry(desk, (key.clone(), fingerprint), &account, sealed, expires.0);
     match desk.journal.enter(new).await {
-        Ok(Entered::New) => {}
+        Ok(Entered::New) => desk.bell.ring(),
         Ok(Entered::Known(_)) => return Ok(None),
         // It may have been entered all the same; then it is carried out, by us or later.
         Err(error) => {
@@ -195,6 +195,7 @@ pub(crate) async fn take_turn(
         let new = new_entry(desk, (name.clone(), fingerprint), account, Vec::new(), 0);
         match desk.journal.enter(new).await.map_err(|error| unreachable(&error))? {
             Entered::New => {
+                desk.bell.ring();
                 if let Some(custody) = desk.take(&name, None) {
                     desk.spawn(follow::close_uncharged(crew.clone(), custody));
                 }

@@ -24,6 +24,7 @@ mod desk;
 mod engine;
 mod errand;
 pub mod failpoint;
+mod feed;
 mod follow;
 mod funds;
 mod lease;

@@ -198,7 +198,10 @@ impl Task {
                 change.deliver = closes && self.desk.waiters.owned(&change.key);
             }
             match self.desk.journal.advance(&self.lease, changes.clone()).await {
-                Ok(entries) => return Ok(entries),
+                Ok(entries) => {
+                    self.desk.bell.ring();
+                    return Ok(entries);
+                }
                 Err(JournalError::Unavailable(error)) => {
                     tracing::warn!(network = %self.desk.id, %error, "the journal did not answer");
                 }

@@ -267,7 +267,7 @@ impl Call {
             return Ok(Step::Answer(pending(None)));
         };
         match desk.journal.enter(new).await {
-            Ok(Entered::New) => {}
+            Ok(Entered::New) => desk.bell.ring(),
             Ok(Entered::Known(_)) => return Ok(Step::Again),
             Err(error) => {
                 // It may have been entered all the same; then it is settled, by us or later.

@@ -394,10 +394,24 @@ pub(crate) enum Signer {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Caller {
-    /// For people and logs.
+    /// No other caller's: its payments are known by it, whichever key it has later.
     pub(crate) name: String,
     /// SHA-256 of the API key, 64 hexadecimal digits: `printf %s "$KEY" | sha256sum`.
     pub(crate) key_sha256: String,
+    /// What it is. Default a caller.
+    #[serde(default)]
+    pub(crate) role: CallerRole,
+}
+
+/// `role` of a `[[caller]]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CallerRole {
+    /// It settles, and sees what it entered.
+    #[default]
+    Caller,
+    /// It sees everybody's settlements too.
+    Operator,
 }
 
 /// A text that may hold a secret.

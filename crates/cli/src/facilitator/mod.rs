@@ -15,7 +15,7 @@ use pay402_core::journal::Journal;
 use pay402_core::network::Network;
 use pay402_core::time::SystemClock;
 use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, RpcEnd, RpcWatch, Settings};
-use pay402_facilitator::api::{Access, Api, KeyHash};
+use pay402_facilitator::api::{Access, Api, KeyHash, Named, Role};
 use pay402_facilitator::failpoint::Failpoints;
 use pay402_facilitator::{Engine, Options, RpcCounts, RpcOutcome};
 use pay402_store::{PgJournal, SqliteJournal};
@@ -31,6 +31,8 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// [`serve::CONNECTION_GRACE`] more.
 const STOP_MAX: Duration = Duration::from_secs(27);
 
+/// Longest name of a caller, in bytes.
+const CALLER_NAME_BYTES_MAX: usize = 64;
 /// How long payments are still taken after a signal to stop, unless it is set.
 const DRAIN_DELAY_S: u64 = 0;
 
@@ -101,7 +103,8 @@ the database is spoken to by TLS alone; its user needs CREATE on it.
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]
   name = "shop"
-  key_sha256 = "..."          # printf %s "$KEY" | sha256sum"#)]
+  key_sha256 = "..."          # printf %s "$KEY" | sha256sum
+  role = "caller"             # "operator" sees what happens to everybody's payments"#)]
 pub(crate) struct Args {
     /// The configuration file.
     #[arg(
@@ -134,7 +137,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let journal = journal(&config).await?;
     let listener = serve::listen(config.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
-    let api = Api::counting(access, counts);
+    let api = Api::counting(access, named(&config)?, counts);
     let delay = Duration::from_secs(config.drain_delay_s.unwrap_or(DRAIN_DELAY_S));
     let leaving = leave(api.clone(), delay);
     // From the start on, so that whoever asks is told that it starts.
@@ -181,6 +184,7 @@ async fn leave(api: Api, delay: Duration) {
     if tokio::time::timeout(STOP_MAX, engine.stop(DRAIN)).await.is_err() {
         terminal::note("the journal does not answer; its lease runs out by itself");
     }
+    api.close();
 }
 
 async fn journal(config: &Config) -> Result<Arc<dyn Journal>, Misconfigured> {
@@ -209,17 +213,42 @@ fn needed(setting: &str, name: &str) -> Result<Zeroizing<String>, Misconfigured>
 fn access(config: &Config) -> Result<Access, Misconfigured> {
     let mut keys = Vec::new();
     for (index, caller) in config.callers.iter().enumerate() {
-        let key = KeyHash::parse(&caller.key_sha256).map_err(|error| {
-            let setting = format!("caller[{index}].key_sha256");
-            Misconfigured::new(setting, format!("of {:?} is {error}", caller.name))
-        })?;
-        keys.push(key);
+        keys.push(key_hash(index, caller)?);
     }
     let access = if keys.is_empty() { Access::Open } else { Access::Keys(keys) };
     access.check_listen(config.listen).map_err(|error| {
         Misconfigured::new("listen", format!("{} (as [[caller]] with key_sha256)", error.problem))
     })?;
     Ok(access)
+}
+
+/// The callers by their names.
+fn named(config: &Config) -> Result<Vec<Named>, Misconfigured> {
+    let mut named: Vec<Named> = Vec::new();
+    for (index, caller) in config.callers.iter().enumerate() {
+        let wrong =
+            |problem: String| Err(Misconfigured::new(format!("caller[{index}].name"), problem));
+        let (name, key) = (caller.name.clone(), key_hash(index, caller)?);
+        if name.is_empty() || name.len() > CALLER_NAME_BYTES_MAX || name.contains('\0') {
+            return wrong(format!("must be text of 1 to {CALLER_NAME_BYTES_MAX} bytes"));
+        }
+        if named.iter().any(|other| other.name == name) {
+            return wrong(format!("{name:?} is another caller's too; give each its own"));
+        }
+        let role = match caller.role {
+            config::CallerRole::Caller => Role::Caller,
+            config::CallerRole::Operator => Role::Operator,
+        };
+        named.push(Named { key, name, role });
+    }
+    Ok(named)
+}
+
+fn key_hash(index: usize, caller: &config::Caller) -> Result<KeyHash, Misconfigured> {
+    KeyHash::parse(&caller.key_sha256).map_err(|error| {
+        let setting = format!("caller[{index}].key_sha256");
+        Misconfigured::new(setting, format!("of {:?} is {error}", caller.name))
+    })
 }
 
 /// Tells the counts of one network how questions to its nodes ended.

@@ -70,6 +70,38 @@ impl fmt::Debug for KeyHash {
     }
 }
 
+/// A caller by the name that the configuration gives it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Named {
+    /// The hash of its key.
+    pub key: KeyHash,
+    /// What it is called: its payments are known by that name, whichever key it has later.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+}
+
+/// What the holder of a key is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Role {
+    /// It settles, and sees what it entered.
+    #[default]
+    Caller,
+    /// It sees everybody's settlements.
+    Operator,
+}
+
+/// Who reads what happens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Reader {
+    /// Whoever operates the facilitator.
+    Operator,
+    /// The caller of this name.
+    Caller(String),
+    /// Somebody with a key and without a name.
+    Nameless,
+}
+
 /// Who may verify and settle.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Access {

@@ -50,6 +50,10 @@ pub(super) enum TurnedAway {
     NotByName,
     /// Open access, and what is asked for is told only to holders of a key: 403.
     Nobody,
+    /// The key has no name, so nothing was entered by it: 403.
+    Nameless,
+    /// There are as many streams as there may be: 503.
+    TooManyStreams,
     /// The engine is still starting: 503.
     Starting,
 }
@@ -73,13 +77,14 @@ impl Turned {
 
 impl TurnedAway {
     /// What `error` says in the answers.
-    const LABELS: [&'static str; 7] = [
+    const LABELS: [&'static str; 8] = [
         "malformed",
         "too_large",
         "timeout",
         "unauthorized",
         "forbidden",
         "unsupported_media_type",
+        "too_many_streams",
         "starting",
     ];
 
@@ -89,7 +94,8 @@ impl TurnedAway {
             Self::TooLarge => "too_large",
             Self::TooSlow => "timeout",
             Self::Unauthorized => "unauthorized",
-            Self::NotFromHere(_) | Self::NotByName | Self::Nobody => "forbidden",
+            Self::NotFromHere(_) | Self::NotByName | Self::Nobody | Self::Nameless => "forbidden",
+            Self::TooManyStreams => "too_many_streams",
             Self::NotJson => "unsupported_media_type",
             Self::Starting => "starting",
         }
@@ -134,6 +140,14 @@ impl IntoResponse for TurnedAway {
                 let message = "where a settlement stands is told only to the API key that it was \
                                entered with, and there are none here; configure a [[caller]]";
                 answer(StatusCode::FORBIDDEN, message)
+            }
+            Self::Nameless => {
+                let message = "events are told by the name of a [[caller]], and this key has none";
+                answer(StatusCode::FORBIDDEN, message)
+            }
+            Self::TooManyStreams => {
+                let message = "there are as many streams of events as there may be; end one";
+                retry_later(&json!({"error": error, "message": message}))
             }
             Self::Starting => {
                 let message = "the facilitator checks its networks and takes its leases; ask again";

@@ -8,6 +8,7 @@
 
 mod access;
 mod answer;
+mod events;
 mod exposition;
 mod fitness;
 mod openapi;
@@ -31,10 +32,13 @@ use pay402_core::wire::account::{AccountRequest, decode_account_request, encode_
 use pay402_core::wire::{self, FacilitatorRequest, MESSAGE_BYTES_MAX};
 use pay402_core::{Digest, Payment};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::{Engine, RpcCounts};
-pub use access::{Access, KeyHash, KeyHashError};
+use access::Reader;
+pub use access::{Access, KeyHash, KeyHashError, Named, Role};
 use answer::{Turned, TurnedAway, json_answer, unavailable};
+use events::Streams;
 use fitness::Look;
 use settlements::SETTLEMENT_ID;
 
@@ -54,6 +58,10 @@ struct Shared {
     engine: OnceLock<Engine>,
     /// Whether the process is going to stop.
     retired: AtomicBool,
+    /// Whether streams are to end.
+    closing: watch::Sender<bool>,
+    callers: Vec<Named>,
+    streams: Streams,
     rpc: Vec<Arc<RpcCounts>>,
     turned_away: Turned,
     look: tokio::sync::Mutex<Option<Look>>,
@@ -74,6 +82,7 @@ fn routes() -> Vec<Route> {
         route("/verify", &["GET", "POST"], get(describe_verify).post(verify)),
         route("/settle", &["GET", "POST"], get(describe_settle).post(settle)),
         route("/settlements/{id}", &["GET"], get(settlements::settlement)),
+        route("/events", &["GET"], get(events::events)),
         route("/account", &["GET", "POST"], get(describe_account).post(account)),
         route("/supported", &["GET"], get(supported)),
         route("/health", &["GET"], get(health)),
@@ -90,15 +99,19 @@ impl Api {
     /// Whether open access is fit for the address listened on is the listener's to check:
     /// [`Access::check_listen`].
     pub fn new(access: Access) -> Self {
-        Self::counting(access, Vec::new())
+        Self::counting(access, Vec::new(), Vec::new())
     }
 
-    /// The same, whose metrics tell the questions to nodes that are counted in `rpc`.
-    pub fn counting(access: Access, rpc: Vec<Arc<RpcCounts>>) -> Self {
+    /// The same, of which `callers` have names, and whose metrics tell the questions to nodes that are
+    /// counted in `rpc`.
+    pub fn counting(access: Access, callers: Vec<Named>, rpc: Vec<Arc<RpcCounts>>) -> Self {
         Self(Arc::new(Shared {
             access,
             engine: OnceLock::new(),
             retired: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+            callers,
+            streams: Streams::default(),
             rpc,
             turned_away: Turned::default(),
             look: tokio::sync::Mutex::new(None),
@@ -113,6 +126,11 @@ impl Api {
     /// Says from now on that the process is not ready, and goes on serving.
     pub fn retire(&self) {
         self.0.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the streams of events, which would otherwise keep their connections open.
+    pub fn close(&self) {
+        self.0.closing.send_replace(true);
     }
 
     /// The engine, once it has started.
@@ -130,6 +148,20 @@ impl Api {
             .fallback(not_found)
             .method_not_allowed_fallback(wrong_method)
             .with_state(self.clone())
+    }
+
+    /// Who asks to read.
+    fn reader(&self, headers: &HeaderMap) -> Result<Reader, TurnedAway> {
+        let key = self.0.access.admit_reading(headers)?;
+        Ok(key.map_or(Reader::Operator, |key| match self.named(&key) {
+            Some(Named { role: Role::Operator, .. }) => Reader::Operator,
+            Some(Named { role: Role::Caller, name, .. }) => Reader::Caller(name.clone()),
+            None => Reader::Nameless,
+        }))
+    }
+
+    fn named(&self, key: &KeyHash) -> Option<&Named> {
+        self.0.callers.iter().find(|caller| caller.key == *key)
     }
 
     fn started(&self) -> Result<&Engine, TurnedAway> {
@@ -199,7 +231,7 @@ async fn settle(State(api): State<Api>, request: Request) -> Response {
         }
     };
     let wait = engine.wait_for(&payment);
-    let (key, settled) = engine.settle_known(call.digest, None, payment, wait).await;
+    let (key, settled) = engine.settle_known(call.digest, call.name, payment, wait).await;
     let mut answer = match settled {
         Ok(settled) => json_answer(StatusCode::OK, &encode(&settled)),
         Err(error) => {
@@ -323,6 +355,8 @@ async fn wrong_method() -> Response {
 struct Caller {
     /// API key and idempotency key, hashed together, when both were given.
     digest: Option<Digest>,
+    /// Its name in the configuration.
+    name: Option<String>,
 }
 
 /// Everything that precedes the engine, the cheapest refusals first.
@@ -362,7 +396,8 @@ fn identify(api: &Api, parts: &Parts) -> Result<Caller, TurnedAway> {
     let id = idempotency_key(&parts.headers)?;
     // Without an API key an idempotency key proves nothing: anybody could have read or guessed it.
     let proof = key.zip(id).map(|(key, id)| Digest::of(&[key.as_bytes(), id]));
-    Ok(Caller { digest: proof })
+    let name = key.and_then(|key| api.named(&key)).map(|caller| caller.name.clone());
+    Ok(Caller { digest: proof, name })
 }
 
 /// The idempotency key that came with a request.

@@ -17,6 +17,7 @@ mod cluster;
 mod crash;
 mod delegations;
 mod errands;
+mod events;
 mod evm;
 mod faults;
 mod fees;

@@ -56,7 +56,7 @@ fn on(rest: &str) -> String {
 async fn what_happened_is_counted() {
     let bed = Bed::with_signers(&["0xsigner", "0xspare"]);
     let counts = Arc::new(RpcCounts::new(&network()));
-    let api = Api::counting(Access::Open, vec![Arc::clone(&counts)]);
+    let api = Api::counting(Access::Open, Vec::new(), vec![Arc::clone(&counts)]);
     api.open(bed.start().await);
     let api = api.router();
     for (nonce, reverts) in [("1", false), ("2", true), ("3", false)] {

@@ -24,10 +24,11 @@ use crate::faults::flaky;
 
 const PLACE: &str = "http://document.test/openapi.json";
 
-/// Answers that no test here waits for: a body takes ten seconds to be late.
-const NOT_PROVOKED: [&str; 3] = ["POST /verify 408", "POST /settle 408", "POST /account 408"];
+/// Answers that no test here waits for: a body takes ten seconds to be late, a stream does not end.
+const NOT_PROVOKED: [&str; 4] =
+    ["POST /verify 408", "POST /settle 408", "POST /account 408", "GET /events 200"];
 
-struct Document {
+pub struct Document {
     json: Value,
     provoked: BTreeSet<String>,
 }
@@ -37,7 +38,7 @@ fn escape(part: &str) -> String {
 }
 
 impl Document {
-    async fn of(api: &Router) -> Self {
+    pub async fn of(api: &Router) -> Self {
         Self { json: read(api, "/openapi.json").await.json(), provoked: BTreeSet::new() }
     }
 
@@ -57,7 +58,7 @@ impl Document {
     }
 
     /// Whether `value` has the form that the schema at `pointer` asks for.
-    fn check(&self, pointer: &str, value: &Value) -> Result<(), String> {
+    pub fn check(&self, pointer: &str, value: &Value) -> Result<(), String> {
         let mut compiler = Compiler::new();
         compiler.set_default_draft(Draft::V2020_12);
         compiler.add_resource(PLACE, self.json.clone()).unwrap();
@@ -188,6 +189,11 @@ async fn every_answer_is_described_and_every_description_is_true() {
         assert_eq!(document.ask(&api, path, page).await, StatusCode::FORBIDDEN);
     }
     assert_eq!(document.get(&keyed, "/metrics").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(document.get(&keyed, "/events").await, StatusCode::UNAUTHORIZED);
+    let nameless = keyed_call(Method::GET, "/events", String::new());
+    assert_eq!(document.ask(&keyed, "/events", nameless).await, StatusCode::FORBIDDEN);
+    let ahead = Request::get("/events").header("last-event-id", "100000").body(Body::empty());
+    assert_eq!(document.ask(&api, "/events", ahead.unwrap()).await, StatusCode::BAD_REQUEST);
     let page = Request::get("/metrics").header("host", "page.example").body(Body::empty()).unwrap();
     assert_eq!(document.ask(&api, "/metrics", page).await, StatusCode::FORBIDDEN);
 
@@ -209,7 +215,7 @@ async fn every_answer_is_described_and_every_description_is_true() {
 
     // And before the start.
     let starting = Api::new(Access::Open).router();
-    for path in ["/supported", "/health", "/readyz", "/metrics"] {
+    for path in ["/supported", "/health", "/readyz", "/metrics", "/events"] {
         assert_eq!(document.get(&starting, path).await, StatusCode::SERVICE_UNAVAILABLE);
     }
     for path in ["/verify", "/settle", "/account"] {
