@@ -3,9 +3,9 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use pay402_core::journal::{Advance, Event, Journal, Lease, NewEntry, SignedAs};
+use pay402_core::journal::{Advance, Event, Holder, Journal, Lease, NewEntry, SignedAs};
 use pay402_core::network::SentAs;
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, NetworkId, PaymentKey};
@@ -78,8 +78,11 @@ struct Book {
 
 impl Book {
     async fn new(journal: Arc<dyn Journal>) -> Result<Self> {
-        let lease = journal.lease(&network(), "bench", UnixTime(0), UnixTime(u64::MAX)).await?;
-        Ok(Self { journal, lease: lease.ok_or("a new journal has a lease to give")? })
+        let holder = Holder { name: "bench".into(), url: None };
+        let hour = Duration::from_secs(60 * 60);
+        let lease = journal.lease(&network(), &holder, UnixTime(0), hour).await?.granted();
+        let lease = lease.ok_or("a new journal has a lease to give")?;
+        Ok(Self { journal, lease })
     }
 
     /// Payments entered in a second.

@@ -68,7 +68,7 @@ impl CliError {
     pub(crate) fn taken_over(message: impl Into<String>) -> Self {
         let error = Self::new("taken_over", exit::GENERAL, message);
         Self { retryable: true, ..error }.suggest(
-            "start this one again and it stands by; were its clock or its machine stopped?",
+            "one process serves a journal in a file; were this one's clock or machine stopped?",
         )
     }
 

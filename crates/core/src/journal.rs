@@ -18,6 +18,7 @@
 //!   when the entry is final.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -208,6 +209,35 @@ pub struct Lease {
     pub token: u64,
 }
 
+/// Who asks for a lease, and where the others find it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Holder {
+    /// Unlike that of any other process, and of this one at any other time that it led: the same
+    /// name renews a lease with the token it has.
+    pub name: String,
+    /// Where others may forward calls for the network to; `None` where they cannot.
+    pub url: Option<String>,
+}
+
+/// The answer to [`Journal::lease`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Leased {
+    /// The asker has it.
+    Granted(Lease),
+    /// Somebody else has it, and it has not run out.
+    Held(Holder),
+}
+
+impl Leased {
+    /// The lease, when the asker has it.
+    pub fn granted(self) -> Option<Lease> {
+        match self {
+            Self::Granted(lease) => Some(lease),
+            Self::Held(_) => None,
+        }
+    }
+}
+
 /// Why the journal did not do as asked.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -296,19 +326,31 @@ pub trait Journal: Send + Sync {
     /// When storage failed.
     async fn find(&self, key: &PaymentKey) -> Result<Option<Entry>, JournalError>;
 
-    /// Takes the lease of a network over for `holder` until `until`. `None` while another holder
-    /// has it unexpired. The same holder renews it, keeping its token. Taking over turns every
-    /// `Waiting` of the network into `Owed`: those callers waited in a process that is gone.
+    /// Takes the lease of a network over for `holder`, for as long as `lasts` (whole seconds). Another
+    /// holder keeps it until it has run out. The same holder renews it, keeping its token. Taking over
+    /// turns every `Waiting` of the network into `Owed`: those callers waited in a process that is
+    /// gone.
+    ///
+    /// Whether a lease has run out is told by one clock: that of the store, where it has one, whatever
+    /// the askers' clocks say. A store without one, whose askers are all on one machine, goes by
+    /// `now`.
     ///
     /// # Errors
     /// When storage failed.
     async fn lease(
         &self,
         network: &NetworkId,
-        holder: &str,
+        holder: &Holder,
         now: UnixTime,
-        until: UnixTime,
-    ) -> Result<Option<Lease>, JournalError>;
+        lasts: Duration,
+    ) -> Result<Leased, JournalError>;
+
+    /// Lets a lease run out now, for a successor: its holder does not get it again by that name. One
+    /// that was taken over is left alone.
+    ///
+    /// # Errors
+    /// When storage failed; it runs out by itself.
+    async fn release(&self, lease: &Lease) -> Result<(), JournalError>;
 
     /// Applies changes, all or none, by [`step`]. Returns the entries as they are now, in order.
     ///

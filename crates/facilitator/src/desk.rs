@@ -1,5 +1,8 @@
 //! What the parts that settle on one network share: its ports, its waiters, its bounds, and the
 //! switch that stops them all.
+//!
+//! **Invariant:** a desk lives as long as one tenure of the lease. Whoever loses the lease and gets it
+//! again sits down at a fresh one, so that nothing of the old one is ever written.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -8,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Delivery, Journal, JournalError};
+use pay402_core::journal::{Delivery, Holder, Journal, JournalError};
 use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs};
 use pay402_core::time::Clock;
 use pay402_core::{NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
@@ -27,6 +30,8 @@ const STATUS_CONCURRENCY: usize = 64;
 /// Whether this process settles on a network.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Run {
+    /// It has no lease; it reads, verifies and answers for others.
+    Following,
     /// It does.
     Settling,
     /// It finishes what it has and takes nothing new.
@@ -39,6 +44,13 @@ pub(crate) enum Run {
     Crashed,
 }
 
+impl Run {
+    /// Whether nothing more may be done at the desk.
+    pub(crate) const fn is_over(&self) -> bool {
+        matches!(self, Self::Stopped | Self::LeaseLost | Self::Crashed)
+    }
+}
+
 /// One network and everything around it.
 pub(crate) struct Desk {
     pub(crate) id: NetworkId,
@@ -49,12 +61,14 @@ pub(crate) struct Desk {
     pub(crate) sealer: Sealer,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) strikes: Strikes,
-    pub(crate) metrics: NetworkMetrics,
+    pub(crate) metrics: Arc<NetworkMetrics>,
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
     pub(crate) places: Arc<Semaphore>,
-    pub(crate) lanes: Vec<LaneHealth>,
+    pub(crate) lanes: Arc<[LaneHealth]>,
     /// Rung after every change of an entry.
     pub(crate) bell: Bell,
+    /// As whom the lease is held; `None` without one.
+    pub(crate) holder: Option<Holder>,
     /// Whether the lease could not be renewed for want of the journal.
     pub(crate) journal_down: AtomicBool,
     status_calls: Semaphore,
@@ -161,6 +175,7 @@ impl LaneHealth {
 }
 
 impl Desk {
+    /// A desk without a lease.
     pub(crate) fn new(
         network: Arc<dyn Network>,
         journal: Arc<dyn Journal>,
@@ -179,7 +194,9 @@ impl Desk {
         Self {
             id: network.id().clone(),
             sealer: Sealer::new(&network.sealing_key()),
-            metrics: NetworkMetrics::new(schemes.iter().map(|(_, scheme)| scheme.clone())),
+            metrics: Arc::new(NetworkMetrics::new(
+                schemes.iter().map(|(_, scheme)| scheme.clone()),
+            )),
             schemes,
             lanes: network.signers().into_iter().map(lane).collect(),
             places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),
@@ -194,7 +211,25 @@ impl Desk {
             status_calls: Semaphore::new(STATUS_CONCURRENCY),
             in_hand: Mutex::default(),
             shares: Mutex::default(),
-            run: watch::Sender::new(Run::Settling),
+            run: watch::Sender::new(Run::Following),
+            holder: None,
+        }
+    }
+
+    /// A desk for one tenure of the lease, with the figures of this one and nothing else of it.
+    pub(crate) fn fresh(&self, holder: Holder, run: Run) -> Self {
+        let ports = (Arc::clone(&self.network), Arc::clone(&self.journal), Arc::clone(&self.clock));
+        let (network, journal, clock) = ports;
+        // What nodes refused in an earlier tenure says nothing about now.
+        for lane in self.lanes.iter() {
+            lane.accepted();
+        }
+        Self {
+            metrics: Arc::clone(&self.metrics),
+            lanes: Arc::clone(&self.lanes),
+            run: watch::Sender::new(run),
+            holder: Some(holder),
+            ..Self::new(network, journal, clock, Arc::clone(&self.options), self.bell.clone())
         }
     }
 
@@ -268,13 +303,13 @@ impl Desk {
     /// Turns the switch, unless everything stands still already.
     pub(crate) fn turn(&self, to: Run) {
         self.run.send_if_modified(|run| {
-            let moves = matches!(*run, Run::Settling | Run::Draining) && *run != to;
+            let moves = !run.is_over() && *run != to;
             if moves {
                 *run = to;
             }
             moves
         });
-        if !matches!(to, Run::Settling | Run::Draining) {
+        if to.is_over() {
             self.waiters.dismiss();
         }
     }
@@ -282,9 +317,8 @@ impl Desk {
     /// Waits until nothing more may be done on this network.
     pub(crate) async fn halted(&self) {
         let mut run = self.run.subscribe();
-        let halted = |run: &Run| !matches!(run, Run::Settling | Run::Draining);
         // The sender lives as long as the desk, so this cannot fail while we are here.
-        _ = run.wait_for(halted).await;
+        _ = run.wait_for(Run::is_over).await;
     }
 
     /// Waits until another process has taken the lease over.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
-use pay402_core::journal::{Backlog, Delivery, Entry, Journal, Outcome, Stage};
+use pay402_core::journal::{Backlog, Delivery, Entry, Holder, Journal, Outcome, Stage};
 use pay402_core::network::{Network, Unverified, Verified};
 use pay402_core::time::Clock;
 use pay402_core::{
@@ -21,17 +21,15 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::api;
 use crate::desk::{Desk, Run};
 use crate::errand;
 use crate::feed::{Bell, Feed};
-use crate::funds;
-use crate::lease;
 use crate::metrics::{Calls, NetworkMetrics};
 use crate::options::Options;
-use crate::recover;
-use crate::scribe::Scribe;
+use crate::post::{Place, Post};
 use crate::settle::{Call, refused_by};
-use crate::worker::{self, Crew};
+use crate::worker::Crew;
 
 /// Shortest lease that leaves time to renew it: leases are counted in whole seconds.
 const LEASE_MIN: Duration = Duration::from_secs(3);
@@ -45,7 +43,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    crews: HashMap<NetworkId, Crew>,
+    posts: HashMap<NetworkId, Arc<Post>>,
     feed: Feed,
     journal: Arc<dyn Journal>,
     supported: Supported,
@@ -56,15 +54,15 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for crew in self.crews.values() {
-            crew.desk.turn(Run::Stopped);
+        for post in self.posts.values() {
+            post.turn(Run::Stopped);
         }
     }
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("networks", &self.0.crews.keys()).finish_non_exhaustive()
+        f.debug_struct("Engine").field("networks", &self.0.posts.keys()).finish_non_exhaustive()
     }
 }
 
@@ -73,7 +71,8 @@ impl std::fmt::Debug for Engine {
 pub struct NetworkHealth {
     /// The network.
     pub network: NetworkId,
-    /// `ok`, `journal_down`, `draining`, `stopped` or `lease_lost`.
+    /// `ok`, `journal_down`, `draining`, `stopped` or `lease_lost`; where another process may lead,
+    /// also `following`, or `leaderless` while none is known that calls could be forwarded to.
     pub status: &'static str,
     /// Settlements being worked on.
     pub unfinished: usize,
@@ -117,7 +116,8 @@ impl From<Entry> for Standing {
 
 impl Engine {
     /// Starts settling on `networks`: checks each, takes its lease, takes up what an earlier
-    /// process left unfinished, and spawns its worker. Must be called within a tokio runtime.
+    /// process left unfinished, and spawns its worker; or follows whoever holds the lease, where the
+    /// options say so. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// What is wrong, named by setting: a network that is not what was configured, or is given
@@ -134,7 +134,7 @@ impl Engine {
         // Built first, so that a failure below stops what was started already.
         let bell = Bell::default();
         let mut inner = Inner {
-            crews: HashMap::new(),
+            posts: HashMap::new(),
             feed: Feed::start(Arc::clone(&journal), bell.clone()),
             journal,
             supported: Supported::default(),
@@ -144,7 +144,7 @@ impl Engine {
         let served = networks.clone();
         for (index, network) in networks.into_iter().enumerate() {
             let id = network.id().clone();
-            if inner.crews.contains_key(&id) {
+            if inner.posts.contains_key(&id) {
                 let problem = format!("{id} is configured twice; keep one");
                 return Err(Misconfigured::new(format!("network[{index}]"), problem));
             }
@@ -160,8 +160,7 @@ impl Engine {
                 Arc::clone(&options),
                 bell.clone(),
             );
-            let crew = open(Arc::new(desk)).await?;
-            inner.crews.insert(id, crew);
+            inner.posts.insert(id, Post::open(desk).await?);
         }
         // What a network serves depends on what its check found on the chain.
         inner.supported = supported_by(&served);
@@ -195,7 +194,7 @@ impl Engine {
         payment: &Payment,
     ) -> Result<Verdict, Unavailable> {
         let desk = match self.serving(payment) {
-            Ok(crew) => &crew.desk,
+            Ok(post) => &*post.desk(),
             Err(refused) => return Ok(Verdict::Invalid(refused)),
         };
         match desk.in_time(desk.network.verify(payment)).await? {
@@ -266,14 +265,10 @@ impl Engine {
         key: &mut Option<PaymentKey>,
     ) -> Result<Settled, Unavailable> {
         let crew = match self.serving(&payment) {
-            Ok(crew) => crew.clone(),
+            Ok(post) => crew_of(post)?,
             Err(refused) => return Ok(Settled::Refused(refused)),
         };
         let desk = Arc::clone(&crew.desk);
-        if !matches!(desk.run(), Run::Settling | Run::Draining) {
-            let what = format!("settling on {}", desk.id);
-            return Err(Unavailable::new(what, "this process does not settle here any more"));
-        }
         let identified = match desk.network.identify(&payment) {
             Ok(identified) => identified,
             Err(refused) => return Ok(Settled::Refused(refused)),
@@ -308,26 +303,22 @@ impl Engine {
         request: Map<String, Value>,
         wait: Duration,
     ) -> Result<Settled, Unavailable> {
-        let Some(crew) = self.0.crews.get(network).cloned() else {
+        let Some(post) = self.0.posts.get(network) else {
             return Ok(Settled::Refused(Refusal::InvalidNetwork.into()));
         };
-        let desk = Arc::clone(&crew.desk);
-        let answer = self.carry_out_for(crew, request, wait).await;
-        desk.metrics.accounts.add(&answer);
+        let answer = self.carry_out_for(post, request, wait).await;
+        post.idle.metrics.accounts.add(&answer);
         answer
     }
 
     async fn carry_out_for(
         &self,
-        crew: Crew,
+        post: &Post,
         request: Map<String, Value>,
         wait: Duration,
     ) -> Result<Settled, Unavailable> {
+        let crew = crew_of(post)?;
         let desk = Arc::clone(&crew.desk);
-        if !matches!(desk.run(), Run::Settling | Run::Draining) {
-            let what = format!("settling on {}", desk.id);
-            return Err(Unavailable::new(what, "this process does not settle here any more"));
-        }
         let identified = match desk.network.identify_account(&request) {
             Ok(identified) => identified,
             Err(refused) => return Ok(Settled::Refused(refused)),
@@ -357,29 +348,40 @@ impl Engine {
 
     /// How each network fares.
     pub fn health(&self) -> Vec<NetworkHealth> {
-        let of = |crew: &Crew| NetworkHealth {
-            network: crew.desk.id.clone(),
-            status: match crew.desk.run() {
-                Run::Settling if crew.desk.journal_down.load(Ordering::Relaxed) => "journal_down",
-                Run::Settling => "ok",
-                Run::Draining => "draining",
-                Run::Stopped | Run::Crashed => "stopped",
-                Run::LeaseLost => "lease_lost",
-            },
-            unfinished: crew.desk.busy(),
+        let of = |post: &Arc<Post>| {
+            let desk = post.desk();
+            NetworkHealth {
+                network: desk.id.clone(),
+                status: match (desk.run(), post.place()) {
+                    (Run::Settling | Run::Following, _)
+                        if desk.journal_down.load(Ordering::Relaxed) =>
+                    {
+                        "journal_down"
+                    }
+                    (Run::Settling, _) => "ok",
+                    (Run::Following, Place::There(Holder { url: Some(_), .. })) => "following",
+                    (Run::Following, _) => "leaderless",
+                    (Run::Draining, _) => "draining",
+                    (Run::Stopped | Run::Crashed, _) => "stopped",
+                    (Run::LeaseLost, _) => "lease_lost",
+                },
+                unfinished: desk.busy(),
+            }
         };
-        let mut health: Vec<_> = self.0.crews.values().map(of).collect();
+        let mut health: Vec<_> = self.0.posts.values().map(of).collect();
         health.sort_by(|a, b| a.network.cmp(&b.network));
         health
     }
 
-    /// Waits until another process has taken a network over from this one, and says which. This one
-    /// settles nothing there any more, and nothing gives it the network back but a new start.
+    /// Waits until another process has taken a network over from this one, which does not follow, and
+    /// says which. This one settles nothing there any more, and nothing gives it the network back but
+    /// a new start.
     pub async fn taken_over(&self) -> NetworkId {
-        let waiting = self.0.crews.values().map(|crew| {
+        let alone = self.0.posts.values().filter(|post| !post.idle.options.follows);
+        let waiting = alone.map(|post| {
             Box::pin(async {
-                crew.desk.lease_lost().await;
-                crew.desk.id.clone()
+                post.desk().lease_lost().await;
+                post.idle.id.clone()
             })
         });
         let waiting: Vec<_> = waiting.collect();
@@ -395,32 +397,29 @@ impl Engine {
     }
 
     /// Stops: takes nothing new, finishes for at most `grace` what callers wait for, then releases
-    /// the leases. What is unfinished is taken up by the next start.
+    /// the leases. Where others follow, the leases go first, and callers are told what the one says
+    /// who leads then. What is unfinished is taken up by the next who leads.
     pub async fn stop(&self, grace: Duration) {
-        let desks: Vec<_> = self.0.crews.values().map(|crew| &crew.desk).collect();
-        for desk in &desks {
-            desk.turn(Run::Draining);
+        let posts = &self.0.posts;
+        for post in posts.values() {
+            post.leave();
         }
         let drained = async {
-            while desks.iter().any(|desk| desk.busy() > 0 || desk.waiters.len() > 0) {
+            while posts.values().any(|post| !post.is_finished()) {
                 tokio::time::sleep(DRAIN_LOOK).await;
             }
         };
         _ = tokio::time::timeout(grace, drained).await;
-        for desk in desks {
-            let held = desk.run() == Run::Draining;
-            desk.turn(Run::Stopped);
-            if held {
-                lease::release(desk).await;
-            }
+        for post in posts.values() {
+            post.end().await;
         }
     }
 
     /// Stops as a crash would: nothing more is written, said or released.
     #[cfg(feature = "failpoints")]
     pub fn crash(&self) {
-        for crew in self.0.crews.values() {
-            crew.desk.turn(Run::Crashed);
+        for post in self.0.posts.values() {
+            post.turn(Run::Crashed);
         }
     }
 
@@ -442,15 +441,19 @@ impl Engine {
 
     /// The network with this id.
     pub(crate) fn network(&self, id: &NetworkId) -> Option<&dyn Network> {
-        self.0.crews.get(id).map(|crew| &*crew.desk.network)
+        self.0.posts.get(id).map(|post| &*post.idle.network)
     }
 
-    /// The desks of all networks, by the network's name.
-    pub(crate) fn desks(&self) -> Vec<(&Desk, &Scribe)> {
-        let crews = self.0.crews.values();
-        let mut desks: Vec<_> = crews.map(|crew| (&*crew.desk, &crew.scribe)).collect();
-        desks.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
-        desks
+    /// The posts of all networks, by the network's name.
+    pub(crate) fn posts(&self) -> Vec<&Arc<Post>> {
+        let mut posts: Vec<_> = self.0.posts.values().collect();
+        posts.sort_by(|a, b| a.idle.id.cmp(&b.idle.id));
+        posts
+    }
+
+    /// The post on a network.
+    pub(crate) fn post(&self, network: &NetworkId) -> Option<&Post> {
+        self.0.posts.get(network).map(|post| &**post)
     }
 
     /// The unfinished entries of a network, in figures.
@@ -479,7 +482,7 @@ impl Engine {
     }
 
     fn metrics(&self, network: &NetworkId) -> Option<&NetworkMetrics> {
-        self.0.crews.get(network).map(|crew| &crew.desk.metrics)
+        self.0.posts.get(network).map(|post| &*post.idle.metrics)
     }
 
     /// Where calls about these terms are counted.
@@ -499,17 +502,17 @@ impl Engine {
         version: WireVersion,
         terms: &Requirements,
     ) -> Option<&dyn Network> {
-        self.crew_serving(version, terms).ok().map(|crew| &*crew.desk.network)
+        self.post_serving(version, terms).ok().map(|post| &*post.idle.network)
     }
 
-    fn serving(&self, payment: &Payment) -> Result<&Crew, Refused> {
-        self.crew_serving(payment.presented().version, payment.terms())
+    fn serving(&self, payment: &Payment) -> Result<&Post, Refused> {
+        self.post_serving(payment.presented().version, payment.terms())
     }
 
-    fn crew_serving(&self, version: WireVersion, terms: &Requirements) -> Result<&Crew, Refused> {
-        let crew = self.0.crews.get(&terms.network).ok_or(Refusal::InvalidNetwork)?;
-        let served = crew.desk.schemes.iter().any(|(v, s)| *v == version && *s == terms.scheme);
-        if served { Ok(crew) } else { Err(Refusal::UnsupportedScheme.into()) }
+    fn post_serving(&self, version: WireVersion, terms: &Requirements) -> Result<&Post, Refused> {
+        let post = self.0.posts.get(&terms.network).ok_or(Refusal::InvalidNetwork)?;
+        let served = post.idle.schemes.iter().any(|(v, s)| *v == version && *s == terms.scheme);
+        if served { Ok(post) } else { Err(Refusal::UnsupportedScheme.into()) }
     }
 }
 
@@ -532,6 +535,9 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     if options.lease < LEASE_MIN {
         return Err(Misconfigured::new("lease", "must be at least 3 seconds"));
     }
+    if let Some(url) = &options.advertise {
+        api::check_advertised(url)?;
+    }
     if options.unfinished_max == 0 {
         return Err(Misconfigured::new("unfinished_max", "must be at least 1"));
     }
@@ -548,26 +554,14 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     Ok(())
 }
 
-/// Opens a desk: lease, scribe, worker, and what was left unfinished.
-async fn open(desk: Arc<Desk>) -> Result<Crew, Misconfigured> {
-    let lease = lease::acquire(&desk).await?;
-    desk.spawn(lease::keep(Arc::clone(&desk), lease.clone()));
-    let scribe = Scribe::start(&desk, lease);
-    let crew = worker::start(&desk, scribe);
-    match recover::recover(&crew).await {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(network = %desk.id, count, "took up unfinished settlements"),
-        Err(error) => {
-            desk.turn(Run::Stopped);
-            return Err(Misconfigured::new("journal", format!("{}: {error}", desk.id)));
-        }
-    }
-    desk.spawn(recover::search(crew.clone()));
-    if let Err(error) = funds::look(&desk).await {
-        tracing::warn!(network = %desk.id, %error, "the signers' funds are unknown");
-    }
-    desk.spawn(funds::watch(Arc::clone(&desk)));
-    Ok(crew)
+/// The crew that settles here, where this process leads.
+fn crew_of(post: &Post) -> Result<Crew, Unavailable> {
+    let problem = match post.crew() {
+        Some(crew) if !crew.desk.run().is_over() => return Ok(crew),
+        Some(_) => "this process does not settle here any more",
+        None => "another process settles here",
+    };
+    Err(Unavailable::new(format!("settling on {}", post.idle.id), problem))
 }
 
 fn supported_by(networks: &[Arc<dyn Network>]) -> Supported {

@@ -8,6 +8,7 @@
 //! **Invariants**, each kept in one place:
 //! - nothing is sent before its bytes are in the journal (`worker`);
 //! - the journal has one writer per network, the holder of its lease (`scribe`);
+//! - whoever gets a lease sits down at a fresh desk, and who lost one follows (`post`);
 //! - at most one caller is told of a success (`settle`, `waiters`);
 //! - an entry whose transaction was signed is closed only when its signer's nonce is consumed, so
 //!   a signer's lane never has a gap that nobody holds the bytes for (`follow`);
@@ -30,6 +31,7 @@ mod funds;
 mod lease;
 mod metrics;
 pub mod options;
+mod post;
 mod recover;
 mod scribe;
 mod seal;

@@ -166,6 +166,16 @@ impl Settlements {
     }
 }
 
+/// What became of calls that were forwarded to whoever leads.
+#[derive(Debug, Default)]
+pub(crate) struct Forwards {
+    pub(crate) answered: Count,
+    /// Nothing was entered for them.
+    pub(crate) untouched: Count,
+    /// Nobody knows.
+    pub(crate) lost: Count,
+}
+
 /// The calls about one scheme on one network.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
@@ -202,6 +212,7 @@ pub(crate) struct NetworkMetrics {
     /// Settle calls that ended with a settlement.
     pub(crate) settling: Durations,
     pub(crate) accounts: Settlements,
+    pub(crate) forwards: Forwards,
     pub(crate) settled: Count,
     pub(crate) failed: Refusals,
     /// From the entry to its end, whatever end.
@@ -223,6 +234,7 @@ impl NetworkMetrics {
             verifying: Durations::of_calls(),
             settling: Durations::of_calls(),
             accounts: Settlements::default(),
+            forwards: Forwards::default(),
             settled: Count::default(),
             failed: Refusals::default(),
             entries: Durations::of_entries(),

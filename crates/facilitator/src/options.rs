@@ -46,13 +46,16 @@ pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
 /// Settings of an [`Engine`](crate::Engine). Start from [`Options::default`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of this process in leases; must differ between processes. By default random.
+    /// How this process is called in leases; must differ between processes. By default random.
     pub holder: String,
     /// How long a lease lasts, in whole seconds; at least 3.
     pub lease: Duration,
-    /// Whether a start waits as long as it takes for a lease that another process holds, to stand in
-    /// for it when it is gone. Otherwise it gives up after one lease.
-    pub standby: bool,
+    /// Whether this process follows another one that holds a network's lease, and leads when that is
+    /// gone. Otherwise it gives up at the start after one lease, and for good when it loses one.
+    pub follows: bool,
+    /// Where those who follow this process may forward calls to while it leads:
+    /// `http://10.0.0.5:4020`. It stands in the journal, for each of them to see.
+    pub advertise: Option<String>,
     /// Unfinished settlements of one network; above, new ones are turned away.
     pub unfinished_max: usize,
     /// Unfinished settlements of one payer on one network; above, new ones are turned away.
@@ -101,7 +104,8 @@ impl Default for Options {
         Self {
             holder,
             lease: LEASE,
-            standby: false,
+            follows: false,
+            advertise: None,
             unfinished_max: UNFINISHED_MAX,
             unfinished_per_payer_max: UNFINISHED_PER_PAYER_MAX,
             strikes_max: STRIKES_MAX,

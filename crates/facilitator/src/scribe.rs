@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pay402_core::PaymentKey;
-use pay402_core::journal::{Advance, Delivery, Entry, Event, JournalError, Lease, Stage};
+use pay402_core::journal::{Advance, Delivery, Entry, Event, JournalError, Lease, Leased, Stage};
 use pay402_core::time::{Clock, UnixTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
 use crate::failpoint::Failpoint;
+use crate::lease;
 
 /// Requests that wait for the scribe; above, the askers wait.
 const QUEUE: usize = 1024;
@@ -240,11 +241,8 @@ impl Task {
             }
             entries.push(entry);
         }
-        let now = self.desk.clock.now();
-        let until: UnixTime = now.plus_s(self.desk.options.lease.as_secs());
-        let renewed =
-            self.desk.journal.lease(&self.lease.network, &self.desk.options.holder, now, until);
-        (renewed.await.ok()?? == self.lease).then_some(entries)
+        let renewed = lease::ask(&self.desk, self.desk.holder.as_ref()?).await.ok()?;
+        (renewed == Leased::Granted(self.lease.clone())).then_some(entries)
     }
 }
 

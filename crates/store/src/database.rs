@@ -39,6 +39,7 @@ pub(crate) const JOURNAL: StoreKind = StoreKind {
         include_str!("../migrations/journal/0001_init.sql"),
         include_str!("../migrations/journal/0002_failures.sql"),
         include_str!("../migrations/journal/0003_history.sql"),
+        include_str!("../migrations/journal/0004_leader.sql"),
     ],
 };
 

@@ -5,7 +5,8 @@
 
 use pay402_core::PaymentKey;
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entry, JournalError, NewEntry, Outcome, SignedAs, Stage, step,
+    Advance, Backlog, Delivery, Entry, Holder, JournalError, NewEntry, Outcome, SignedAs, Stage,
+    step,
 };
 use pay402_core::network::SentAs;
 use pay402_core::time::UnixTime;
@@ -34,13 +35,16 @@ pub(crate) fn advanced(mut entry: Entry, change: Advance) -> Result<Entry, Journ
 /// A lease as it is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    pub(crate) holder: String,
+    pub(crate) holder: Holder,
     pub(crate) token: u64,
     pub(crate) until: UnixTime,
 }
 
+/// Until when a lease lasts that was released.
+pub(crate) const RELEASED: UnixTime = UnixTime(0);
+
 /// What becomes of a lease that somebody asks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Turn {
     /// Its holder goes on, with this token.
     Keeps(u64),
@@ -48,15 +52,19 @@ pub(crate) enum Turn {
     /// that is gone.
     TakesOver(u64),
     /// Somebody else has it.
-    Waits,
+    Waits(Holder),
 }
 
 impl Turn {
     /// Whose turn it is when `asker` asks, or what is broken.
     pub(crate) fn of(held: Option<&Held>, asker: &str, now: UnixTime) -> Result<Self, String> {
         match held {
-            Some(held) if held.holder == asker => Ok(Self::Keeps(held.token)),
-            Some(held) if now < held.until => Ok(Self::Waits),
+            // A renewal that was on its way when the lease was released comes too late.
+            Some(held) if held.holder.name == asker && held.until == RELEASED => {
+                Ok(Self::Waits(held.holder.clone()))
+            }
+            Some(held) if held.holder.name == asker => Ok(Self::Keeps(held.token)),
+            Some(held) if now < held.until => Ok(Self::Waits(held.holder.clone())),
             Some(held) => {
                 let next = held.token.checked_add(1);
                 next.map(Self::TakesOver).ok_or_else(|| "lease tokens have run out".to_owned())

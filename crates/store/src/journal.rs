@@ -4,12 +4,14 @@
 //! the lease's token.
 
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pay402_core::error::Misconfigured;
 use pay402_core::history::{Change, Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
+    Leased, NewEntry,
 };
 use pay402_core::network::SentAs;
 use pay402_core::time::UnixTime;
@@ -19,7 +21,8 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use crate::column::{Hash, Money, Net, Whole};
 use crate::database::{self, JOURNAL};
 use crate::entry::{
-    EntryRow, Held, Turn, advanced, columns, count, delivery_text, nonce_after, read_entry,
+    EntryRow, Held, RELEASED, Turn, advanced, columns, count, delivery_text, nonce_after,
+    read_entry,
 };
 use crate::history::{Noted, read_record, records};
 use crate::writer::{Access, Stop, Writer};
@@ -77,13 +80,28 @@ impl Journal for SqliteJournal {
     async fn lease(
         &self,
         network: &NetworkId,
-        holder: &str,
+        holder: &Holder,
         now: UnixTime,
-        until: UnixTime,
-    ) -> Result<Option<Lease>, JournalError> {
-        let (network, holder) = (network.clone(), holder.to_owned());
+        lasts: Duration,
+    ) -> Result<Leased, JournalError> {
+        let (network, holder, until) =
+            (network.clone(), holder.clone(), now.plus_s(lasts.as_secs()));
         self.writer
             .run(Access::Write, move |connection| lease(connection, &network, &holder, now, until))
+            .await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), JournalError> {
+        let lease = lease.clone();
+        self.writer
+            .run(Access::Write, move |connection| {
+                connection
+                    .prepare_cached(
+                        "UPDATE lease SET until = ?3 WHERE network = ?1 AND token = ?2",
+                    )?
+                    .execute((lease.network.as_str(), Whole(lease.token), Whole::from(RELEASED)))?;
+                Ok(())
+            })
             .await
     }
 
@@ -332,19 +350,19 @@ fn find(connection: &Connection, key: &PaymentKey) -> Outcomes<Option<EntryRow>>
 fn lease(
     connection: &Connection,
     network: &NetworkId,
-    holder: &str,
+    holder: &Holder,
     now: UnixTime,
     until: UnixTime,
-) -> Outcomes<Option<Lease>> {
+) -> Outcomes<Leased> {
     let held = connection
-        .prepare_cached("SELECT holder, token, until FROM lease WHERE network = ?1")?
+        .prepare_cached("SELECT holder, token, until, url FROM lease WHERE network = ?1")?
         .query_row([network.as_str()], |row| {
             let (Whole(token), until) = (row.get(1)?, row.get::<_, Whole>(2)?.into());
-            Ok(Held { holder: row.get(0)?, token, until })
+            Ok(Held { holder: Holder { name: row.get(0)?, url: row.get(3)? }, token, until })
         })
         .optional()?;
-    let token = match Turn::of(held.as_ref(), holder, now).map_err(Stop::Broken)? {
-        Turn::Waits => return Ok(None),
+    let token = match Turn::of(held.as_ref(), &holder.name, now).map_err(Stop::Broken)? {
+        Turn::Waits(holder) => return Ok(Leased::Held(holder)),
         Turn::Keeps(token) => token,
         Turn::TakesOver(token) => {
             owe_all(connection, network, now)?;
@@ -353,12 +371,13 @@ fn lease(
     };
     connection
         .prepare_cached(
-            "INSERT INTO lease (network, holder, token, until) VALUES (?1, ?2, ?3, ?4)
+            "INSERT INTO lease (network, holder, token, until, url) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (network) DO UPDATE
-             SET holder = excluded.holder, token = excluded.token, until = excluded.until",
+             SET holder = excluded.holder, token = excluded.token, until = excluded.until,
+                 url = excluded.url",
         )?
-        .execute((network.as_str(), holder, Whole(token), Whole::from(until)))?;
-    Ok(Some(Lease { network: network.clone(), token }))
+        .execute((network.as_str(), &holder.name, Whole(token), Whole::from(until), &holder.url))?;
+    Ok(Leased::Granted(Lease { network: network.clone(), token }))
 }
 
 /// Those who waited did so in a process that is gone.

@@ -27,5 +27,5 @@ pub use grants::{PRUNE_ROWS_MAX, SqliteGrants};
 pub use journal::SqliteJournal;
 pub use ledger::SqliteLedger;
 #[cfg(feature = "postgres")]
-pub use postgres::PgJournal;
+pub use postgres::{PgJournal, SKEW_S_MAX};
 pub use writer::{BATCH_COMMANDS_MAX, QUEUE_COMMANDS_MAX};

@@ -20,8 +20,14 @@ const FIELD_ALLOWED: &[(&str, &str)] = &[(
 /// Files that may name a header outside the transport, each with the reason.
 const HEADERS_ALLOWED: &[(&str, &str)] = &[];
 
-const HEADERS: &[&str] =
-    &["payment-required", "payment-response", "payment-signature", "x-payment"];
+const HEADERS: &[&str] = &[
+    "payment-required",
+    "payment-response",
+    "payment-signature",
+    "x-payment",
+    "pay402-forwarded",
+    "pay402-not-leading",
+];
 
 /// What nodes write when they do not take a transaction, or when a call fails.
 const RPC_TEXTS: &[&str] = &[

@@ -33,6 +33,8 @@ const WEI_PER_GWEI: u128 = 1_000_000_000;
 const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
 /// What `strikes_window_s` may be: up to a week.
 const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
+/// What `lease_s` may be.
+const LEASE_S: RangeInclusive<u64> = 3..=60;
 /// What `drain_delay_s` may be.
 const DRAIN_DELAY_S: RangeInclusive<u64> = 0..=300;
 /// Hexadecimal digits of a private key.
@@ -53,6 +55,12 @@ pub(crate) struct Config {
     database: Secret,
     /// The environment variable with the password of the PostgreSQL database, or `<name>_FILE`.
     pub(crate) database_password_env: Option<String>,
+    /// Where the other facilitators on the same PostgreSQL database reach this one, to forward calls
+    /// to it while it leads. Default nowhere.
+    pub(crate) advertise: Option<String>,
+    /// How long the lease of a network lasts when it is not renewed, in seconds: after a crash nobody
+    /// settles that long. Default 10.
+    pub(crate) lease_s: Option<u64>,
     /// The folder of the configuration file.
     #[serde(skip)]
     folder: PathBuf,
@@ -247,7 +255,9 @@ impl Config {
         let window = self.strikes_window_s.map(Duration::from_secs);
         Options {
             // A database that several facilitators reach is there so that one stands in for another.
-            standby: matches!(self.database(), Database::Postgres(_)),
+            follows: matches!(self.database(), Database::Postgres(_)),
+            advertise: self.advertise.clone(),
+            lease: self.lease_s.map_or(default.lease, Duration::from_secs),
             strikes_max: self.strikes_max.unwrap_or(default.strikes_max),
             strikes_window: window.unwrap_or(default.strikes_window),
             ..default
@@ -282,6 +292,14 @@ impl Config {
         }
         if self.strikes_window_s.is_some_and(|window| !STRIKES_WINDOW_S.contains(&window)) {
             return outside("strikes_window_s", *STRIKES_WINDOW_S.start(), *STRIKES_WINDOW_S.end());
+        }
+        if self.advertise.is_some() && matches!(self.database(), Database::File(_)) {
+            let problem = "is where facilitators on one PostgreSQL database reach this one, and database \
+                           names a file; remove it, or write database = \"postgres://user@host/name\"";
+            return Err(Misconfigured::new("advertise", problem));
+        }
+        if self.lease_s.is_some_and(|lease| !LEASE_S.contains(&lease)) {
+            return outside("lease_s", *LEASE_S.start(), *LEASE_S.end());
         }
         if self.drain_delay_s.is_some_and(|delay| !DRAIN_DELAY_S.contains(&delay)) {
             return outside("drain_delay_s", *DRAIN_DELAY_S.start(), *DRAIN_DELAY_S.end());
@@ -604,6 +622,27 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_has_an_address_and_a_lease() {
+        let with = |lines: &str, database: &str| {
+            let text = GOOD.replace("database = \"facilitator.db\"", database);
+            parse(&format!("{lines}\n{text}"))
+        };
+        let postgres = "database = \"postgres://me@db/books\"";
+        let default = with("", postgres).unwrap().options();
+        assert_eq!((default.advertise, default.lease.as_secs()), (None, 10));
+        let lines = "advertise = \"http://10.0.0.5:4020\"\nlease_s = 3";
+        let set = with(lines, postgres).unwrap().options();
+        let url = Some("http://10.0.0.5:4020".to_owned());
+        assert_eq!((set.advertise, set.lease.as_secs()), (url, 3));
+        let error = with(lines, "database = \"x.db\"").unwrap_err();
+        assert!(error.to_string().starts_with("advertise: is where facilitators"), "{error}");
+        for lease in ["2", "61"] {
+            let error = with(&format!("lease_s = {lease}"), postgres).unwrap_err();
+            assert_eq!(error.to_string(), "lease_s: must be from 3 to 60");
+        }
+    }
+
+    #[test]
     fn an_asset_has_all_of_its_details_or_none() {
         let all =
             ["symbol = \"X\"\n", "decimals = 6\n", "name = \"X Coin\"\n", "version = \"2\"\n"];
@@ -732,11 +771,11 @@ mod tests {
         assert!(
             matches!(config.database(), Database::File(path) if path.ends_with("facilitator.db"))
         );
-        assert!(!config.options().standby);
+        assert!(!config.options().follows);
         for url in ["postgres://me:hunter2@db/books", "postgresql://me:hunter2@db/books"] {
             let config = with(&format!("database = \"{url}\"")).unwrap();
             assert!(matches!(config.database(), Database::Postgres(found) if found.0 == url));
-            assert!(config.options().standby);
+            assert!(config.options().follows);
             assert!(!format!("{config:?} {:?}", config.database()).contains("hunter2"));
         }
         // A variable that cargo sets for its tests.

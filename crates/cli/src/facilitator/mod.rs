@@ -13,7 +13,7 @@ use pay402_core::asset::AssetId;
 use pay402_core::error::Misconfigured;
 use pay402_core::journal::Journal;
 use pay402_core::network::Network;
-use pay402_core::time::SystemClock;
+use pay402_core::time::{Clock, SystemClock};
 use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, RpcEnd, RpcWatch, Settings};
 use pay402_facilitator::api::{Access, Api, KeyHash, Named, Role};
 use pay402_facilitator::failpoint::Failpoints;
@@ -94,11 +94,14 @@ Nothing but payments is sent at the signer's cost, unless it is set:
                                     # much; whoever makes a new key can have it
   approval_gas_max = 100000         # most gas that an approval may ask for
 
-A journal in PostgreSQL instead of a file, for facilitators that stand in for one another: one
-of them settles, the others wait for it to be gone and listen only then. On other machines
-the database is spoken to by TLS alone; its user needs CREATE on it.
+A journal in PostgreSQL instead of a file, for several facilitators with the same signers: all
+take calls, one of them leads a network and settles on it, and the others forward to it what
+it alone can do. On other machines the database is spoken to by TLS alone; its user needs
+CREATE on it.
   database = "postgres://user@host/name"   # ${VAR} is replaced
   database_password_env = "DB_PASSWORD"    # or DB_PASSWORD_FILE, a file with it
+  advertise = "http://10.0.0.5:4020"       # where the others reach this one; callers' keys go there
+  lease_s = 10                # how long after the leader's crash another one leads
 
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]
@@ -134,7 +137,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         counts.push(counted);
     }
     let options = Options { failpoints: Failpoints::from_env()?, ..config.options() };
-    let journal = journal(&config).await?;
+    let journal = journal(&config, &SystemClock).await?;
     let listener = serve::listen(config.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
     let api = Api::counting(access, named(&config)?, counts);
@@ -165,8 +168,8 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     };
     tokio::select! {
         served = serving => served,
-        // Only a new start gets the network back, and this one may hold others that its successor
-        // waits for.
+        // On a file nobody follows: only a new start gets the network back, and this one may hold
+        // others that its successor waits for.
         network = engine.taken_over() => {
             _ = tokio::time::timeout(STOP_MAX, engine.stop(DRAIN)).await;
             let problem = format!("another facilitator has taken over settling on {network}");
@@ -187,7 +190,7 @@ async fn leave(api: Api, delay: Duration) {
     api.close();
 }
 
-async fn journal(config: &Config) -> Result<Arc<dyn Journal>, Misconfigured> {
+async fn journal(config: &Config, clock: &dyn Clock) -> Result<Arc<dyn Journal>, Misconfigured> {
     let opened: Result<Arc<dyn Journal>, _> = match config.database() {
         Database::File(path) => SqliteJournal::open(path).map(|journal| Arc::new(journal) as _),
         Database::Postgres(url) => {
@@ -196,7 +199,10 @@ async fn journal(config: &Config) -> Result<Arc<dyn Journal>, Misconfigured> {
                 None => None,
             };
             let password = password.as_deref().map(String::as_str);
-            PgJournal::open(&url.0, password).await.map(|journal| Arc::new(journal) as _)
+            match PgJournal::open(&url.0, password).await {
+                Ok(journal) => journal.check_clock(clock).await.map(|()| Arc::new(journal) as _),
+                Err(error) => Err(error),
+            }
         }
     };
     opened.map_err(|error| Misconfigured::new("database", error.problem))
@@ -327,6 +333,42 @@ fn signer(setting: &str, signer: &Signer) -> Result<PrivateKeySigner, Misconfigu
             };
             let key = pay402_evm::keystore::open_file(setting, keystore, &password)?;
             secret::signer_from(setting, &key)
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "a file of the store's tests")]
+#[path = "../../../store/tests/postgres/cluster.rs"]
+mod cluster;
+
+#[cfg(all(test, unix))]
+mod tests {
+    mod postgres {
+        use pay402_core::time::{Clock as _, ManualClock, SystemClock};
+
+        use super::super::cluster::Cluster;
+        use super::super::{config, journal};
+
+        #[tokio::test]
+        async fn it_does_not_start_with_a_clock_far_from_the_databases() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("facilitator.toml");
+            let database = Cluster::shared().database();
+            let text = format!(
+                "listen = \"127.0.0.1:0\"\ndatabase = \"{}\"\n[[network]]\nid = \"eip155:84532\"\n\
+                 rpc = \"http://127.0.0.1:1\"\nsigner = {{ env = \"NO_KEY\" }}\n",
+                database.url()
+            );
+            std::fs::write(&path, text).unwrap();
+            let config = config::read(&path).unwrap();
+            let now = SystemClock.now();
+            assert!(journal(&config, &ManualClock::new(now)).await.is_ok());
+            for far in [now.plus_s(45), now.minus_s(45)] {
+                let refused = journal(&config, &ManualClock::new(far)).await.map(drop).unwrap_err();
+                assert_eq!(refused.key, "database");
+                assert!(refused.problem.contains("30 s is the most"), "{refused}");
+            }
         }
     }
 }

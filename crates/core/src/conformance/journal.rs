@@ -2,10 +2,12 @@
 //!
 //! [`journal_conformance!`]: crate::journal_conformance
 
+use std::time::Duration;
+
 use super::Subject;
 use crate::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
-    Outcome, SignedAs, Stage,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
+    Leased, NewEntry, Outcome, SignedAs, Stage,
 };
 use crate::network::SentAs;
 use crate::time::UnixTime;
@@ -30,6 +32,8 @@ macro_rules! journal_conformance {
                 a_replacement_keeps_what_it_replaces,
                 a_final_entry_is_wiped_and_stays,
                 a_lease_excludes_others_until_it_expires,
+                a_released_lease_is_free,
+                a_holder_may_have_no_address,
                 one_of_100_takes_the_lease,
                 an_old_token_changes_nothing,
                 a_lease_covers_its_network_only,
@@ -50,7 +54,8 @@ macro_rules! journal_conformance {
 type On<J> = Subject<J>;
 
 const NOW: UnixTime = UnixTime(1_000);
-const UNTIL: UnixTime = UnixTime(1_030);
+/// How long leases last here, unless they are to run out.
+const LASTS: Duration = Duration::from_secs(30);
 
 pub(super) fn network() -> NetworkId {
     NetworkId::eip155(84_532)
@@ -123,17 +128,25 @@ async fn find(journal: &impl Journal, name: &str) -> Entry {
     journal.find(&key(name)).await.expect("the store answers").expect("it was entered")
 }
 
-async fn try_lease(
-    journal: &impl Journal,
-    holder: &str,
-    now: UnixTime,
-    until: UnixTime,
-) -> Option<Lease> {
-    journal.lease(&network(), holder, now, until).await.expect("the store answers")
+fn holder(name: &str) -> Holder {
+    Holder { name: name.into(), url: Some(format!("http://{name}")) }
+}
+
+async fn ask(journal: &impl Journal, name: &str, now: UnixTime, lasts: Duration) -> Leased {
+    journal.lease(&network(), &holder(name), now, lasts).await.expect("the store answers")
+}
+
+async fn try_lease(journal: &impl Journal, name: &str) -> Option<Lease> {
+    ask(journal, name, NOW, LASTS).await.granted()
 }
 
 pub(super) async fn lease(journal: &impl Journal) -> Lease {
-    try_lease(journal, "here", NOW, UNTIL).await.expect("nobody else holds it")
+    try_lease(journal, "here").await.expect("nobody else holds it")
+}
+
+/// The lease of somebody who lets it run out at once.
+async fn lapsed(journal: &impl Journal, name: &str) -> Lease {
+    ask(journal, name, NOW, Duration::ZERO).await.granted().expect("nobody else holds it")
 }
 
 pub(super) async fn advance(
@@ -342,32 +355,70 @@ pub async fn a_final_entry_is_wiped_and_stays<J: Journal + 'static>(on: On<J>) {
     }
 }
 
-/// Renewed by its holder, also late; taken over by others only once it has expired.
+/// Renewed by its holder, also late; taken over by others only once it has run out, by the store's
+/// own clock where it has one: the askers' may say what they will.
 pub async fn a_lease_excludes_others_until_it_expires<J: Journal + 'static>(on: On<J>) {
-    let first = lease(&*on.store).await;
+    let journal = &*on.store;
+    let second = Duration::from_secs(1);
+    let first = lease(journal).await;
     assert_eq!(first.network, network());
-    let at = |seconds| UnixTime(seconds);
-    assert_eq!(try_lease(&*on.store, "there", at(1_029), at(1_060)).await, None);
-    let renewed = try_lease(&*on.store, "here", at(1_020), at(1_050)).await;
+    assert_eq!(ask(journal, "there", NOW, LASTS).await, Leased::Held(holder("here")));
+    let renewed = ask(journal, "here", NOW, second).await.granted();
     assert_eq!(renewed.as_ref(), Some(&first), "renewing changed the token");
-    assert_eq!(try_lease(&*on.store, "there", at(1_049), at(1_080)).await, None, "not renewed");
-    // Expired, but nobody took it: it still is the holder's.
-    let late = try_lease(&*on.store, "here", at(1_100), at(1_130)).await;
+    assert_eq!(try_lease(journal, "there").await, None, "it lasts a second yet");
+    std::thread::sleep(Duration::from_millis(2_100));
+    let later = UnixTime(NOW.0 + 2);
+    // Run out, but nobody took it: it still is the holder's.
+    let late = ask(journal, "here", later, second).await.granted();
     assert_eq!(late.as_ref(), Some(&first));
-    let taken = try_lease(&*on.store, "there", at(1_130), at(1_160)).await.expect("it expired");
+    std::thread::sleep(Duration::from_millis(2_100));
+    let later = UnixTime(NOW.0 + 4);
+    let taken = ask(journal, "there", later, LASTS).await.granted().expect("it has run out");
     assert!(taken.token > first.token, "a take-over has to raise the token");
-    assert_eq!(try_lease(&*on.store, "here", at(1_140), at(1_170)).await, None);
-    let back = try_lease(&*on.store, "here", at(1_160), at(1_190)).await.expect("it expired");
+    assert_eq!(ask(journal, "here", later, LASTS).await, Leased::Held(holder("there")));
+    lapsed(journal, "there").await;
+    let back = try_lease(journal, "here").await.expect("it has run out");
     assert!(back.token > taken.token, "coming back has to raise the token");
 }
 
-/// Of many that see an expired lease, one gets it.
+/// A lease that is released is anybody's at once; one that was taken over is not released by who had
+/// it before.
+pub async fn a_released_lease_is_free<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let first = lease(journal).await;
+    journal.release(&first).await.expect("the store answers");
+    let late = ask(journal, "here", NOW, LASTS).await;
+    assert_eq!(late, Leased::Held(holder("here")), "a late renewal undid the release");
+    let second = try_lease(journal, "there").await.expect("it was released");
+    assert!(second.token > first.token);
+    journal.release(&first).await.expect("the store answers");
+    assert_eq!(ask(journal, "here", NOW, LASTS).await, Leased::Held(holder("there")));
+    // Who released it writes until somebody has it, and not after.
+    let sign = || vec![change("one", Event::Signed(signed(1)))];
+    enter(journal, new("one")).await;
+    assert_eq!(journal.advance(&first, sign()).await, Err(JournalError::LeaseLost(network())));
+    advance(journal, &second, "one", Event::Signed(signed(1))).await;
+    let nobody = Lease { network: other_network(), token: 1 };
+    journal.release(&nobody).await.expect("nobody has that lease");
+}
+
+/// A holder without an address is known by its name alone.
+pub async fn a_holder_may_have_no_address<J: Journal + 'static>(on: On<J>) {
+    let hidden = Holder { name: "here".into(), url: None };
+    let asked = on.store.lease(&network(), &hidden, NOW, LASTS).await.expect("the store answers");
+    let first = asked.granted().expect("nobody else holds it");
+    assert_eq!(ask(&*on.store, "there", NOW, LASTS).await, Leased::Held(hidden));
+    // The address is that of the last renewal.
+    assert_eq!(lease(&*on.store).await, first);
+    assert_eq!(ask(&*on.store, "there", NOW, LASTS).await, Leased::Held(holder("here")));
+}
+
+/// Of many that see a lease which has run out, one gets it.
 pub async fn one_of_100_takes_the_lease<J: Journal + 'static>(on: On<J>) {
-    let first = lease(&*on.store).await;
+    let first = lapsed(&*on.store, "here").await;
     let answers = on
         .at_once(100, |journal, number| async move {
-            let holder = format!("process {number}");
-            try_lease(&*journal, &holder, UnixTime(2_000), UnixTime(2_030)).await
+            try_lease(&*journal, &format!("process {number}")).await
         })
         .await;
     let taken: Vec<Lease> = answers.into_iter().flatten().collect();
@@ -382,9 +433,8 @@ pub async fn an_old_token_changes_nothing<J: Journal + 'static>(on: On<J>) {
     let sign = || vec![change("one", Event::Signed(signed(1)))];
     let lost = || Err(JournalError::LeaseLost(network()));
     assert_eq!(on.store.advance(&made_up, sign()).await, lost());
-    let old = lease(&*on.store).await;
-    let taken = try_lease(&*on.store, "there", UnixTime(1_031), UnixTime(1_060)).await;
-    let taken = taken.expect("it expired");
+    let old = lapsed(&*on.store, "here").await;
+    let taken = try_lease(&*on.store, "there").await.expect("it has run out");
     assert_eq!(on.store.advance(&old, sign()).await, lost());
     assert_eq!(on.store.advance(&old, Vec::new()).await, lost());
     let future = Lease { token: taken.token + 1, ..taken.clone() };
@@ -396,8 +446,9 @@ pub async fn an_old_token_changes_nothing<J: Journal + 'static>(on: On<J>) {
 /// Networks have a lease each, and a lease moves no entry of another.
 pub async fn a_lease_covers_its_network_only<J: Journal + 'static>(on: On<J>) {
     let here = lease(&*on.store).await;
-    let there = on.store.lease(&other_network(), "there", NOW, UNTIL).await;
-    let there = there.expect("the store answers").expect("networks do not share a lease");
+    let there = on.store.lease(&other_network(), &holder("there"), NOW, LASTS).await;
+    let there = there.expect("the store answers").granted();
+    let there = there.expect("networks do not share a lease");
     enter(&*on.store, new("one")).await;
     let moved = on.store.advance(&there, vec![change("one", Event::Signed(signed(1)))]).await;
     assert_eq!(moved, Err(JournalError::NoEntry(key("one"))), "moved with a foreign lease");
@@ -417,10 +468,10 @@ pub async fn a_take_over_owes_what_was_waited_for<J: Journal + 'static>(on: On<J
     advance(&*on.store, &first, "closed", Event::Closed(settled())).await;
     let told = Advance { deliver: true, ..change("told", Event::Closed(settled())) };
     on.store.advance(&first, vec![told]).await.expect("a legal step");
-    try_lease(&*on.store, "here", UNTIL, UnixTime(1_060)).await.expect("renewed");
+    lapsed(&*on.store, "here").await;
     assert_eq!(find(&*on.store, "open").await.delivery, Delivery::Waiting, "it was no take-over");
 
-    try_lease(&*on.store, "there", UnixTime(1_061), UnixTime(1_090)).await.expect("it expired");
+    try_lease(&*on.store, "there").await.expect("it has run out");
     assert_eq!(find(&*on.store, "open").await.delivery, Delivery::Owed);
     assert_eq!(find(&*on.store, "closed").await.delivery, Delivery::Owed);
     assert_eq!(find(&*on.store, "told").await.delivery, Delivery::Delivered);

@@ -1,3 +1,4 @@
 //! How messages travel. The only place that knows a header name.
 
+pub mod forward;
 pub mod http;

@@ -16,7 +16,12 @@ const RETRY_AFTER_S: u16 = 1;
 
 /// `value` as the body of an answer that no cache keeps.
 pub(super) fn json_answer(status: StatusCode, value: &Value) -> Response {
-    let mut answer = Response::new(Body::from(value.to_string()));
+    raw_answer(status, value.to_string())
+}
+
+/// JSON that somebody else wrote, as such an answer.
+pub(super) fn raw_answer(status: StatusCode, json: impl Into<Body>) -> Response {
+    let mut answer = Response::new(json.into());
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -3,6 +3,7 @@
 //! They tell how busy the business is, so they are for this machine or for those with an API key.
 
 use std::fmt;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -24,8 +25,8 @@ use super::Api;
 use super::fitness::{Look, look};
 use crate::Engine;
 use crate::desk::Desk;
-use crate::metrics::{Calls, Durations, NetworkMetrics, Settlements};
-use crate::scribe::Scribe;
+use crate::metrics::{Calls, Durations, Forwards, NetworkMetrics, Settlements};
+use crate::post::{Place, Post};
 
 /// What stands for the network and the scheme of calls that nobody here serves.
 const OTHER: &str = "other";
@@ -48,6 +49,10 @@ pub(super) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Respo
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(prometheus_text::CONTENT_TYPE));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+fn desks(engine: &Engine) -> impl Iterator<Item = &Desk> {
+    engine.posts().into_iter().map(|post| &*post.idle)
 }
 
 type Label = (&'static str, String);
@@ -95,7 +100,7 @@ impl Page<'_> {
             verifications.extend(outcomes(of, [("unavailable", unavailable)]));
             settlements.extend(answers(of, &calls.settlements));
         };
-        for (desk, _) in engine.desks() {
+        for desk in desks(engine) {
             for (scheme, calls) in desk.metrics.by_scheme() {
                 tell(desk.id.as_str(), scheme, calls);
             }
@@ -106,7 +111,7 @@ impl Page<'_> {
         let help = "Answers to /settle and to settle calls in process, by outcome and refusal code; \
                     a repeat is an answer of its own";
         self.counters("settlements", help, settlements)?;
-        let accounts = engine.desks().into_iter().flat_map(|(desk, _)| {
+        let accounts = desks(engine).flat_map(|desk| {
             answers(|| vec![label("network", desk.id.as_str())], &desk.metrics.accounts)
         });
         let accounts: Vec<_> = accounts.collect();
@@ -115,6 +120,18 @@ impl Page<'_> {
             "Answers to /account, by outcome and refusal code",
             accounts,
         )?;
+        let forwards = desks(engine).flat_map(|desk| {
+            let Forwards { answered, untouched, lost } = &desk.metrics.forwards;
+            let told = [("answered", answered), ("untouched", untouched), ("lost", lost)];
+            told.map(|(outcome, count)| {
+                let network = label("network", desk.id.as_str());
+                (vec![network, label("outcome", outcome)], count.read())
+            })
+        });
+        let forwards: Vec<_> = forwards.collect();
+        let help = "Calls that were forwarded to the process that leads; untouched means that nothing \
+                    was entered, lost that nobody knows";
+        self.counters("forwards", help, forwards)?;
         let help = "How long verify calls took, whatever they were answered";
         self.durations("verification_duration_seconds", help, engine, |m| &m.verifying)?;
         let help = "How long those settle calls took that were told a settlement";
@@ -124,7 +141,7 @@ impl Page<'_> {
     fn entries(&mut self, engine: &Engine) -> fmt::Result {
         let mut closed = Vec::new();
         let mut gas = Vec::new();
-        for (desk, _) in engine.desks() {
+        for desk in desks(engine) {
             let of = || vec![label("network", desk.id.as_str())];
             closed.extend(outcomes(of, [("settled", desk.metrics.settled.read())]));
             closed.extend(refused(of, "failed", desk.metrics.failed.read()));
@@ -153,7 +170,7 @@ impl Page<'_> {
         });
         let stages: Vec<_> = stages.collect();
         self.gauges("entries", "Unfinished journal entries by stage", stages)?;
-        let oldest = engine.desks().into_iter().filter_map(|(desk, _)| {
+        let oldest = desks(engine).filter_map(|desk| {
             let (network, backlog) = known().find(|(network, _)| **network == desk.id)?;
             let now = desk.clock.now().0;
             let age = backlog.oldest.map_or(0, |oldest| now.saturating_sub(oldest.0));
@@ -168,11 +185,11 @@ impl Page<'_> {
     fn lanes(&mut self, engine: &Engine, look: &Look) -> fmt::Result {
         let (mut in_flight, mut rejections) = (Vec::new(), Vec::new());
         let (mut in_a_row, mut low) = (Vec::new(), Vec::new());
-        for (desk, _) in engine.desks() {
+        for desk in desks(engine) {
             let backlog = look.backlogs.iter().find(|(network, _)| *network == desk.id);
             let backlog = backlog.and_then(|(_, backlog)| backlog.as_ref().ok());
             // Only our own signers: whoever sends an approval of its own is a payer.
-            for lane in &desk.lanes {
+            for lane in desk.lanes.iter() {
                 let of = || vec![label("network", desk.id.as_str()), label("signer", &lane.signer)];
                 if let Some(backlog) = backlog {
                     let count = backlog.by_signer.get(&lane.signer).copied().unwrap_or(0);
@@ -197,10 +214,11 @@ impl Page<'_> {
 
     fn journal(&mut self, engine: &Engine, look: &Look) -> fmt::Result {
         let of = |desk: &Desk| vec![label("network", desk.id.as_str())];
-        let queued = |(desk, scribe): (&Desk, &Scribe)| {
-            (of(desk), u64::try_from(scribe.queued()).unwrap_or(u64::MAX))
+        let queued = |post: &Arc<Post>| {
+            let queued = post.crew().map_or(0, |crew| crew.scribe.queued());
+            (of(&post.idle), u64::try_from(queued).unwrap_or(u64::MAX))
         };
-        let queued: Vec<_> = engine.desks().into_iter().map(queued).collect();
+        let queued: Vec<_> = engine.posts().into_iter().map(queued).collect();
         self.gauges("journal_queue", "Changes that wait for their commit", queued)?;
         let up = |(network, backlog): &(_, Result<Backlog, Unavailable>)| {
             (
@@ -216,7 +234,20 @@ impl Page<'_> {
         });
         let settling: Vec<_> = settling.collect();
         let help = "Whether this process holds the lease, can renew it, and takes payments";
-        self.gauges("settling", help, settling)
+        self.gauges("settling", help, settling)?;
+        let leads = |post: &Arc<Post>| {
+            let (url, here) = match post.place() {
+                Place::Here(crew) => (crew.desk.holder.as_ref()?.url.clone(), "yes"),
+                Place::There(leader) => (leader.url, "no"),
+                Place::Nowhere => return None,
+            };
+            let url = label("url", url.as_deref().unwrap_or_default());
+            Some((vec![label("network", post.idle.id.as_str()), url, label("here", here)], 1))
+        };
+        let leads: Vec<_> = engine.posts().into_iter().filter_map(leads).collect();
+        let help =
+            "Who leads: the address that calls are forwarded to, and whether it is this process";
+        self.gauges("leader", help, leads)
     }
 
     fn rpc(&mut self, api: &Api) -> fmt::Result {
@@ -267,7 +298,7 @@ impl Page<'_> {
         of: fn(&NetworkMetrics) -> &Durations,
     ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (desk, _) in engine.desks() {
+        for desk in desks(engine) {
             let labels = vec![label("network", desk.id.as_str())];
             histogram(metric.encode_family(&labels)?, of(&desk.metrics))?;
         }

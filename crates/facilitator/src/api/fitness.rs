@@ -38,10 +38,9 @@ pub(super) async fn look(api: &Api, engine: &Engine) -> Look {
     if let Some(look) = last.as_ref().filter(|look| look.at.elapsed() < FRESH) {
         return look.clone();
     }
-    let desks = engine.desks();
-    let asked = desks
-        .iter()
-        .map(|(desk, _)| async { (desk.id.clone(), engine.backlog(&desk.id, PATIENCE).await) });
+    let posts = engine.posts();
+    let networks = posts.iter().map(|post| &post.idle.id);
+    let asked = networks.map(|id| async { (id.clone(), engine.backlog(id, PATIENCE).await) });
     let backlogs = futures_util::future::join_all(asked).await;
     let look = Look { at: Instant::now(), backlogs };
     *last = Some(look.clone());
@@ -82,17 +81,22 @@ async fn problems(api: &Api) -> Vec<Value> {
         let network = health.network.as_str();
         let told = problems.iter().any(|problem: &Value| problem["network"] == network);
         let (part, message) = match health.status {
-            "ok" => continue,
+            "ok" | "following" => continue,
             "journal_down" if told => continue,
             "journal_down" => ("journal", "the lease cannot be renewed in the journal"),
             "lease_lost" => ("lease", "another process settles here now"),
+            "leaderless" => (
+                "lease",
+                "no process is known that leads here and can be reached: one takes over soon, or the \
+                 one that leads needs the setting advertise",
+            ),
             _ => ("process", "it is stopping"),
         };
         problems.push(json!({"network": network, "part": part, "message": message}));
     }
-    for (desk, _) in engine.desks() {
-        if let Err(error) = funds::check(desk) {
-            let network = desk.id.as_str();
+    for crew in engine.posts().iter().filter_map(|post| post.crew()) {
+        if let Err(error) = funds::check(&crew.desk) {
+            let network = crew.desk.id.as_str();
             let message = error.problem;
             problems.push(json!({"network": network, "part": "funds", "message": message}));
         }

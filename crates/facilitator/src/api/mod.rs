@@ -1,6 +1,7 @@
 //! The facilitator over HTTP: `/verify`, `/settle`, `/supported` and `/health` (spec v2 §7), our own
 //! `/account`, and what operators and callers ask besides: whether the process is fit, its figures,
-//! where a settlement stands, and what there is to ask.
+//! where a settlement stands, and what there is to ask. What only the leader of a network does is
+//! forwarded to it (`lead`).
 //!
 //! An invalid payment is an answer with status 200; a malformed request is 400 and names the
 //! field; what could not be told is 503. Replies are in the version of the request. Nothing here
@@ -11,6 +12,8 @@ mod answer;
 mod events;
 mod exposition;
 mod fitness;
+mod forward;
+mod lead;
 mod openapi;
 mod settlements;
 
@@ -22,13 +25,14 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, get};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use pay402_core::error::Malformed;
 use pay402_core::facilitator::{Settled, Verdict};
-use pay402_core::wire::account::{AccountRequest, decode_account_request, encode_account_answer};
+use pay402_core::transport::forward::read_forwarded;
+use pay402_core::wire::account::{AccountRequest, decode_account_request};
 use pay402_core::wire::{self, FacilitatorRequest, MESSAGE_BYTES_MAX};
 use pay402_core::{Digest, Payment};
 use serde_json::{Value, json};
@@ -40,10 +44,13 @@ pub use access::{Access, KeyHash, KeyHashError, Named, Role};
 use answer::{Turned, TurnedAway, json_answer, unavailable};
 use events::Streams;
 use fitness::Look;
-use settlements::SETTLEMENT_ID;
+pub(crate) use forward::check_advertised;
+use forward::{Forwarder, Incoming};
+use lead::Asked;
 
 /// How long a client may take to send its body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Longest `Idempotency-Key`, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
@@ -65,6 +72,7 @@ struct Shared {
     rpc: Vec<Arc<RpcCounts>>,
     turned_away: Turned,
     look: tokio::sync::Mutex<Option<Look>>,
+    forwarder: Forwarder,
 }
 
 /// One path, and what may be done there.
@@ -115,6 +123,7 @@ impl Api {
             rpc,
             turned_away: Turned::default(),
             look: tokio::sync::Mutex::new(None),
+            forwarder: Forwarder::default(),
         }))
     }
 
@@ -219,47 +228,27 @@ async fn settle(State(api): State<Api>, request: Request) -> Response {
         Err(turned_away) => return api.turn_away(turned_away),
     };
     let (version, network) = (message.version, message.terms.network.clone());
-    let encode = |settled: &Settled| wire::encode_settled(version, &network, settled);
     let calls = engine.calls(&message.terms);
     let payment = match Payment::pair_to_settle(message.terms, message.presented) {
         Ok(payment) => payment,
         Err(refused) => {
             let refused = Settled::Refused(refused);
-            let body = encode(&refused);
+            let body = wire::encode_settled(version, &network, &refused);
             calls.settlements.add(&Ok(refused));
             return json_answer(StatusCode::OK, &body);
         }
     };
-    let wait = engine.wait_for(&payment);
-    let (key, settled) = engine.settle_known(call.digest, call.name, payment, wait).await;
-    let mut answer = match settled {
-        Ok(settled) => json_answer(StatusCode::OK, &encode(&settled)),
-        Err(error) => {
-            let refused = unavailable::settle(&error);
-            answer::retry_later(&encode(&Settled::Refused(refused)))
-        }
-    };
-    // Only who can look it up is told by what.
-    let id = call.digest.and(key).and_then(|key| settlements::header_of(&key));
-    if let Some(id) = id {
-        answer.headers_mut().insert(SETTLEMENT_ID, id);
-    }
-    answer
+    let Caller { digest: caller, name, incoming, left } = call;
+    let asked = Asked::Settle { version, caller, name, payment: Box::new(payment) };
+    lead::carry_out(&api, engine, asked, incoming, left).await
 }
 
 async fn account(State(api): State<Api>, request: Request) -> Response {
-    let (engine, AccountRequest { network, request }) = match read_account(&api, request).await {
+    let (engine, call, request) = match read_account(&api, request).await {
         Ok(read) => read,
         Err(turned_away) => return api.turn_away(turned_away),
     };
-    match engine.account_for(&network, request, engine.wait_max()).await {
-        Ok(settled) => json_answer(StatusCode::OK, &encode_account_answer(&network, &settled)),
-        Err(error) => {
-            tracing::warn!(%error, "a request for an account could not be answered");
-            let refused = Settled::Refused(unavailable::settle(&error));
-            answer::retry_later(&encode_account_answer(&network, &refused))
-        }
-    }
+    lead::carry_out(&api, engine, Asked::Account(request), call.incoming, call.left).await
 }
 
 async fn supported(State(api): State<Api>) -> Response {
@@ -275,7 +264,8 @@ async fn health(State(api): State<Api>) -> Response {
         Err(turned_away) => return api.turn_away(turned_away),
     };
     let networks = engine.health();
-    let well = networks.iter().filter(|network| network.status == "ok").count();
+    let is_well = |status| matches!(status, "ok" | "following");
+    let well = networks.iter().filter(|network| is_well(network.status)).count();
     let (code, status) = match well {
         _ if well == networks.len() => (StatusCode::OK, "ok"),
         0 => (StatusCode::SERVICE_UNAVAILABLE, "down"),
@@ -351,12 +341,15 @@ async fn wrong_method() -> Response {
     json_answer(StatusCode::METHOD_NOT_ALLOWED, &body)
 }
 
-/// Who calls.
+/// Who calls, and how.
 struct Caller {
     /// API key and idempotency key, hashed together, when both were given.
     digest: Option<Digest>,
     /// Its name in the configuration.
     name: Option<String>,
+    incoming: Incoming,
+    /// The time that is left for a call that another process forwarded to here.
+    left: Option<Duration>,
 }
 
 /// Everything that precedes the engine, the cheapest refusals first.
@@ -365,10 +358,8 @@ async fn read(
     request: Request,
 ) -> Result<(&Engine, Caller, FacilitatorRequest), TurnedAway> {
     let engine = api.started()?;
-    let (parts, body) = request.into_parts();
-    let caller = identify(api, &parts)?;
-    let body = read_body(body).await?;
-    let message = wire::decode_facilitator_request(&body)?;
+    let caller = receive(api, request, "settle").await?;
+    let message = wire::decode_facilitator_request(&caller.incoming.body)?;
     // What nobody here serves is refused by the engine, as an answer.
     if let Some(network) = engine.network_serving(message.version, &message.terms) {
         network.form(&message.presented).map_err(|error| error.within("paymentPayload"))?;
@@ -380,29 +371,32 @@ async fn read(
 async fn read_account(
     api: &Api,
     request: Request,
-) -> Result<(&Engine, AccountRequest), TurnedAway> {
+) -> Result<(&Engine, Caller, AccountRequest), TurnedAway> {
     let engine = api.started()?;
-    let (parts, body) = request.into_parts();
-    api.0.access.admit(&parts.headers)?;
-    let message = decode_account_request(&read_body(body).await?)?;
+    let caller = receive(api, request, "account").await?;
+    let message = decode_account_request(&caller.incoming.body)?;
     if let Some(network) = engine.network(&message.network) {
         network.account_form(&message.request)?;
     }
-    Ok((engine, message))
+    Ok((engine, caller, message))
 }
 
-fn identify(api: &Api, parts: &Parts) -> Result<Caller, TurnedAway> {
-    let key = api.0.access.admit(&parts.headers)?;
-    let id = idempotency_key(&parts.headers)?;
+/// Admits a caller and takes its body. `path` is where a call like this is forwarded to.
+async fn receive(api: &Api, request: Request, path: &'static str) -> Result<Caller, TurnedAway> {
+    let (Parts { headers, .. }, body) = request.into_parts();
+    let key = api.0.access.admit(&headers)?;
+    let id = idempotency_key(&headers)?;
     // Without an API key an idempotency key proves nothing: anybody could have read or guessed it.
-    let proof = key.zip(id).map(|(key, id)| Digest::of(&[key.as_bytes(), id]));
+    let digest = key.zip(id).map(|(key, id)| Digest::of(&[key.as_bytes(), id]));
     let name = key.and_then(|key| api.named(&key)).map(|caller| caller.name.clone());
-    Ok(Caller { digest: proof, name })
+    let left = read_forwarded(&headers)?;
+    let body = read_body(body).await?;
+    Ok(Caller { digest, name, incoming: Incoming { path, headers, body }, left })
 }
 
 /// The idempotency key that came with a request.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, Malformed> {
-    let Some(id) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(id) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
     let id = id.as_bytes();
     if id.is_empty() || id.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let problem = format!("must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes");

@@ -7,7 +7,7 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use pay402_core::error::Malformed;
 use pay402_core::journal::{Entry, Outcome, Stage};
@@ -20,7 +20,7 @@ use super::{Api, idempotency_key};
 use crate::settle::{hash, refused_by};
 
 /// The header of answers to keyed settle calls that says what to look the settlement up by.
-pub(super) const SETTLEMENT_ID: &str = "settlement-id";
+pub(super) static SETTLEMENT_ID: HeaderName = HeaderName::from_static("settlement-id");
 /// Stands in an id where the payment's key has a slash, which would end a part of a path.
 const PART: &str = "~";
 

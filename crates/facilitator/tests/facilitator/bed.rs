@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pay402_core::facilitator::Settled;
-use pay402_core::journal::Journal;
+use pay402_core::journal::{Holder, Journal};
 use pay402_core::network::Network;
 use pay402_core::refusal::Reason;
 use pay402_core::time::{ManualClock, UnixTime};
@@ -13,7 +13,7 @@ use pay402_facilitator::options::UNFINISHED_MAX;
 use pay402_facilitator::{Engine, Options};
 use pay402_store::SqliteJournal;
 
-use crate::chain::{Chain, NOW};
+use crate::chain::{Chain, NOW, network};
 
 pub struct Bed {
     pub chain: Chain,
@@ -86,6 +86,15 @@ impl Bed {
         use pay402_core::time::Clock as _;
         self.clock.now().plus_s(seconds)
     }
+}
+
+/// Another process takes the lease over, for a minute, and does nothing with it.
+pub async fn take_over(bed: &Bed) {
+    use pay402_core::time::Clock as _;
+    let another = Holder { name: "another".into(), url: None };
+    let (now, lasts) = (bed.clock.now(), Duration::from_secs(60));
+    let taken = bed.journal().lease(&network(), &another, now, lasts).await.unwrap();
+    assert!(taken.granted().is_some());
 }
 
 pub async fn settle(engine: &Engine, payment: Payment, wait: Duration) -> Settled {

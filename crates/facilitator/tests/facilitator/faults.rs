@@ -10,7 +10,9 @@ use pay402_core::journal::Delivery;
 use pay402_core::time::{Clock as _, UnixTime};
 use pay402_facilitator::Options;
 
-use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stage, until};
+use crate::bed::{
+    Bed, LONG, SHORT, done, options, pending, refused, settle, stage, take_over, until,
+};
 use crate::chain::{EXPIRES, Node, key, network, payment};
 use crate::flaky::{Faults, Flaky};
 
@@ -481,8 +483,7 @@ async fn a_lost_lease_stops_the_worker() {
     bed.chain.state().automine = false;
     bed.clock.set(bed.clock.now().plus_s(60));
     let now = bed.clock.now();
-    let taken = bed.journal().lease(&network(), "another", now, now.plus_s(60)).await.unwrap();
-    assert!(taken.is_some());
+    take_over(&bed).await;
     // Its next write is refused by the fencing token, before anything is sent.
     pending(settle(&engine, payment("2"), LONG).await);
     assert_eq!(engine.health()[0].status, "lease_lost");

@@ -11,7 +11,7 @@ use pay402_facilitator::api::{Access, Api, KeyHash};
 use serde_json::json;
 
 use crate::api::{Answer, body, open, post, read};
-use crate::bed::{Bed, LONG, done, options, settle, until};
+use crate::bed::{Bed, LONG, done, options, settle, take_over, until};
 use crate::chain::{network, payment};
 use crate::faults::flaky;
 
@@ -92,8 +92,7 @@ async fn it_is_not_ready_once_another_process_settles() {
     let api = open(&engine);
     assert_eq!(read(&api, "/readyz").await.status, StatusCode::OK);
     bed.clock.set(bed.clock.now().plus_s(60));
-    let now = bed.clock.now();
-    bed.journal().lease(&network(), "another", now, now.plus_s(60)).await.unwrap().unwrap();
+    take_over(&bed).await;
     until("lost", || async { engine.health()[0].status == "lease_lost" }).await;
     let answer = read(&api, "/readyz").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);

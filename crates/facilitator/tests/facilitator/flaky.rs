@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Journal, JournalError, Lease, NewEntry,
+    Advance, Backlog, Delivery, Entered, Entry, Holder, Journal, JournalError, Lease, Leased,
+    NewEntry,
 };
 use pay402_core::time::UnixTime;
 use pay402_core::{NetworkId, PaymentKey};
@@ -80,12 +81,17 @@ impl Journal for Flaky {
     async fn lease(
         &self,
         network: &NetworkId,
-        holder: &str,
+        holder: &Holder,
         now: UnixTime,
-        until: UnixTime,
-    ) -> Result<Option<Lease>, JournalError> {
+        lasts: Duration,
+    ) -> Result<Leased, JournalError> {
         self.works()?;
-        self.journal.lease(network, holder, now, until).await
+        self.journal.lease(network, holder, now, lasts).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), JournalError> {
+        self.works()?;
+        self.journal.release(lease).await
     }
 
     async fn advance(

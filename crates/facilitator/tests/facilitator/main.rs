@@ -30,6 +30,8 @@ mod metrics;
 mod openapi;
 #[cfg(unix)]
 mod postgres;
+#[cfg(unix)]
+mod postgres_replicas;
 mod settle;
 mod settlements;
 mod strikes;

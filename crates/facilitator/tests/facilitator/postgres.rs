@@ -20,7 +20,7 @@ async fn journal(database: &Database<'_>) -> Arc<dyn Journal> {
 }
 
 fn short_lease() -> Options {
-    Options { lease: Duration::from_secs(3), ..options() }
+    Options { lease: Duration::from_secs(3), follows: true, ..options() }
 }
 
 /// How often a transaction was recorded for the payment with this nonce.
@@ -31,7 +31,7 @@ fn signatures(database: &Database<'_>, nonce: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_takes_over_and_finishes_what_was_signed_with_the_same_bytes() {
+async fn a_follower_takes_over_and_finishes_what_was_signed_with_the_same_bytes() {
     let bed = Bed::new();
     let database = Cluster::shared().database();
     let first = bed.start_on(journal(&database).await, short_lease()).await;
@@ -39,23 +39,20 @@ async fn a_standby_takes_over_and_finishes_what_was_signed_with_the_same_bytes()
     let sent = pending(settle(&first, payment("1"), SHORT).await).unwrap();
     until("sent", || async { stage(&first, "1").await == "sent" }).await;
 
-    let networks: Vec<Arc<dyn Network>> = vec![Arc::new(bed.chain.clone())];
-    let standing_by = Engine::start(
-        networks,
-        journal(&database).await,
-        Arc::clone(&bed.clock) as _,
-        Options { standby: true, ..short_lease() },
-    );
-    let mut standing_by = Box::pin(standing_by);
-    // Longer than a process waits that is no standby.
-    let early = tokio::time::timeout(Duration::from_millis(5_500), &mut standing_by).await;
-    assert!(early.is_err(), "it did not wait for the lease");
+    let second = bed.start_on(journal(&database).await, short_lease()).await;
+    // Nobody can forward calls to the first, which has no address.
+    assert_eq!(second.health()[0].status, "leaderless");
+    let refused_here = second.settle_for(None, payment("1"), LONG).await.unwrap_err();
+    assert!(refused_here.problem.contains("another process settles here"), "{refused_here}");
+    // A clock that runs ahead takes no lease: the server's is the one that counts.
+    bed.clock.set(bed.clock.now().plus_s(100));
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
+    assert_eq!(second.health()[0].status, "leaderless");
     assert_eq!(first.health()[0].status, "ok");
 
     first.crash();
     drop(first);
-    bed.clock.set(bed.clock.now().plus_s(30));
-    let second = tokio::time::timeout(LONG, standing_by).await.unwrap().unwrap();
+    until("it leads", || async { second.health()[0].status == "ok" }).await;
     {
         let mut state = bed.chain.state();
         state.mine();
@@ -72,7 +69,7 @@ async fn a_standby_takes_over_and_finishes_what_was_signed_with_the_same_bytes()
 
 /// A process that is stopped while it signs, and goes on after another one took over.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_was_frozen_and_wakes_writes_and_sends_nothing() {
+async fn one_that_was_frozen_and_wakes_writes_and_sends_nothing_and_may_lead_again() {
     let bed = Bed::new();
     let database = Cluster::shared().database();
     let (freeze, frozen) = mpsc::channel::<mpsc::Receiver<()>>();
@@ -115,16 +112,15 @@ async fn one_that_was_frozen_and_wakes_writes_and_sends_nothing() {
     freeze.send(sleep).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
 
-    bed.clock.set(bed.clock.now().plus_s(30));
     bed.chain.state().sign_takes = Duration::ZERO;
     let second = bed.start_on(journal(&database).await, short_lease()).await;
     until("sent by the successor", || async { stage(&second, "2").await == "sent" }).await;
     let before = database.sql("SELECT * FROM pay402_journal.entry ORDER BY seq").unwrap();
 
     drop(thaw);
-    let lost = tokio::time::timeout(LONG, first.taken_over()).await;
-    assert!(lost.is_ok(), "it goes on as if nothing had happened");
-    assert_eq!(first.health()[0].status, "lease_lost");
+    until("it follows", || async { first.health()[0].status == "leaderless" }).await;
+    let ended = tokio::time::timeout(SHORT, first.taken_over()).await;
+    assert!(ended.is_err(), "it is to stay, and follow");
     pending(tokio::time::timeout(LONG, asked).await.unwrap().unwrap());
     assert!(first.settle_for(None, payment("3"), LONG).await.is_err());
     let after = database.sql("SELECT * FROM pay402_journal.entry ORDER BY seq").unwrap();
@@ -135,6 +131,10 @@ async fn one_that_was_frozen_and_wakes_writes_and_sends_nothing() {
     bed.chain.state().automine = true;
     done(&settle(&second, payment("2"), LONG).await);
     assert_eq!(bed.chain.state().hashes().len(), 2);
+    second.stop(SHORT).await;
+    until("it leads again", || async { first.health()[0].status == "ok" }).await;
+    done(&settle_on(&first, "4", LONG).await);
+    assert_eq!(signatures(&database, "4"), "1");
     drop(first);
     drop(freeze);
     process.join().unwrap();
@@ -182,7 +182,7 @@ async fn a_server_that_stops_grants_nothing_and_settling_goes_on_after_it() {
     for nonce in ["2", "3"] {
         done(&settle(&engine, payment(nonce), LONG).await);
     }
-    assert_eq!(engine.health()[0].status, "ok");
+    until("it is well", || async { engine.health()[0].status == "ok" }).await;
     let state = bed.chain.state();
     assert_eq!((state.transfers, state.hashes().len()), (4, 4));
 }

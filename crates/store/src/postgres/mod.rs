@@ -1,4 +1,4 @@
-//! The facilitator's journal in PostgreSQL, for facilitators that stand in for one another. The
+//! The facilitator's journal in PostgreSQL, for several facilitators that serve together. The
 //! rules are those of [`pay402_core::journal`]; what is shared with SQLite is in [`crate::entry`].
 //!
 //! - **Durable before visible:** an answer leaves only after the server said that the commit is on
@@ -7,6 +7,7 @@
 //!   next connection sees it. So, unlike a file whose commit failed, nothing stops for good.
 //! - **Fenced:** a change locks the row of its network's lease and compares the token in its own
 //!   transaction. A take-over changes that row, so one of the two comes first.
+//! - **One clock for leases:** the server's. Two machines whose clocks differ agree on who has one.
 //! - **Fail closed:** a connection on which anything failed is dropped, and its transaction with it.
 //! - A caller that goes away takes nothing back: work runs to its end in a task of its own.
 //!
@@ -36,17 +37,19 @@ use deadpool_postgres::{Client, Object, Pool, PoolError};
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::history::{Change, Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Journal, JournalError, Lease, NewEntry,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
+    Leased, NewEntry,
 };
 use pay402_core::network::SentAs;
-use pay402_core::time::UnixTime;
+use pay402_core::time::{Clock, UnixTime};
 use pay402_core::{NetworkId, PaymentKey};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use crate::column::{Columns, Hash, Money, Net, Whole, Words};
 use crate::entry::{
-    EntryRow, Held, Turn, advanced, columns, count, delivery_text, nonce_after, read_entry,
+    EntryRow, Held, RELEASED, Turn, advanced, columns, count, delivery_text, nonce_after,
+    read_entry,
 };
 use crate::history::Noted;
 
@@ -54,6 +57,8 @@ use crate::history::Noted;
 const NAME: &str = "journal";
 /// Longest that one command may take once it has a connection; the server's own bounds are shorter.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Furthest that this machine's clock may be from the server's, in seconds.
+pub const SKEW_S_MAX: u64 = 30;
 
 /// The transactions whose place the recorded one of `$entry` was to take.
 macro_rules! replaced {
@@ -125,10 +130,22 @@ const HAND_OVER: &str = "
 const LEASE_ROW: &str = "
     INSERT INTO pay402_journal.lease (network, holder, token, until)
     VALUES ($1, '', $2, $2) ON CONFLICT (network) DO NOTHING";
-const LEASE_LOCKED: &str =
-    "SELECT holder, token, until FROM pay402_journal.lease WHERE network = $1 FOR UPDATE";
-const LEASE_SET: &str =
-    "UPDATE pay402_journal.lease SET holder = $2, token = $3, until = $4 WHERE network = $1";
+/// The lease and the time, by the server's clock alone: it is the only one that all have in common.
+macro_rules! lease {
+    () => {
+        "SELECT holder, token, until, url,
+                floor(extract(epoch FROM clock_timestamp()))::bigint AS now
+         FROM pay402_journal.lease WHERE network = $1"
+    };
+}
+const LEASE_FOUND: &str = lease!();
+const LEASE_LOCKED: &str = concat!(lease!(), " FOR UPDATE");
+const LEASE_SET: &str = "
+    UPDATE pay402_journal.lease SET holder = $2, token = $3, until = $4, url = $5
+    WHERE network = $1";
+const LEASE_RELEASE: &str =
+    "UPDATE pay402_journal.lease SET until = $3 WHERE network = $1 AND token = $2";
+const CLOCK: &str = "SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now";
 const OWE_ALL: &str = "
     WITH changed AS (
         UPDATE pay402_journal.entry SET delivery = 'owed'
@@ -158,7 +175,7 @@ const WRITE_STAGES: &str = "
     WHERE entry.seq = now.seq";
 
 /// A [`Journal`] in a PostgreSQL database. Several processes may share it: one of them at a time
-/// advances a network's entries, and the others wait for its lease.
+/// advances a network's entries, and the others follow it.
 #[derive(Clone)]
 pub struct PgJournal {
     pool: Pool,
@@ -234,6 +251,35 @@ impl PgJournal {
         opened.map(|()| Self { pool, horizon: history::Horizon::default() })
     }
 
+    /// Refuses a clock that is far from the server's. Leases go by the server's alone; but when a
+    /// payment was entered, and whether there is time left to settle it, is told by the clock of
+    /// whoever settles, and has to mean the same to whoever comes after it.
+    ///
+    /// # Errors
+    /// When they differ by more than [`SKEW_S_MAX`], with the figures; when the server does not
+    /// answer.
+    pub async fn check_clock(&self, clock: &dyn Clock) -> Result<(), Misconfigured> {
+        let asked = self.run(|client| {
+            Box::pin(async move {
+                let found = rows(client, CLOCK, &[]).await?;
+                time(found.first().ok_or_else(|| Stop::Failed("no time".into()))?)
+            })
+        });
+        let there = asked.await.map_err(|error| connect::wrong(&error.to_string()))?;
+        let here = clock.now();
+        let (ahead, behind) = (here.0.saturating_sub(there.0), there.0.saturating_sub(here.0));
+        let (off, way) = if ahead > 0 { (ahead, "ahead of") } else { (behind, "behind") };
+        if off <= SKEW_S_MAX {
+            return Ok(());
+        }
+        Err(connect::wrong(&format!(
+            "is on a server by whose clock it is {there}, and here it is {here}: this machine's clock \
+             is {off} s {way} the server's, and {SKEW_S_MAX} s is the most; set both by NTP",
+            there = there.0,
+            here = here.0,
+        )))
+    }
+
     /// Runs `command` on a connection, in a task of its own, and returns its result.
     async fn run<T, C>(&self, command: C) -> Result<T, JournalError>
     where
@@ -302,13 +348,26 @@ impl Journal for PgJournal {
     async fn lease(
         &self,
         network: &NetworkId,
-        holder: &str,
-        now: UnixTime,
-        until: UnixTime,
-    ) -> Result<Option<Lease>, JournalError> {
-        let (network, holder) = (network.clone(), holder.to_owned());
+        holder: &Holder,
+        _: UnixTime,
+        lasts: Duration,
+    ) -> Result<Leased, JournalError> {
+        let (network, holder) = (network.clone(), holder.clone());
         self.run(move |client| {
-            Box::pin(async move { lease(client, &network, &holder, now, until).await })
+            Box::pin(async move { lease(client, &network, &holder, lasts).await })
+        })
+        .await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), JournalError> {
+        let lease = lease.clone();
+        self.run(move |client| {
+            Box::pin(async move {
+                let statement = client.prepare_cached(LEASE_RELEASE).await?;
+                let (id, token) = (lease.network.as_str(), Whole(lease.token));
+                client.execute(&statement, &[&id, &token, &Whole::from(RELEASED)]).await?;
+                Ok(())
+            })
         })
         .await
     }
@@ -465,20 +524,36 @@ async fn find(client: &Client, key: &PaymentKey) -> Outcomes<Option<Entry>> {
     found.first().map(|row| entry_of(row).map(|found| found.entry)).transpose()
 }
 
-fn held(rows: &[Row]) -> Outcomes<Option<Held>> {
+/// The lease as it is stored, if anybody ever had it, and the server's time.
+fn held(rows: &[Row]) -> Outcomes<Option<(Held, UnixTime)>> {
     let Some(row) = rows.first() else { return Ok(None) };
     let (Whole(token), until) = (read(row, "token")?, read::<Whole>(row, "until")?.into());
-    Ok(Some(Held { holder: read(row, "holder")?, token, until }).filter(|held| held.token > 0))
+    let holder = Holder { name: read(row, "holder")?, url: read(row, "url")? };
+    Ok(Some((Held { holder, token, until }, time(row)?)).filter(|(held, _)| held.token > 0))
+}
+
+fn time(row: &Row) -> Outcomes<UnixTime> {
+    let seconds = u64::try_from(read::<i64>(row, "now")?);
+    seconds.map(UnixTime).map_err(|_| Stop::Failed("the server's clock is before 1970".into()))
+}
+
+fn turn(found: Option<&(Held, UnixTime)>, asker: &Holder) -> Outcomes<Turn> {
+    let (held, now) = found.map_or((None, UnixTime(0)), |(held, now)| (Some(held), *now));
+    Turn::of(held, &asker.name, now).map_err(Stop::Failed)
 }
 
 async fn lease(
     client: &Client,
     network: &NetworkId,
-    holder: &str,
-    now: UnixTime,
-    until: UnixTime,
-) -> Outcomes<Option<Lease>> {
+    holder: &Holder,
+    lasts: Duration,
+) -> Outcomes<Leased> {
     let id = network.as_str();
+    // Who follows asks often, and is not to stand in the way of who writes.
+    let found = held(&rows(client, LEASE_FOUND, &[&id]).await?)?;
+    if let Turn::Waits(holder) = turn(found.as_ref(), holder)? {
+        return Ok(Leased::Held(holder));
+    }
     let row = client.prepare_cached(LEASE_ROW).await?;
     let locked = client.prepare_cached(LEASE_LOCKED).await?;
     let (seed, of): (Parameters<'_>, Parameters<'_>) = (&[&id, &Whole(0)], &[&id]);
@@ -490,11 +565,14 @@ async fn lease(
     );
     begun?;
     there?;
-    let turn = Turn::of(held(&found?)?.as_ref(), holder, now).map_err(Stop::Failed)?;
-    let (token, owed) = match turn {
-        Turn::Waits => {
+    let found = found?;
+    let now = found.first().ok_or_else(|| Stop::Failed("no lease to lock".into()))?;
+    let at = time(now)?;
+    let until = Whole::from(at.plus_s(lasts.as_secs()));
+    let (token, owed) = match turn(held(&found)?.as_ref(), holder)? {
+        Turn::Waits(holder) => {
             client.batch_execute("ROLLBACK").await?;
-            return Ok(None);
+            return Ok(Leased::Held(holder));
         }
         Turn::Keeps(token) => (token, false),
         Turn::TakesOver(token) => (token, true),
@@ -502,11 +580,11 @@ async fn lease(
     if owed {
         // Those who waited did so in a process that is gone.
         let owe = client.prepare_cached(OWE_ALL).await?;
-        client.execute(&owe, &[&id, &Whole::from(now)]).await?;
+        client.execute(&owe, &[&id, &Whole::from(at)]).await?;
     }
     let set = client.prepare_cached(LEASE_SET).await?;
-    let (stored, until) = (Whole(token), Whole::from(until));
-    let now: Parameters<'_> = &[&id, &holder, &stored, &until];
+    let stored = Whole(token);
+    let now: Parameters<'_> = &[&id, &holder.name, &stored, &until, &holder.url];
     let (written, committed) = tokio::join!(
         biased;
         client.execute(&set, now),
@@ -514,7 +592,7 @@ async fn lease(
     );
     written?;
     committed?;
-    Ok(Some(Lease { network: network.clone(), token }))
+    Ok(Leased::Granted(Lease { network: network.clone(), token }))
 }
 
 async fn advance(client: &Client, lease: &Lease, changes: Vec<Advance>) -> Outcomes<Vec<Entry>> {
@@ -530,7 +608,7 @@ async fn advance(client: &Client, lease: &Lease, changes: Vec<Advance>) -> Outco
         client.query(&entries, which),
     );
     begun?;
-    if held(&fence?)?.map(|held| held.token) != Some(lease.token) {
+    if held(&fence?)?.map(|(held, _)| held.token) != Some(lease.token) {
         return Err(JournalError::LeaseLost(lease.network.clone()).into());
     }
     let mut batch = Batch::default();

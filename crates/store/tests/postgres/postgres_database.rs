@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use pay402_core::Amount;
-use pay402_core::journal::{Entered, Event, Journal, JournalError, Outcome, Stage};
-use pay402_core::time::UnixTime;
-use pay402_store::PgJournal;
+use pay402_core::journal::{Entered, Event, Holder, Journal, JournalError, Leased, Outcome, Stage};
+use pay402_core::time::{ManualClock, UnixTime};
+use pay402_store::{PgJournal, SKEW_S_MAX};
 
 use crate::cluster::{Cluster, Database};
-use crate::samples::{change, entry, key, network, settled, signed};
+use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
 
 async fn open(database: &Database<'_>) -> PgJournal {
     PgJournal::open(&database.url(), None).await.unwrap()
@@ -20,8 +20,8 @@ async fn a_journal_is_there_again() {
     let journal = open(&database).await;
     assert_eq!(journal.enter(entry("one")).await, Ok(Entered::New));
     assert_eq!(journal.enter(entry("two")).await, Ok(Entered::New));
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
-    let lease = lease.unwrap().unwrap();
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
+    let lease = lease.unwrap().granted().unwrap();
     let sign = change("one", Event::Signed(signed(4, vec![1, 2, 3])));
     journal.advance(&lease, vec![sign, change("one", Event::Sent)]).await.unwrap();
     let before = journal.find(&key("one")).await.unwrap();
@@ -31,8 +31,8 @@ async fn a_journal_is_there_again() {
     assert_eq!(journal.find(&key("one")).await.unwrap(), before);
     assert_eq!(before.unwrap().stage, Stage::Sent(signed(4, vec![1, 2, 3])));
     assert_eq!(journal.next_nonce(&network(), "0xsigner").await, Ok(Some(5)));
-    let other = journal.lease(&network(), "there", UnixTime(29), UnixTime(60)).await;
-    assert_eq!(other, Ok(None), "the lease was forgotten");
+    let other = journal.lease(&network(), &holder("there"), UnixTime(29), LASTS).await;
+    assert_eq!(other, Ok(Leased::Held(holder("here"))), "the lease was forgotten");
     journal.advance(&lease, vec![change("two", Event::Closed(settled()))]).await.unwrap();
     assert_eq!(journal.unfinished(&network(), 10).await.unwrap().len(), 1);
 }
@@ -79,7 +79,7 @@ async fn schemas_of_strangers_and_of_the_future_are_refused_and_left_alone() {
 
     let database = Cluster::shared().database();
     drop(open(&database).await);
-    for format in ["3", "99", "-1", "0"] {
+    for format in ["4", "99", "-1", "0"] {
         let set = "DELETE FROM pay402_journal.migration; INSERT INTO pay402_journal.migration";
         database.sql(&format!("{set} VALUES ({format})")).unwrap();
         let refused = PgJournal::open(&database.url(), None).await.unwrap_err();
@@ -122,8 +122,8 @@ async fn nobody_undoes_what_the_journal_says() {
     let database = Cluster::shared().database();
     let journal = open(&database).await;
     journal.enter(entry("one")).await.unwrap();
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
-    let lease = lease.unwrap().unwrap();
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
+    let lease = lease.unwrap().granted().unwrap();
     let sign = change("one", Event::Signed(signed(4, b"canary".to_vec())));
     journal.advance(&lease, vec![sign, change("one", Event::Closed(settled()))]).await.unwrap();
     let row = database.sql("SELECT * FROM pay402_journal.entry").unwrap();
@@ -165,7 +165,7 @@ async fn any_message_is_stored_and_a_name_that_cannot_be_is_refused() {
     let database = Cluster::shared().database();
     let journal = open(&database).await;
     journal.enter(entry("one")).await.unwrap();
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
     let odd = Outcome::Failed {
         reason: "reverted".into(),
         message: "a\0b \u{1f980} 'c'\\x00".into(),
@@ -173,12 +173,50 @@ async fn any_message_is_stored_and_a_name_that_cannot_be_is_refused() {
         fee: Amount::ZERO,
     };
     let close = change("one", Event::Closed(odd.clone()));
-    journal.advance(&lease.unwrap().unwrap(), vec![close]).await.unwrap();
+    journal.advance(&lease.unwrap().granted().unwrap(), vec![close]).await.unwrap();
     let read = journal.find(&key("one")).await.unwrap().unwrap();
     assert_eq!(read.stage, Stage::Final(odd));
     let refused = journal.enter(entry("a\0b")).await.unwrap_err();
     assert!(matches!(refused, JournalError::Unavailable(_)), "{refused}");
     assert_eq!(journal.enter(entry("two")).await, Ok(Entered::New));
+}
+
+#[tokio::test]
+async fn a_journal_of_the_second_format_keeps_its_leases() {
+    let database = Cluster::shared().database();
+    let journal = open(&database).await;
+    let here = Holder { name: "here".into(), url: Some("http://here".into()) };
+    let ask = async |journal: &PgJournal, name: &str| {
+        journal.lease(&network(), &holder(name), UnixTime(0), LASTS).await.unwrap()
+    };
+    let lease = journal.lease(&network(), &here, UnixTime(0), LASTS).await.unwrap();
+    journal.enter(entry("one")).await.unwrap();
+    drop(journal);
+    let back = "ALTER TABLE pay402_journal.lease DROP COLUMN url;
+                DELETE FROM pay402_journal.migration WHERE format > 2";
+    database.sql(back).unwrap();
+    let journal = open(&database).await;
+    assert_eq!(ask(&journal, "there").await, Leased::Held(holder("here")), "without an address");
+    assert_eq!(ask(&journal, "here").await, lease);
+    let close = change("one", Event::Closed(settled()));
+    journal.advance(&lease.granted().unwrap(), vec![close]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_clock_far_from_the_servers_is_refused_with_the_figures() {
+    let database = Cluster::shared().database();
+    let journal = open(&database).await;
+    let now = database.sql("SELECT floor(extract(epoch FROM clock_timestamp()))").unwrap();
+    let now: u64 = now.parse().unwrap();
+    for near in [now - SKEW_S_MAX + 5, now, now + SKEW_S_MAX - 5] {
+        journal.check_clock(&ManualClock::new(UnixTime(near))).await.unwrap();
+    }
+    for (far, way) in [(now - 600, " s behind "), (now + 605, " s ahead of "), (0, " s behind ")] {
+        let refused = journal.check_clock(&ManualClock::new(UnixTime(far))).await.unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.contains(way) && refused.contains(&far.to_string()), "{refused}");
+        assert!(refused.contains(&now.to_string()[..8]), "without the server's time: {refused}");
+    }
 }
 
 /// A holder writes as fast as it can while another takes the lease over. Whatever the successor
@@ -188,10 +226,13 @@ async fn nothing_is_written_after_a_take_over() {
     let database = Cluster::shared().database();
     let (first, second) = (open(&database).await, open(&database).await);
     first.enter(entry("one")).await.unwrap();
+    let zero = Duration::ZERO;
+    let take = async |journal: &PgJournal, name: &str| {
+        let asked = journal.lease(&network(), &holder(name), UnixTime(0), zero).await;
+        asked.unwrap().granted().unwrap()
+    };
     for round in 0..40_u64 {
-        let now = UnixTime(1_000 * (round + 1));
-        let until = UnixTime(now.0 + 10);
-        let old = first.lease(&network(), "first", now, until).await.unwrap().unwrap();
+        let old = take(&first, "first").await;
         let writers: Vec<_> = (0..4)
             .map(|_| {
                 let (journal, old) = (first.clone(), old.clone());
@@ -209,8 +250,7 @@ async fn nothing_is_written_after_a_take_over() {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(round % 7)).await;
-        let later = UnixTime(now.0 + 20);
-        let taken = second.lease(&network(), "second", later, later).await.unwrap().unwrap();
+        let taken = take(&second, "second").await;
         assert!(taken.token > old.token);
         let found = second.find(&key("one")).await.unwrap();
         for writer in writers {

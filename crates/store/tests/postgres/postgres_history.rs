@@ -7,7 +7,7 @@ use pay402_core::time::UnixTime;
 use pay402_store::PgJournal;
 
 use crate::cluster::{Cluster, Database};
-use crate::samples::{change, entry, key, network, settled, signed};
+use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
 
 async fn open(database: &Database<'_>) -> PgJournal {
     PgJournal::open(&database.url(), None).await.unwrap()
@@ -74,8 +74,8 @@ fn readers_wait_for_lower_numbers_and_pass_what_was_undone() {
 async fn entries_of_the_first_format_have_a_history_from_then_on() {
     let database = Cluster::shared().database();
     let journal = open(&database).await;
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
-    let lease = lease.unwrap().unwrap();
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
+    let lease = lease.unwrap().granted().unwrap();
     for name in ["due", "signed", "sent", "settled"] {
         journal.enter(entry(name)).await.unwrap();
     }
@@ -88,6 +88,7 @@ async fn entries_of_the_first_format_have_a_history_from_then_on() {
     drop(journal);
     let back = "DROP TABLE pay402_journal.history;
                 ALTER TABLE pay402_journal.entry DROP COLUMN entered_by;
+                ALTER TABLE pay402_journal.lease DROP COLUMN url;
                 DELETE FROM pay402_journal.migration WHERE format > 1";
     database.sql(back).unwrap();
 

@@ -7,7 +7,7 @@ use pay402_core::time::UnixTime;
 use pay402_store::PgJournal;
 
 use crate::cluster::{Cluster, Database};
-use crate::samples::{entry, key, network};
+use crate::samples::{LASTS, entry, holder, key, network};
 
 async fn open(database: &Database<'_>) -> PgJournal {
     PgJournal::open(&database.url(), None).await.unwrap()
@@ -68,8 +68,9 @@ fn a_lock_is_waited_for_within_bounds() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let database = Cluster::shared().database();
     let journal = runtime.block_on(open(&database));
-    let lease = || runtime.block_on(journal.lease(&network(), "here", UnixTime(0), UnixTime(30)));
-    lease().unwrap().unwrap();
+    let here = holder("here");
+    let lease = || runtime.block_on(journal.lease(&network(), &here, UnixTime(0), LASTS));
+    lease().unwrap().granted().unwrap();
     let hold = "BEGIN; SELECT * FROM pay402_journal.lease FOR UPDATE; SELECT pg_sleep(7)";
     std::thread::scope(|scope| {
         let held = scope.spawn(|| database.sql(hold));
@@ -80,5 +81,5 @@ fn a_lock_is_waited_for_within_bounds() {
         assert!(matches!(asked, Err(JournalError::Unavailable(_))), "{asked:?}");
         held.join().unwrap().unwrap();
     });
-    assert!(lease().unwrap().is_some());
+    assert!(lease().unwrap().granted().is_some());
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pay402_core::error::Misconfigured;
 use pay402_core::grants::{Claimed, GrantState, Grants};
-use pay402_core::journal::{Entered, Event, Journal, Outcome, Stage};
+use pay402_core::journal::{Entered, Event, Journal, Leased, Outcome, Stage};
 use pay402_core::spend::{Ledger, Limits, Spent, VoidProof};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, U256};
@@ -12,7 +12,8 @@ use pay402_store::{SqliteGrants, SqliteJournal, SqliteLedger};
 use rusqlite::Connection;
 
 use crate::samples::{
-    PAYER, asset, change, claim, entry, key, limit, network, plan, reservation, settled, signed,
+    LASTS, PAYER, asset, change, claim, entry, holder, key, limit, network, plan, reservation,
+    settled, signed,
 };
 
 fn refused(path: &Path) -> Misconfigured {
@@ -31,8 +32,8 @@ async fn a_journal_is_there_again() {
     let journal = SqliteJournal::open(&path).unwrap();
     assert_eq!(journal.enter(entry("one")).await, Ok(Entered::New));
     assert_eq!(journal.enter(entry("two")).await, Ok(Entered::New));
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
-    let lease = lease.unwrap().unwrap();
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
+    let lease = lease.unwrap().granted().unwrap();
     let sign = change("one", Event::Signed(signed(4, vec![1, 2, 3])));
     journal.advance(&lease, vec![sign, change("one", Event::Sent)]).await.unwrap();
     let before = journal.find(&key("one")).await.unwrap();
@@ -42,8 +43,8 @@ async fn a_journal_is_there_again() {
     assert_eq!(journal.find(&key("one")).await.unwrap(), before);
     assert_eq!(before.unwrap().stage, Stage::Sent(signed(4, vec![1, 2, 3])));
     assert_eq!(journal.next_nonce(&network(), "0xsigner").await, Ok(Some(5)));
-    let other = journal.lease(&network(), "there", UnixTime(29), UnixTime(60)).await;
-    assert_eq!(other, Ok(None), "the lease was forgotten");
+    let other = journal.lease(&network(), &holder("there"), UnixTime(29), LASTS).await;
+    assert_eq!(other, Ok(Leased::Held(holder("here"))), "the lease was forgotten");
     journal.advance(&lease, vec![change("two", Event::Closed(settled()))]).await.unwrap();
     let open = journal.unfinished(&network(), 10).await.unwrap();
     assert_eq!(open.len(), 1);
@@ -238,12 +239,12 @@ fn later_formats_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     drop(SqliteJournal::open(&path).unwrap());
-    for version in ["4", "99", "-1"] {
+    for version in ["5", "99", "-1"] {
         tamper(&path, &format!("PRAGMA user_version = {version}"));
         let error = refused(&path);
         assert!(error.problem.contains("upgrade pay402"), "{error}");
     }
-    tamper(&path, "PRAGMA user_version = 3");
+    tamper(&path, "PRAGMA user_version = 4");
     drop(SqliteJournal::open(&path).unwrap());
 }
 
@@ -253,7 +254,7 @@ async fn a_journal_of_the_first_format_counts_its_failures() {
     let path = directory.path().join("journal");
     let journal = SqliteJournal::open(&path).unwrap();
     journal.enter(entry("one")).await.unwrap();
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
     let failed = Outcome::Failed {
         reason: "reverted".into(),
         message: String::new(),
@@ -261,9 +262,10 @@ async fn a_journal_of_the_first_format_counts_its_failures() {
         fee: Amount::from(1),
     };
     let change = change("one", Event::Closed(failed));
-    journal.advance(&lease.unwrap().unwrap(), vec![change]).await.unwrap();
+    journal.advance(&lease.unwrap().granted().unwrap(), vec![change]).await.unwrap();
     drop(journal);
     let back = "DROP INDEX entry_costly_failure; DROP TABLE history;
+                ALTER TABLE lease DROP COLUMN url;
                 ALTER TABLE entry DROP COLUMN entered_by; PRAGMA user_version = 1";
     tamper(&path, back);
     let journal = SqliteJournal::open(&path).unwrap();

@@ -6,18 +6,18 @@ use pay402_core::{Amount, Digest};
 use pay402_store::SqliteJournal;
 use rusqlite::Connection;
 
-use crate::samples::{change, entry, key, network, settled, signed};
+use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
 
 const BACK: &str = "DROP TABLE history; ALTER TABLE entry DROP COLUMN entered_by;
-                    PRAGMA user_version = 2";
+                    ALTER TABLE lease DROP COLUMN url; PRAGMA user_version = 2";
 
 #[tokio::test]
 async fn entries_of_the_second_format_have_a_history_from_then_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     let journal = SqliteJournal::open(&path).unwrap();
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
-    let lease = lease.unwrap().unwrap();
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
+    let lease = lease.unwrap().granted().unwrap();
     let failed = Outcome::Failed {
         reason: "reverted".into(),
         message: String::new(),

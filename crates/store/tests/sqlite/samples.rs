@@ -1,14 +1,18 @@
 //! Payments, claims and reservations to store.
 
+use std::time::Duration;
+
 use pay402_core::asset::AssetId;
 use pay402_core::grants::Claim;
-use pay402_core::journal::{Advance, Event, NewEntry, Outcome, SignedAs};
+use pay402_core::journal::{Advance, Event, Holder, NewEntry, Outcome, SignedAs};
 use pay402_core::network::SentAs;
 use pay402_core::spend::{Intent, Limits, Plan, Quote, Reservation};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, NetworkId, PaymentKey, Requirements, Scheme};
 
 pub(crate) const PAYER: &str = "0xpayer";
+/// How long leases last here.
+pub(crate) const LASTS: Duration = Duration::from_secs(30);
 
 pub(crate) fn network() -> NetworkId {
     NetworkId::eip155(84_532)
@@ -16,6 +20,10 @@ pub(crate) fn network() -> NetworkId {
 
 pub(crate) fn asset() -> AssetId {
     AssetId::new(network(), "0xtoken")
+}
+
+pub(crate) fn holder(name: &str) -> Holder {
+    Holder { name: name.into(), url: None }
 }
 
 pub(crate) fn key(name: &str) -> PaymentKey {

@@ -8,7 +8,7 @@ use pay402_core::journal::{Event, Journal};
 use pay402_core::time::UnixTime;
 use pay402_store::{SqliteGrants, SqliteJournal};
 
-use crate::samples::{change, claim, entry, key, network, settled, signed};
+use crate::samples::{LASTS, change, claim, entry, holder, key, network, settled, signed};
 
 const PLAN: &[u8] = b"canary of a sealed plan";
 const RAW: &[u8] = b"canary of sealed signed bytes";
@@ -36,8 +36,8 @@ async fn until_gone(directory: &Path, canary: &[u8]) {
 async fn a_final_entry_leaves_nothing_spendable() {
     let directory = tempfile::tempdir().unwrap();
     let journal = SqliteJournal::open(directory.path().join("journal")).unwrap();
-    let lease = journal.lease(&network(), "here", UnixTime(0), UnixTime(30)).await;
-    let lease = lease.unwrap().unwrap();
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
+    let lease = lease.unwrap().granted().unwrap();
     // One that fits its row, and one that spills over many pages.
     for (name, copies) in [("small", 1), ("large", 2_000)] {
         let mut new = entry(name);
