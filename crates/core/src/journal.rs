@@ -372,6 +372,12 @@ pub trait Journal: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Entry>, JournalError>;
 
+    /// The entries that were entered last, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn newest(&self, limit: usize) -> Result<Vec<Entry>, JournalError>;
+
     /// The unfinished entries of a network, in figures. A store that can count does so instead of
     /// reading them all.
     ///

@@ -14,7 +14,7 @@ use pay402_core::error::Unavailable;
 use pay402_core::journal::{Delivery, Holder, Journal, JournalError};
 use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs};
 use pay402_core::time::Clock;
-use pay402_core::{NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
+use pay402_core::{Amount, NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::feed::Bell;
@@ -134,6 +134,8 @@ pub(crate) struct LaneHealth {
     rejected_in_a_row: AtomicU32,
     /// Whether the signer has too little to pay gas with.
     low: AtomicBool,
+    /// What the signer had when it was last looked at, in wei.
+    wei: Mutex<Option<Amount>>,
     /// Sendings that were refused since the start.
     pub(crate) rejected: Count,
 }
@@ -147,6 +149,16 @@ impl LaneHealth {
     /// Notes whether the signer has too little; gives what was noted before.
     pub(crate) fn mark(&self, low: bool) -> bool {
         self.low.swap(low, Ordering::Relaxed)
+    }
+
+    /// Notes what the signer has, in wei.
+    pub(crate) fn has(&self, wei: Amount) {
+        *self.wei.lock().unwrap_or_else(PoisonError::into_inner) = Some(wei);
+    }
+
+    /// What the signer had when it was last looked at, in wei.
+    pub(crate) fn wei(&self) -> Option<Amount> {
+        *self.wei.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_low(&self) -> bool {
@@ -190,6 +202,7 @@ impl Desk {
             rejected_in_a_row: AtomicU32::new(0),
             rejected: Count::default(),
             low: AtomicBool::new(false),
+            wei: Mutex::default(),
         };
         Self {
             id: network.id().clone(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::facilitator::{Facilitator, Settled, Supported, Verdict};
+use pay402_core::history::{Record, Span};
 use pay402_core::journal::{Backlog, Delivery, Entry, Holder, Journal, Outcome, Stage};
 use pay402_core::network::{Network, Unverified, Verified};
 use pay402_core::time::Clock;
@@ -478,6 +479,28 @@ impl Engine {
     /// When the journal cannot be read.
     pub(crate) async fn entry(&self, key: &PaymentKey) -> Result<Option<Entry>, Unavailable> {
         let found = self.0.journal.find(key).await;
+        found.map_err(|error| Unavailable::new("journal", error.to_string()))
+    }
+
+    /// The entries that were entered last, newest first.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub(crate) async fn newest(&self, limit: usize) -> Result<Vec<Entry>, Unavailable> {
+        let found = self.0.journal.newest(limit).await;
+        found.map_err(|error| Unavailable::new("journal", error.to_string()))
+    }
+
+    /// What happened to a payment.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub(crate) async fn history_of(
+        &self,
+        key: &PaymentKey,
+        span: Span,
+    ) -> Result<Vec<Record>, Unavailable> {
+        let found = self.0.journal.history_of_payment(key, span).await;
         found.map_err(|error| Unavailable::new("journal", error.to_string()))
     }
 

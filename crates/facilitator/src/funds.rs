@@ -28,6 +28,7 @@ pub(crate) async fn look(desk: &Desk) -> Result<(), Unavailable> {
     for funds in desk.in_time(desk.network.funds()).await?? {
         let Some(lane) = desk.lane_of(&funds.signer) else { continue };
         let (signer, wei, floor) = (&funds.signer, &funds.wei, &funds.floor);
+        lane.has(*wei);
         match (lane.mark(funds.are_low()), funds.are_low()) {
             (false, true) => {
                 tracing::error!(network = %desk.id, signer, %wei, %floor, "too little for gas; \

@@ -143,6 +143,22 @@ impl Journal for SqliteJournal {
             .await
     }
 
+    async fn newest(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
+        let limit = limit_of(limit);
+        self.writer
+            .run(Access::Read, move |connection| {
+                let mut select = connection
+                    .prepare_cached(concat!(entries!(), " ORDER BY seq DESC LIMIT ?1"))?;
+                let mut rows = select.query([limit])?;
+                let mut entries = Vec::new();
+                while let Some(row) = rows.next()? {
+                    entries.push(read_entry(row).map_err(Stop::Broken)?.entry);
+                }
+                Ok(entries)
+            })
+            .await
+    }
+
     async fn backlog(&self, network: &NetworkId) -> Result<Backlog, JournalError> {
         let network = Net(network.clone());
         self.writer

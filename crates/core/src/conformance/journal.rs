@@ -44,6 +44,7 @@ macro_rules! journal_conformance {
                 an_advance_undoes_no_hand_over,
                 the_next_nonce_follows_the_highest_recorded,
                 unfinished_entries_come_oldest_first,
+                the_newest_entries_come_first,
                 failures_that_cost_a_fee_are_counted,
                 a_backlog_is_counted,
             ]
@@ -609,6 +610,23 @@ pub async fn unfinished_entries_come_oldest_first<J: Journal + 'static>(on: On<J
     let all = on.store.unfinished(&network(), usize::MAX).await.expect("the store answers");
     assert_eq!(all[1].stage, Stage::Signed(signed(1)));
     assert_eq!(all[2].stage, Stage::Sent(signed(2)));
+}
+
+/// Whatever became of them, of every network, bounded.
+pub async fn the_newest_entries_come_first<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    for name in ["b", "c", "a"] {
+        enter(&*on.store, new(name)).await;
+    }
+    enter(&*on.store, new_on(other_network(), "elsewhere")).await;
+    advance(&*on.store, &lease, "c", Event::Signed(signed(1))).await;
+    advance(&*on.store, &lease, "b", Event::Closed(settled())).await;
+    let newest = on.store.newest(10).await.expect("the store answers");
+    let keys: Vec<_> = newest.iter().map(|entry| entry.new.key.clone()).collect();
+    assert_eq!(keys, [key_on(&other_network(), "elsewhere"), key("a"), key("c"), key("b")]);
+    assert_eq!(newest[2].stage, Stage::Signed(signed(1)));
+    assert_eq!(newest[3].stage, Stage::Final(settled()));
+    assert_eq!(on.store.newest(2).await, Ok(newest[..2].to_vec()));
 }
 
 /// Failed, at a price, by this payer, here, not before: each of them counts.

@@ -141,6 +141,12 @@ impl Access {
         known(keys, headers).map(Some)
     }
 
+    /// The hash of `key`, if it is known.
+    pub(super) fn find(&self, key: &str) -> Option<KeyHash> {
+        let Self::Keys(keys) = self else { return None };
+        if key.is_empty() { None } else { among(keys, KeyHash::of(key)) }
+    }
+
     /// The key a request came with; `None` where none is needed.
     ///
     /// Open access is for programs on this machine. A page in its browser can also send here, and
@@ -154,9 +160,18 @@ impl Access {
 /// The key that the request came with, if it is one of `keys`.
 fn known(keys: &[KeyHash], headers: &HeaderMap) -> Result<KeyHash, TurnedAway> {
     let presented = bearer(headers).map(KeyHash::of).ok_or(TurnedAway::Unauthorized)?;
+    among(keys, presented).ok_or(TurnedAway::Unauthorized)
+}
+
+fn among(keys: &[KeyHash], presented: KeyHash) -> Option<KeyHash> {
     // Every key is looked at, so that the time says nothing about which one matched.
     let known = keys.iter().fold(Choice::from(0), |known, key| known | key.0.ct_eq(&presented.0));
-    if bool::from(known) { Ok(presented) } else { Err(TurnedAway::Unauthorized) }
+    bool::from(known).then_some(presented)
+}
+
+/// Whether a request names this machine as its host.
+pub(super) fn is_by_local_name(headers: &HeaderMap) -> bool {
+    headers.contains_key(HOST) && by_local_name(headers).is_ok()
 }
 
 fn comes_directly(headers: &HeaderMap) -> Result<(), TurnedAway> {

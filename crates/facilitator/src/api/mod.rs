@@ -9,6 +9,7 @@
 
 mod access;
 mod answer;
+mod dashboard;
 mod events;
 mod exposition;
 mod fitness;
@@ -27,7 +28,7 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use pay402_core::error::Malformed;
 use pay402_core::facilitator::{Settled, Verdict};
@@ -42,6 +43,7 @@ use crate::{Engine, RpcCounts};
 use access::Reader;
 pub use access::{Access, KeyHash, KeyHashError, Named, Role};
 use answer::{Turned, TurnedAway, json_answer, unavailable};
+use dashboard::Sessions;
 use events::Streams;
 use fitness::Look;
 pub(crate) use forward::check_advertised;
@@ -69,6 +71,7 @@ struct Shared {
     closing: watch::Sender<bool>,
     callers: Vec<Named>,
     streams: Streams,
+    sessions: Sessions,
     rpc: Vec<Arc<RpcCounts>>,
     turned_away: Turned,
     look: tokio::sync::Mutex<Option<Look>>,
@@ -91,6 +94,9 @@ fn routes() -> Vec<Route> {
         route("/settle", &["GET", "POST"], get(describe_settle).post(settle)),
         route("/settlements/{id}", &["GET"], get(settlements::settlement)),
         route("/events", &["GET"], get(events::events)),
+        route("/dashboard", &["GET"], get(dashboard::dashboard)),
+        route("/dashboard/payments/{id}", &["GET"], get(dashboard::payment)),
+        route("/dashboard/session", &["POST"], post(dashboard::sign_in)),
         route("/account", &["GET", "POST"], get(describe_account).post(account)),
         route("/supported", &["GET"], get(supported)),
         route("/health", &["GET"], get(health)),
@@ -120,6 +126,7 @@ impl Api {
             closing: watch::Sender::new(false),
             callers,
             streams: Streams::default(),
+            sessions: Sessions::default(),
             rpc,
             turned_away: Turned::default(),
             look: tokio::sync::Mutex::new(None),
@@ -161,12 +168,24 @@ impl Api {
 
     /// Who asks to read.
     fn reader(&self, headers: &HeaderMap) -> Result<Reader, TurnedAway> {
+        if let Some(reader) = self.0.sessions.reader(headers) {
+            return Ok(reader);
+        }
         let key = self.0.access.admit_reading(headers)?;
-        Ok(key.map_or(Reader::Operator, |key| match self.named(&key) {
+        Ok(key.map_or(Reader::Operator, |key| self.reader_of(&key)))
+    }
+
+    /// Who holds this key; `None` for one that is not known.
+    fn reader_with(&self, key: &str) -> Option<Reader> {
+        self.0.access.find(key).map(|key| self.reader_of(&key))
+    }
+
+    fn reader_of(&self, key: &KeyHash) -> Reader {
+        match self.named(key) {
             Some(Named { role: Role::Operator, .. }) => Reader::Operator,
             Some(Named { role: Role::Caller, name, .. }) => Reader::Caller(name.clone()),
             None => Reader::Nameless,
-        }))
+        }
     }
 
     fn named(&self, key: &KeyHash) -> Option<&Named> {

@@ -30,6 +30,11 @@ pub(super) fn id_of(key: &PaymentKey) -> String {
     key.as_str().replace('/', PART)
 }
 
+/// The key that an id stands for.
+pub(super) fn key_of(id: &str) -> PaymentKey {
+    PaymentKey::from_stored(&id.replace(PART, "/"))
+}
+
 /// The same as a header; `None` for a key that cannot be in one, which no family makes.
 pub(super) fn header_of(key: &PaymentKey) -> Option<HeaderValue> {
     HeaderValue::from_str(&id_of(key)).ok()
@@ -75,7 +80,7 @@ fn asked(
         Malformed::new("Idempotency-Key", "is missing; send the one that it was settled with")
     })?;
     let caller = Digest::of(&[key.as_bytes(), proof]);
-    Ok((PaymentKey::from_stored(&id.replace(PART, "/")), caller))
+    Ok((key_of(&id), caller))
 }
 
 fn standing(entry: &Entry) -> Value {
@@ -133,7 +138,7 @@ mod tests {
             let key = PaymentKey::new(&NetworkId::eip155(8453), "0xa", "0xp", nonce);
             let id = id_of(&key);
             assert!(!id.contains('/') && id.is_ascii(), "{id}");
-            assert_eq!(PaymentKey::from_stored(&id.replace(PART, "/")), key);
+            assert_eq!(key_of(&id), key);
             assert_eq!(header_of(&key).unwrap(), id.as_str());
         }
     }

@@ -244,7 +244,7 @@ async fn what_is_invalid_is_an_answer() {
 #[tokio::test]
 async fn pending_is_told_with_the_hash() {
     let bed = Bed::new();
-    let settle_wait_max = Duration::from_millis(60);
+    let settle_wait_max = Duration::from_millis(500);
     let engine = bed.start_with(Options { settle_wait_max, ..options() }).await;
     let api = open(&engine);
     bed.chain.state().automine = false;

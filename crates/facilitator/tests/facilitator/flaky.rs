@@ -117,6 +117,11 @@ impl Journal for Flaky {
         self.journal.unfinished(network, limit).await
     }
 
+    async fn newest(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
+        self.works()?;
+        self.journal.newest(limit).await
+    }
+
     async fn backlog(&self, network: &NetworkId) -> Result<Backlog, JournalError> {
         self.faults.backlogs.fetch_add(1, Ordering::SeqCst);
         self.works()?;

@@ -15,6 +15,7 @@ mod chain;
 #[path = "../../../store/tests/postgres/cluster.rs"]
 mod cluster;
 mod crash;
+mod dashboard;
 mod delegations;
 mod errands;
 mod events;

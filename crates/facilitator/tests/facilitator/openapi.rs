@@ -24,9 +24,14 @@ use crate::faults::flaky;
 
 const PLACE: &str = "http://document.test/openapi.json";
 
-/// Answers that no test here waits for: a body takes ten seconds to be late, a stream does not end.
-const NOT_PROVOKED: [&str; 4] =
-    ["POST /verify 408", "POST /settle 408", "POST /account 408", "GET /events 200"];
+/// Answers that no test here waits for: a body takes ten seconds to be late, a stream does not end, and a redirect has no body.
+const NOT_PROVOKED: [&str; 5] = [
+    "POST /verify 408",
+    "POST /settle 408",
+    "POST /account 408",
+    "GET /events 200",
+    "POST /dashboard/session 303",
+];
 
 pub struct Document {
     json: Value,
@@ -192,6 +197,35 @@ async fn every_answer_is_described_and_every_description_is_true() {
     assert_eq!(document.get(&keyed, "/events").await, StatusCode::UNAUTHORIZED);
     let nameless = keyed_call(Method::GET, "/events", String::new());
     assert_eq!(document.ask(&keyed, "/events", nameless).await, StatusCode::FORBIDDEN);
+    let form = |key: &str| {
+        Request::post("/dashboard/session").body(Body::from(format!("key={key}"))).unwrap()
+    };
+    assert_eq!(
+        document.ask(&keyed, "/dashboard/session", form("x")).await,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(
+        document.ask(&keyed, "/dashboard/session", form("key")).await,
+        StatusCode::FORBIDDEN
+    );
+    let one = "/dashboard/payments/{id}";
+    let payment_page = |nonce: &str, key: &str| {
+        let uri = format!("/dashboard/payments/eip155:84532~0xasset~0xpayer~{nonce}");
+        let request = Request::get(uri).header("authorization", format!("Bearer {key}"));
+        request.body(Body::empty()).unwrap()
+    };
+    assert_eq!(document.get(&api, "/dashboard").await, StatusCode::OK);
+    assert_eq!(document.get(&keyed, "/dashboard").await, StatusCode::UNAUTHORIZED);
+    let nameless = keyed_call(Method::GET, "/dashboard", String::new());
+    assert_eq!(document.ask(&keyed, "/dashboard", nameless).await, StatusCode::FORBIDDEN);
+    for (who, nonce, key, status) in [
+        (&api, "1", "", StatusCode::OK),
+        (&api, "never", "", StatusCode::NOT_FOUND),
+        (&keyed, "1", "x", StatusCode::UNAUTHORIZED),
+        (&keyed, "1", "key", StatusCode::FORBIDDEN),
+    ] {
+        assert_eq!(document.ask(who, one, payment_page(nonce, key)).await, status);
+    }
     let ahead = Request::get("/events").header("last-event-id", "100000").body(Body::empty());
     assert_eq!(document.ask(&api, "/events", ahead.unwrap()).await, StatusCode::BAD_REQUEST);
     let page = Request::get("/metrics").header("host", "page.example").body(Body::empty()).unwrap();
@@ -204,6 +238,9 @@ async fn every_answer_is_described_and_every_description_is_true() {
         assert_eq!(told, StatusCode::SERVICE_UNAVAILABLE);
     }
     faults.down.store(true, Ordering::SeqCst);
+    assert_eq!(document.get(&api, "/dashboard").await, StatusCode::SERVICE_UNAVAILABLE);
+    let told = document.ask(&api, one, payment_page("1", "")).await;
+    assert_eq!(told, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(document.look(&keyed, "k1", Some("id")).await, StatusCode::SERVICE_UNAVAILABLE);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(document.get(&api, "/readyz").await, StatusCode::SERVICE_UNAVAILABLE);

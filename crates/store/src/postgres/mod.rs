@@ -109,6 +109,7 @@ const UNFINISHED: &str = concat!(
     " WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
     ORDER BY seq LIMIT $2"
 );
+const NEWEST: &str = concat!(entries!(), " ORDER BY seq DESC LIMIT $1");
 const BACKLOG: &str = "
     SELECT stage, signer, count(*) AS entries, min(entered_at) AS oldest
     FROM pay402_journal.entry WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
@@ -392,6 +393,17 @@ impl Journal for PgJournal {
         self.run(move |client| {
             Box::pin(async move {
                 let found = rows(client, UNFINISHED, &[&network, &limit]).await?;
+                found.iter().map(|row| entry_of(row).map(|found| found.entry)).collect()
+            })
+        })
+        .await
+    }
+
+    async fn newest(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.run(move |client| {
+            Box::pin(async move {
+                let found = rows(client, NEWEST, &[&limit]).await?;
                 found.iter().map(|row| entry_of(row).map(|found| found.entry)).collect()
             })
         })
