@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pay402_core::journal::{Advance, Event, Holder, Journal, Lease, NewEntry, SignedAs};
-use pay402_core::network::SentAs;
+use pay402_core::network::{Part, SentAs};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, NetworkId, PaymentKey};
 use pay402_store::{PgJournal, SqliteJournal};
@@ -153,6 +153,7 @@ fn signed(nonce: u64) -> SignedAs {
         nonce,
         transaction: format!("0x{nonce:064x}"),
         replaced: Vec::new(),
+        part: Part::WHOLE,
     };
-    SignedAs { sent, raw: vec![2; SEALED_BYTES] }
+    SignedAs { sent, raw: vec![2; SEALED_BYTES], spent: Amount::ZERO }
 }

@@ -19,6 +19,7 @@ mod hostile;
 #[cfg(unix)]
 mod journal;
 mod load;
+mod pack;
 mod paid;
 mod report;
 mod settle;
@@ -98,6 +99,7 @@ async fn run(options: &Options) -> Result<()> {
         ("unpaid", unpaid::NAMES),
         ("verify", verify::NAMES),
         ("settle", settle::NAMES),
+        ("pack", pack::NAMES),
         ("paid", paid::NAMES),
     ] {
         if !names.iter().any(chosen) {
@@ -107,6 +109,7 @@ async fn run(options: &Options) -> Result<()> {
             "unpaid" => unpaid::run(options.extent).await?,
             "verify" => verify::run(options.extent).await?,
             "settle" => settle::run(options.extent).await?,
+            "pack" => pack::run().await?,
             _ => paid::run(options.extent).await?,
         };
         for bench in benches.iter().filter(|bench| chosen(&bench.name)) {

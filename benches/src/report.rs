@@ -11,6 +11,8 @@ pub(crate) enum Unit {
     PerSecond,
     /// Microseconds each: fewer is better.
     Microseconds,
+    /// Gas each: fewer is better.
+    Gas,
 }
 
 impl Unit {
@@ -18,6 +20,7 @@ impl Unit {
         match self {
             Self::PerSecond => "per_second",
             Self::Microseconds => "microseconds",
+            Self::Gas => "gas",
         }
     }
 }
@@ -35,7 +38,7 @@ impl Round {
     fn ratio(self, unit: Unit) -> f64 {
         match unit {
             Unit::PerSecond => self.subject / self.reference,
-            Unit::Microseconds => self.reference / self.subject,
+            Unit::Microseconds | Unit::Gas => self.reference / self.subject,
         }
     }
 }

@@ -88,8 +88,12 @@ pub enum Stage {
 pub struct SignedAs {
     /// Signer, nonce and hash.
     pub sent: SentAs,
-    /// The signed bytes, sealed. Empty once the entry is final.
+    /// The signed bytes, sealed. Empty once the entry is final, and where another entry with the same
+    /// transaction has them.
     pub raw: Vec<u8>,
+    /// What earlier transactions cost that carried it among others and were mined without its
+    /// transfer, in wei: its share of them.
+    pub spent: Amount,
 }
 
 /// How an entry ended.
@@ -132,8 +136,9 @@ pub enum Delivery {
 /// What happened to an entry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Event {
-    /// A transaction was signed for it. From [`Stage::Due`]; also from `Signed`/`Sent` when the
-    /// earlier transaction provably can never be mined because its nonce was consumed by another.
+    /// A transaction was signed for it, or for it and others. From [`Stage::Due`]; also from
+    /// `Signed`/`Sent` when the earlier transaction provably can never be mined because its nonce was
+    /// consumed by another, or carried it among others and was mined without its transfer.
     Signed(SignedAs),
     /// A transaction with the same signer and nonce was signed, to take the place of the one that is
     /// recorded. From `Signed` and `Sent`; either may be mined from then on.
@@ -168,7 +173,7 @@ pub fn step(stage: Stage, event: Event) -> Result<Stage, IllegalStep> {
         {
             let mut replaced = old.sent.replaced;
             replaced.push(old.sent.transaction);
-            Ok(Stage::Signed(SignedAs { sent: SentAs { replaced, ..new.sent }, raw: new.raw }))
+            Ok(Stage::Signed(SignedAs { sent: SentAs { replaced, ..new.sent }, ..new }))
         }
         (Stage::Signed(signed) | Stage::Sent(signed), Event::Sent) => Ok(Stage::Sent(signed)),
         (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Closed(outcome)) => {
@@ -457,11 +462,13 @@ pub trait Journal: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::Part;
 
     fn signed(nonce: u64) -> SignedAs {
         let transaction = format!("0x{nonce}");
-        let sent = SentAs { signer: "0xa".into(), nonce, transaction, replaced: Vec::new() };
-        SignedAs { sent, raw: vec![1] }
+        let (replaced, part) = (Vec::new(), Part::WHOLE);
+        let sent = SentAs { signer: "0xa".into(), nonce, transaction, replaced, part };
+        SignedAs { sent, raw: vec![1], spent: Amount::ZERO }
     }
 
     fn replacing(nonce: u64, number: usize) -> SignedAs {

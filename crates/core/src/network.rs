@@ -4,11 +4,13 @@
 //! signed and journalled first, and a retry sends the same bytes.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::amount::U256;
 use crate::error::{Malformed, Unavailable};
 use crate::facilitator::Kind;
 use crate::time::UnixTime;
@@ -230,6 +232,13 @@ pub enum ChainStatus {
         /// The transaction.
         transaction: String,
     },
+    /// Mined among others without the transfer, for certain, and its authorization is unused.
+    LeftOut {
+        /// Whether the authorization can no longer be used by chain time.
+        expired: bool,
+        /// Its share of what the transaction cost us, in wei.
+        fee: Amount,
+    },
     /// Mined without the transfer, for certain.
     Failed {
         /// Why.
@@ -360,6 +369,52 @@ pub trait Network: Send + Sync {
         plan: &SecretBytes,
     ) -> Result<SignedTransaction, Unavailable>;
 
+    /// How payments are packed here; `None` where each goes by itself.
+    fn packing(&self) -> Option<Packing> {
+        None
+    }
+
+    /// Whether `plan` may be one of several in a transaction, as far as it can be told without the chain.
+    fn may_be_packed(&self, _plan: &SecretBytes) -> bool {
+        false
+    }
+
+    /// Which of these plans are to go together, after a look at the chain. A plan is in one pack at
+    /// most; one that is in none has to be sent by itself.
+    async fn pack(&self, _plans: &[&SecretBytes]) -> Vec<Pack> {
+        Vec::new()
+    }
+
+    /// Signs one transaction that carries out all of these plans, in their order, each with `item_gas`
+    /// at most. What becomes of one never depends on another. Sends nothing.
+    ///
+    /// # Errors
+    /// When fees cannot be read or a plan cannot be packed.
+    async fn sign_pack(
+        &self,
+        _signer: &str,
+        _nonce: u64,
+        _plans: &[&SecretBytes],
+        _item_gas: u64,
+    ) -> Result<SignedTransaction, Unavailable> {
+        Err(Unavailable::new(format!("network {}", self.id()), "nothing is packed here"))
+    }
+
+    /// Where payments stand that were put on their way in one transaction, in their order.
+    ///
+    /// # Errors
+    /// Of each, as [`Network::status`].
+    async fn statuses(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        let mut statuses = Vec::with_capacity(members.len());
+        for (plan, sent) in members {
+            statuses.push(self.status(plan, Some(sent)).await);
+        }
+        statuses
+    }
+
     /// Signs what takes the place of a transaction that is not mined at the fees it offers: the same
     /// call with the same nonce, and fees that nodes take for a replacement, within the operator's
     /// bound. `None` where that is of no use: the offer is good enough, or cannot be raised.
@@ -404,11 +459,76 @@ pub struct SentAs {
     /// Hashes of transactions with the same nonce that it was to take the place of. One of them may be
     /// mined instead.
     pub replaced: Vec<String>,
+    /// Its part in the transaction.
+    pub part: Part,
+}
+
+/// How payments are packed on a network.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Packing {
+    /// How long a payment that is not the only one due waits for others.
+    pub wait: Duration,
+    /// Most payments of one transaction.
+    pub members_max: usize,
+}
+
+/// Payments that are to go in one transaction.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pack {
+    /// Which of those that were asked about, by their places; two at least.
+    pub members: Vec<usize>,
+    /// Most gas of each.
+    pub item_gas: u64,
+}
+
+/// A payment's part in the transaction that carries it out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Part {
+    /// Its place, from zero.
+    pub index: u32,
+    /// How many payments there are.
+    pub of: u32,
+}
+
+impl Part {
+    /// That of a payment by itself.
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
+
+    /// Whether the transaction carries nothing else.
+    pub const fn is_whole(self) -> bool {
+        self.of <= 1
+    }
+
+    /// Its share of what the transaction cost, in wei. The shares of all parts add up to the whole.
+    pub fn share(self, fee: Amount) -> Amount {
+        let (fee, of) = (fee.to_u256(), U256::from(self.of.max(1)));
+        let odd = u64::from(U256::from(self.index) < fee % of);
+        Amount::new(fee / of + U256::from(odd))
+    }
 }
 
 impl SentAs {
     /// Whether this is one of the transactions that may be mined for it.
     pub fn is_any(&self, transaction: &str) -> bool {
         self.transaction == transaction || self.replaced.iter().any(|hash| hash == transaction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_the_fee() {
+        for (fee, of) in [(0, 3), (1, 3), (2, 3), (100, 7), (21_000, 1), (u64::MAX, 50)] {
+            let shares: Vec<_> =
+                (0..of).map(|index| Part { index, of }.share(fee.into()).to_u256()).collect();
+            let sum: U256 = shares.iter().fold(U256::ZERO, |sum, share| sum + share);
+            assert_eq!(sum, U256::from(fee), "{fee} among {of}");
+            let (least, most) = (shares.iter().min(), shares.iter().max());
+            assert!(*most.unwrap() - *least.unwrap() <= U256::from(1), "{shares:?}");
+        }
+        let last = Part { index: 2, of: 3 };
+        assert_eq!(last.share(Amount::MAX), Amount::new(Amount::MAX.to_u256() / U256::from(3)));
     }
 }

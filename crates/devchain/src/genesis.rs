@@ -25,6 +25,9 @@ pub const CREATE2_DEPLOYER: Address = address!("0x4e59b44847b379578588920cA78FbF
 /// Where `AgentAccount` lives, the code that an EOA delegates to (EIP-7702): where [`CREATE2_DEPLOYER`] puts its creation
 /// code with salt 0, on every chain.
 pub const AGENT_ACCOUNT_ADDRESS: Address = address!("0x8DA472a94aeEb4801807d4641696B654C93eb94b");
+/// Where `Packer` lives, which carries out many payments in one transaction: where [`CREATE2_DEPLOYER`] puts its creation code
+/// with salt 0, on every chain.
+pub const PACKER_ADDRESS: Address = address!("0xEb777d33Bb7AED70DA598f68bbcE7DcDBe4488e6");
 /// EIP-712 domain name of the token.
 pub const USDC_NAME: &str = "USDC";
 /// EIP-712 domain version of the token.
@@ -131,6 +134,9 @@ pub static WALLET_1271: LazyLock<Artifact> =
 /// The delegate of [`AGENT_ACCOUNT_ADDRESS`]; its creation code takes no argument.
 pub static AGENT_ACCOUNT: LazyLock<Artifact> =
     LazyLock::new(|| artifact(include_str!("../../../contracts/artifacts/AgentAccount.json")));
+/// The contract at [`PACKER_ADDRESS`].
+pub static PACKER: LazyLock<Artifact> =
+    LazyLock::new(|| artifact(include_str!("../../../contracts/artifacts/Packer.json")));
 
 /// The signer of development account `index` (0–9); keys are public, see [`PUBLIC_DEV_KEYS`].
 ///
@@ -178,6 +184,7 @@ pub(crate) fn state(funding: &[Funding]) -> State {
         (UPTO_PERMIT2_PROXY, UPTO_PROXY_CONTRACT.runtime_code.clone()),
         (CREATE2_DEPLOYER, CREATE2_DEPLOYER_CODE),
         (AGENT_ACCOUNT_ADDRESS, AGENT_ACCOUNT.runtime_code.clone()),
+        (PACKER_ADDRESS, PACKER.runtime_code.clone()),
     ] {
         state.set_code(address, code);
         state.set_nonce(address, 1);
@@ -221,9 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_account_is_where_the_deployer_puts_it() {
-        let address = CREATE2_DEPLOYER.create2_from_code(B256::ZERO, &AGENT_ACCOUNT.creation_code);
-        assert_eq!(AGENT_ACCOUNT_ADDRESS, address);
+    fn our_contracts_are_where_the_deployer_puts_them() {
+        let put = |code: &Bytes| CREATE2_DEPLOYER.create2_from_code(B256::ZERO, code);
+        assert_eq!(AGENT_ACCOUNT_ADDRESS, put(&AGENT_ACCOUNT.creation_code));
+        assert_eq!(PACKER_ADDRESS, put(&PACKER.creation_code));
     }
 
     #[test]

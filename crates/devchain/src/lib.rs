@@ -5,8 +5,8 @@
 //! that viem, ethers, web3.py, `cast` and alloy take for a node. It is used as an alloy transport without a socket
 //! ([`Devchain::transport`]) or on a port ([`Devchain::serve`]). Tests hold, drop, reorder and rewind it.
 //!
-//! Block 0 has a USDC-like token, Permit2 and the x402 proxies, Multicall3, the CREATE2 deployer and ten funded
-//! accounts whose keys are public ([`genesis`]). Badly behaved contracts for tests are in [`zoo`].
+//! Block 0 has a USDC-like token, Permit2 and the x402 proxies, Multicall3, the CREATE2 deployer, our own contracts and ten
+//! funded accounts whose keys are public ([`genesis`]). Badly behaved contracts for tests are in [`zoo`].
 //!
 //! Where it differs from a real chain, on purpose:
 //! - a block may have its parent's timestamp, so that many blocks a second do not run ahead of the clock;

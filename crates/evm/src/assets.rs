@@ -55,6 +55,9 @@ pub struct Asset {
     pub method: TransferMethod,
     /// What a unit stands for.
     pub peg: Peg,
+    /// Whether several payments of it may go in one transaction: a token by EIP-3009 whose transfers do
+    /// not depend on who sends them, and log the use of the nonce and then the transfer.
+    pub packs: bool,
 }
 
 impl Asset {
@@ -79,7 +82,7 @@ impl Asset {
             domain_name: name.to_owned(),
             domain_version: version.to_owned(),
         };
-        Ok(Self { info, method: Eip3009, peg })
+        Ok(Self { info, method: Eip3009, peg, packs: false })
     }
 
     /// A token of which only its ERC-20 side is known: paid through Permit2.
@@ -101,6 +104,12 @@ impl Asset {
     #[must_use]
     pub fn by(self, method: TransferMethod) -> Self {
         Self { method, ..self }
+    }
+
+    /// The same token, of which several payments may go in one transaction.
+    #[must_use]
+    pub fn packing(self) -> Self {
+        Self { packs: true, ..self }
     }
 
     /// Whether the token's EIP-712 domain is known.
@@ -138,7 +147,7 @@ impl AssetTable {
             let asset =
                 Asset::eip3009(&network, row.address, row.symbol, row.decimals, domain, peg);
             let asset = asset.expect("the table's addresses are checked by a test");
-            Asset { method: row.method, ..asset }
+            Asset { method: row.method, packs: row.method == Eip3009, ..asset }
         });
         Self(assets.collect())
     }

@@ -136,6 +136,11 @@ sol! {
         ) external;
     }
 
+    /// Our own contract that carries out many signed payments.
+    interface Packer {
+        function carryOut(uint256 itemGas, bytes items) external returns (uint256 tried);
+    }
+
     struct Call3 {
         address target;
         bool allowFailure;

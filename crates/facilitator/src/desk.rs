@@ -368,6 +368,21 @@ impl Desk {
         self.in_time(self.network.status(plan, sent)).await?
     }
 
+    /// Asks the network where the payments of one transaction stand, in their order.
+    pub(crate) async fn statuses(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        if let [(plan, sent)] = members {
+            return vec![self.status(plan, Some(sent)).await];
+        }
+        let _slot = self.status_calls.acquire().await;
+        match self.in_time(self.network.statuses(members)).await {
+            Ok(statuses) => statuses,
+            Err(late) => members.iter().map(|_| Err(late.clone())).collect(),
+        }
+    }
+
     /// Sends the bytes, in bounded time. No answer means that nothing is known.
     pub(crate) async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
         match self.in_time(self.network.send(raw)).await {

@@ -174,7 +174,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
     if let Some(mut custody) = desk.take(&key, Some(place)) {
         custody.count_for(&account);
         // A worker that is gone leaves the entry to its successor.
-        _ = crew.inbox.send(Job { custody, plan, expires, displaced: None, failures: 0 }).await;
+        _ = crew.inbox.send(Job::new(custody, plan, expires)).await;
     }
     Ok(None)
 }

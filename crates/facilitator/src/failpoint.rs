@@ -46,6 +46,14 @@ failpoints! {
     AfterSignBeforeJournal = "after-sign-before-journal";
     /// The signed bytes are in the journal; no node has them.
     AfterJournalBeforeSend = "after-journal-before-send";
+    /// A transaction that carries several payments is signed; the journal knows of it for none of them.
+    AfterPackSignBeforeJournal = "after-pack-sign-before-journal";
+    /// The journal has its bytes, and every payment that it carries; no node has them.
+    AfterPackJournalBeforeSend = "after-pack-journal-before-send";
+    /// The chain proved what became of several payments of one transaction; the journal does not have it.
+    AfterPackProofBeforeClose = "after-pack-proof-before-close";
+    /// The payments that a transaction made are closed; one that it left out is not signed anew.
+    AfterPackCloseBeforeAlone = "after-pack-close-before-alone";
     /// A replacement at higher fees is signed; the journal does not know of it.
     AfterReplaceBeforeJournal = "after-replace-before-journal";
     /// The replacement is in the journal; no node has it.

@@ -6,6 +6,9 @@
 //! has become pointless (expired, or somebody else delivered the same authorization first) is still
 //! seen through, so that those behind it can be mined. Its bytes stay in the journal until then,
 //! across restarts.
+//!
+//! What one transaction carries is followed together, and each payment is judged by its own proof. One
+//! that it left out is signed by itself, once; what its share of the fee was stays on its account.
 
 use std::time::Duration;
 
@@ -19,7 +22,7 @@ use crate::desk::Custody;
 use crate::failpoint::Failpoint;
 use crate::scribe::Unwritten;
 use crate::seal::Content;
-use crate::worker::{Crew, Flight, Job};
+use crate::worker::{Crew, Flight, Job, Member};
 
 /// Looks in a row that must show a transaction displaced before its payment is signed anew, the
 /// longest delay between two looks apart. Behind a load balancer one node may count our own
@@ -56,16 +59,17 @@ pub(crate) enum Handed {
 
 /// Sends the bytes of `flight` once.
 pub(crate) async fn send(crew: &Crew, flight: &Flight) -> Handed {
-    let lane = crew.desk.lane_of(&flight.sent.signer);
-    let (payment, transaction) = (&flight.custody.key, &flight.sent.transaction);
-    match crew.desk.send(&flight.raw).await {
+    let Some(raw) = &flight.raw else { return Handed::Taken };
+    let lane = crew.desk.lane_of(&flight.sent().signer);
+    let (payment, transaction) = (flight.name(), &flight.sent().transaction);
+    match crew.desk.send(raw).await {
         Ok(()) => {
             tracing::debug!(%payment, transaction, "sent");
             if let Some(lane) = lane {
                 lane.accepted();
             }
             crew.desk.options.failpoints.pass(Failpoint::AfterSendBeforeSent).await;
-            crew.scribe.note_sent(flight.custody.key.clone()).await;
+            crew.scribe.note_sent(flight.members.iter().map(|it| it.custody.key.clone())).await;
             Handed::Taken
         }
         Err(SendError::NonceSpent) => Handed::Taken,
@@ -84,9 +88,15 @@ pub(crate) async fn send(crew: &Crew, flight: &Flight) -> Handed {
 }
 
 /// What one look at the chain means for a payment.
+#[derive(Clone, Debug, Eq, PartialEq)]
 enum Next {
     /// It is over.
     Close(Outcome),
+    /// It is over, and its transaction may not be mined yet.
+    CloseWhenConsumed,
+    /// The transaction that carried it among others was mined without it, and cost it so much: sign it
+    /// by itself.
+    Alone(Amount),
     /// Ours can never be mined: sign again with another nonce.
     SignAgain,
     /// Nothing is mined: the bytes may have to be sent again.
@@ -97,7 +107,7 @@ enum Next {
     Look,
 }
 
-/// Follows a signed payment to its end.
+/// Follows the payments of a signed transaction to their end.
 pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
     let options = &crew.desk.options;
     let mut poll = options.poll_first;
@@ -114,43 +124,82 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
     let mut replace_at = Instant::now() + replace;
     loop {
         tokio::time::sleep(poll).await;
-        let status = crew.desk.status(&flight.plan, Some(&flight.sent)).await;
-        let next = look(&crew, &flight, status).await;
+        let nexts = look(&crew, &mut flight).await;
+        let has = |wanted: &Next| nexts.contains(wanted);
         // What the node cannot show is asked for less and less often: there may be many of those, made
         // so by whoever wants the others to wait.
-        let longest = match next {
-            Next::Unknown => options.poll_unknown_max,
-            _ => options.poll_max,
+        let longest = match nexts.iter().all(|next| *next == Next::Unknown) {
+            true => options.poll_unknown_max,
+            false => options.poll_max,
         };
         poll = (poll * 2).min(longest);
-        match next {
-            Next::Close(outcome) => return close(&crew, flight.custody, outcome).await,
-            Next::SignAgain if !displaced.is_certain(Instant::now(), options.poll_max) => {}
-            Next::SignAgain => {
-                tracing::warn!(payment = %flight.custody.key, transaction = flight.sent.transaction,
-                    "displaced by another transaction; signing anew");
-                let Flight { custody, plan, expires, sent, .. } = flight;
-                let job = Job { custody, plan, expires, displaced: Some(sent), failures: 0 };
-                return hand_in(&crew, job).await;
+        let (is_displaced, is_open) = (has(&Next::SignAgain), has(&Next::Resend));
+        let (is_waited_for, is_unknown) = (has(&Next::CloseWhenConsumed), has(&Next::Unknown));
+        let certain = is_displaced && displaced.is_certain(Instant::now(), options.poll_max);
+        if !settle_up(&crew, &mut flight, nexts, certain).await {
+            return;
+        }
+        if is_waited_for {
+            find_consumed(&crew, &mut flight).await;
+        }
+        let is_open = is_open || (is_waited_for && !flight.consumed);
+        if is_displaced && !is_open {
+            continue;
+        }
+        displaced = Displaced::default();
+        if is_open && Instant::now() >= replace_at {
+            if self::replace(&crew, &mut flight).await.is_err() {
+                return;
             }
-            Next::Resend if Instant::now() >= replace_at => {
-                if self::replace(&crew, &mut flight).await.is_err() {
-                    return;
-                }
-                _ = send(&crew, &flight).await;
-                replace = (replace * 2).min(options.replace_max);
-                replace_at = Instant::now() + replace;
-                displaced = Displaced::default();
-            }
-            Next::Resend | Next::Unknown if Instant::now() >= resend_at => {
-                _ = send(&crew, &flight).await;
-                resend = (resend * 2).min(options.resend_max);
-                resend_at = Instant::now() + resend;
-                displaced = Displaced::default();
-            }
-            Next::Resend | Next::Unknown | Next::Look => displaced = Displaced::default(),
+            _ = send(&crew, &flight).await;
+            replace = (replace * 2).min(options.replace_max);
+            replace_at = Instant::now() + replace;
+        } else if (is_open || is_unknown) && Instant::now() >= resend_at {
+            _ = send(&crew, &flight).await;
+            resend = (resend * 2).min(options.resend_max);
+            resend_at = Instant::now() + resend;
         }
     }
+}
+
+/// Does what one look at each of the payments asks for. `false` when none of them stays.
+async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: bool) -> bool {
+    let is_pack = flight.members.len() > 1;
+    let (mut closing, mut again, mut staying) = (Vec::new(), Vec::new(), Vec::new());
+    for (member, next) in std::mem::take(&mut flight.members).into_iter().zip(nexts) {
+        let payment = &member.custody.key;
+        let transaction = &member.sent.transaction;
+        match next {
+            Next::Close(outcome) => closing.push((member.custody, outcome)),
+            Next::Alone(fee) => {
+                tracing::warn!(%payment, transaction, "left out of its pack; signing it alone");
+                again.push(member.alone(fee));
+            }
+            Next::SignAgain if certain => {
+                tracing::warn!(%payment, transaction, "displaced by another transaction; signing anew");
+                again.push(member.anew());
+            }
+            Next::CloseWhenConsumed
+            | Next::SignAgain
+            | Next::Resend
+            | Next::Unknown
+            | Next::Look => staying.push(member),
+        }
+    }
+    flight.members = staying;
+    if !closing.is_empty() {
+        if is_pack {
+            crew.desk.options.failpoints.pass(Failpoint::AfterPackProofBeforeClose).await;
+        }
+        close(crew, closing).await;
+    }
+    if is_pack && !again.is_empty() {
+        crew.desk.options.failpoints.pass(Failpoint::AfterPackCloseBeforeAlone).await;
+    }
+    for job in again {
+        hand_in(crew, job).await;
+    }
+    !flight.members.is_empty()
 }
 
 /// The desk has stopped: nothing more is written.
@@ -160,12 +209,13 @@ struct Stopped;
 /// have the same nonce, so that one of them is mined at most; which, is for the chain to say.
 async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
     let desk = &crew.desk;
-    let (key, failpoints) = (flight.custody.key.clone(), &desk.options.failpoints);
-    if flight.sent.replaced.len() >= REPLACEMENTS_MAX || desk.lane_of(&flight.sent.signer).is_none()
-    {
+    let failpoints = &desk.options.failpoints;
+    let (Some(raw), sent) = (&flight.raw, flight.sent().clone()) else { return Ok(()) };
+    let key = flight.name().clone();
+    if sent.replaced.len() >= REPLACEMENTS_MAX || desk.lane_of(&sent.signer).is_none() {
         return Ok(());
     }
-    let signed = match desk.in_time(desk.network.replacement(&flight.sent, &flight.raw)).await {
+    let signed = match desk.in_time(desk.network.replacement(&sent, raw)).await {
         Ok(Ok(Some(signed))) => signed,
         Ok(Ok(None)) => return Ok(()),
         Ok(Err(error)) | Err(error) => {
@@ -174,27 +224,36 @@ async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
         }
     };
     failpoints.pass(Failpoint::AfterReplaceBeforeJournal).await;
-    let raw = match desk.sealer.seal(Content::Raw, &key, &signed.raw) {
+    let mut sealed = match desk.sealer.seal(Content::Raw, &key, &signed.raw) {
         Ok(sealed) => sealed,
         Err(error) => {
             tracing::warn!(payment = %key, %error, "not sealed");
             return Ok(());
         }
     };
-    let SentAs { signer, nonce, transaction: old, .. } = flight.sent.clone();
-    let sent = SentAs { signer, nonce, transaction: signed.transaction, replaced: Vec::new() };
-    let event = Event::Replaced(SignedAs { sent, raw });
-    let written = crew.scribe.write(vec![(key.clone(), event)]).await.pop();
+    let event = |member: &Member| {
+        let (transaction, replaced) = (signed.transaction.clone(), Vec::new());
+        let sent = SentAs { transaction, replaced, ..member.sent.clone() };
+        // The bytes go with the first.
+        let raw = std::mem::take(&mut sealed);
+        let signed = SignedAs { sent, raw, spent: member.spent };
+        (member.custody.key.clone(), Event::Replaced(signed))
+    };
+    let changes = flight.members.iter().map(event).collect();
+    let written = crew.scribe.write_lots(vec![changes]).await.pop();
     failpoints.pass(Failpoint::AfterReplaceJournalBeforeSend).await;
     match written {
-        Some(Ok(Entry { stage: Stage::Signed(recorded), .. })) => {
-            let new = &recorded.sent.transaction;
+        Some(Ok(entries)) => {
+            let (old, new) = (&sent.transaction, &signed.transaction);
             tracing::warn!(payment = %key, old, new, "not mined; offering more for it");
-            flight.sent = recorded.sent;
-            flight.raw = signed.raw;
+            for (member, entry) in flight.members.iter_mut().zip(entries) {
+                if let Entry { stage: Stage::Signed(recorded), .. } = entry {
+                    member.sent = recorded.sent;
+                }
+            }
+            flight.raw = Some(signed.raw);
             Ok(())
         }
-        Some(Ok(_)) => Ok(()),
         Some(Err(Unwritten::Forbidden(problem))) => {
             tracing::error!(payment = %key, problem, "a replacement was not recorded");
             Ok(())
@@ -203,51 +262,69 @@ async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
     }
 }
 
-async fn look(crew: &Crew, flight: &Flight, status: Result<ChainStatus, Unavailable>) -> Next {
-    let payment = &flight.custody.key;
+/// Looks where the payments of a flight stand.
+async fn look(crew: &Crew, flight: &mut Flight) -> Vec<Next> {
+    // What somebody else signed is in no lane of ours.
+    flight.consumed |= crew.desk.lane_of(&flight.sent().signer).is_none();
+    let asked: Vec<_> = flight.members.iter().map(|it| (&it.plan, &it.sent)).collect();
+    let statuses = crew.desk.statuses(&asked).await;
+    let next = |(member, status)| next(member, status, flight.raw.is_some(), flight.consumed);
+    flight.members.iter().zip(statuses).map(next).collect()
+}
+
+/// What `status` means for a payment whose transaction we have the `bytes` of, or have not, and whose
+/// nonce was `consumed` before the look.
+fn next(
+    member: &Member,
+    status: Result<ChainStatus, Unavailable>,
+    bytes: bool,
+    consumed: bool,
+) -> Next {
     let status = match status {
         Ok(status) => status,
         Err(error) => {
-            tracing::debug!(%payment, %error, "status unknown");
+            tracing::debug!(payment = %member.custody.key, %error, "status unknown");
             return Next::Unknown;
         }
     };
-    let is_ours = |transaction: &str| flight.sent.is_any(transaction);
+    let over = |outcome| Next::Close(with_spent(outcome, member.spent));
     match status {
-        ChainStatus::Open { expired: false, displaced: true } => Next::SignAgain,
-        ChainStatus::Open { expired: true, displaced: true } => {
-            Next::Close(failed(Refusal::ValidBefore.into(), Amount::ZERO))
+        // Bytes that nobody has are as good as displaced.
+        ChainStatus::Open { expired: false, displaced } if displaced || !bytes => Next::SignAgain,
+        ChainStatus::Open { expired: true, displaced } if displaced || !bytes => {
+            over(failed(Refusal::ValidBefore.into(), Amount::ZERO))
         }
-        ChainStatus::Open { displaced: false, .. } => Next::Resend,
+        ChainStatus::Open { .. } => Next::Resend,
         ChainStatus::Shallow { .. } => Next::Look,
-        ChainStatus::Proven { transaction, block, fee } => {
-            let mined = is_ours(&transaction);
-            let outcome = Outcome::Settled { transaction, block, fee };
-            close_when_consumed(crew, flight, mined, outcome).await
+        ChainStatus::LeftOut { expired: false, fee } => Next::Alone(fee),
+        ChainStatus::LeftOut { expired: true, fee } => {
+            over(failed(Refusal::ValidBefore.into(), fee))
         }
-        ChainStatus::Failed { refused, fee } => {
-            let outcome = failed(refused, fee);
-            close_when_consumed(crew, flight, false, outcome).await
+        // Closed only when our nonce is consumed, so that nothing behind it waits for bytes nobody
+        // holds; and by a look after that, which has seen what ours cost.
+        ChainStatus::Proven { transaction, block, fee }
+            if consumed || member.sent.is_any(&transaction) =>
+        {
+            over(Outcome::Settled { transaction, block, fee })
         }
+        ChainStatus::Failed { refused, fee } if consumed => over(failed(refused, fee)),
+        ChainStatus::Proven { .. } | ChainStatus::Failed { .. } => Next::CloseWhenConsumed,
     }
 }
 
-/// Closes if our nonce is consumed, so that nothing behind it waits for bytes nobody holds.
-async fn close_when_consumed(crew: &Crew, flight: &Flight, mined: bool, outcome: Outcome) -> Next {
+/// Asks whether the nonce of a flight is consumed.
+async fn find_consumed(crew: &Crew, flight: &mut Flight) {
     let desk = &crew.desk;
-    // What somebody else signed is in no lane of ours.
-    let consumed = mined
-        || desk.lane_of(&flight.sent.signer).is_none()
-        || match desk.in_time(desk.network.consumed_nonces(&flight.sent.signer)).await {
-            Ok(Ok(next)) => next > flight.sent.nonce,
-            Ok(Err(_)) | Err(_) => false,
-        };
-    if consumed { Next::Close(outcome) } else { Next::Resend }
+    let SentAs { signer, nonce, .. } = flight.sent();
+    flight.consumed = match desk.in_time(desk.network.consumed_nonces(signer)).await {
+        Ok(Ok(next)) => next > *nonce,
+        Ok(Err(_)) | Err(_) => false,
+    };
 }
 
 /// Looks what became of a payment that is not signed, or whose transaction can never be mined:
 /// the chain may have closed it. Otherwise it is signed.
-pub(crate) async fn recheck(crew: Crew, job: Job, delay: Duration) {
+pub(crate) async fn recheck(crew: Crew, mut job: Job, delay: Duration) {
     let options = &crew.desk.options;
     let mut pause = delay;
     loop {
@@ -255,15 +332,22 @@ pub(crate) async fn recheck(crew: Crew, job: Job, delay: Duration) {
         pause = pause.max(options.poll_first).saturating_mul(2).min(options.resend_max);
         match crew.desk.status(&job.plan, job.displaced.as_ref()).await {
             Ok(ChainStatus::Proven { transaction, block, fee }) => {
-                let outcome = Outcome::Settled { transaction, block, fee };
-                return close(&crew, job.custody, outcome).await;
+                return close_job(&crew, job, Outcome::Settled { transaction, block, fee }).await;
             }
             Ok(ChainStatus::Failed { refused, fee }) => {
-                return close(&crew, job.custody, failed(refused, fee)).await;
+                return close_job(&crew, job, failed(refused, fee)).await;
             }
             Ok(ChainStatus::Open { expired: true, .. }) => {
                 let outcome = failed(Refusal::ValidBefore.into(), Amount::ZERO);
-                return close(&crew, job.custody, outcome).await;
+                return close_job(&crew, job, outcome).await;
+            }
+            // It was mined after all, without this one.
+            Ok(ChainStatus::LeftOut { fee, expired: true }) => {
+                return close_job(&crew, job, failed(Refusal::ValidBefore.into(), fee)).await;
+            }
+            Ok(ChainStatus::LeftOut { fee, expired: false }) => {
+                job.spent = sum(job.spent, fee);
+                job.displaced = None;
             }
             // By our clock it is too late to begin; the chain's clock decides when it is over.
             Ok(ChainStatus::Open { .. }) if crew.desk.clock.now() >= job.expires => {}
@@ -283,22 +367,48 @@ pub(crate) async fn hand_in(crew: &Crew, job: Job) {
 /// wait for. Closed it is for good: the authorization can never be settled for more.
 pub(crate) async fn close_uncharged(crew: Crew, custody: Custody) {
     let outcome = Outcome::Settled { transaction: String::new(), block: 0, fee: Amount::ZERO };
-    close(&crew, custody, outcome).await;
+    close(&crew, vec![(custody, outcome)]).await;
 }
 
-async fn close(crew: &Crew, custody: Custody, outcome: Outcome) {
+async fn close_job(crew: &Crew, job: Job, outcome: Outcome) {
+    close(crew, vec![(job.custody, with_spent(outcome, job.spent))]).await;
+}
+
+/// Closes entries, in one commit.
+async fn close(crew: &Crew, closing: Vec<(Custody, Outcome)>) {
     crew.desk.options.failpoints.pass(Failpoint::AfterProofBeforeClose).await;
-    let payment = custody.key.clone();
-    match &outcome {
-        Outcome::Settled { transaction, block, .. } => {
-            tracing::info!(%payment, transaction, block, "settled");
+    let mut changes = Vec::with_capacity(closing.len());
+    for (custody, outcome) in &closing {
+        let payment = &custody.key;
+        match outcome {
+            Outcome::Settled { transaction, block, .. } => {
+                tracing::info!(%payment, transaction, block, "settled");
+            }
+            Outcome::Failed { reason, transaction, .. } => {
+                tracing::info!(%payment, reason, transaction, "failed");
+            }
         }
-        Outcome::Failed { reason, transaction, .. } => {
-            tracing::info!(%payment, reason, transaction, "failed");
-        }
+        changes.push((payment.clone(), Event::Closed(outcome.clone())));
     }
     // The scribe reports what goes wrong; the entry then stays open for the next start.
-    _ = crew.scribe.write(vec![(payment, Event::Closed(outcome))]).await;
+    _ = crew.scribe.write(changes).await;
+}
+
+/// What two transactions cost together, in wei.
+pub(crate) fn sum(a: Amount, b: Amount) -> Amount {
+    a.checked_add(b).expect("no chain has so much gas to pay")
+}
+
+/// The outcome with what earlier transactions cost.
+fn with_spent(outcome: Outcome, spent: Amount) -> Outcome {
+    match outcome {
+        Outcome::Settled { transaction, block, fee } => {
+            Outcome::Settled { transaction, block, fee: sum(fee, spent) }
+        }
+        Outcome::Failed { reason, message, transaction, fee } => {
+            Outcome::Failed { reason, message, transaction, fee: sum(fee, spent) }
+        }
+    }
 }
 
 fn failed(refused: Refused, fee: Amount) -> Outcome {

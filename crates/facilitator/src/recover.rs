@@ -1,19 +1,23 @@
 //! Takes up, from the journal, what an earlier process began and did not finish.
 //!
 //! What was signed is sent again with the same bytes; what was only entered is looked up on the
-//! chain and then signed, or closed where nothing is charged. The same search runs from time to time, for entries whose `enter` was
+//! chain and then signed, or closed where nothing is charged. Entries that share a transaction are taken up
+//! together: its bytes are with one of them, and when that one is final already, the others are closed by
+//! what the chain shows, or signed anew by themselves. The same search runs from time to time, for entries whose `enter` was
 //! committed although it reported an error, or that a former holder of the lease left behind.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pay402_core::PaymentKey;
 use pay402_core::journal::{Delivery, JournalError, SignedAs, Stage};
+use pay402_core::network::{SecretBytes, SentAs};
 
 use crate::desk::{Custody, Desk};
 use crate::follow;
 use crate::seal::{Content, Unopened};
-use crate::worker::{Crew, Flight, Job, launch};
+use crate::worker::{Crew, Flight, Job, Member, launch};
 
 /// Unfinished entries read at a time, as a multiple of the bound on them.
 const READ_FACTOR: usize = 2;
@@ -35,25 +39,43 @@ pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
     let desk = &crew.desk;
     let limit = desk.options.unfinished_max.saturating_mul(READ_FACTOR);
     let unfinished = desk.journal.unfinished(&desk.id, limit).await?;
-    let mut flights = Vec::new();
+    let bytes_at: HashSet<Lane> = unfinished
+        .iter()
+        .filter_map(|entry| signed(&entry.stage))
+        .filter(|signed| !signed.raw.is_empty())
+        .map(|signed| lane(&signed.sent))
+        .collect();
+    let mut flights: BTreeMap<(Lane, String), Flight> = BTreeMap::new();
     let mut jobs = Vec::new();
     let mut uncharged = Vec::new();
+    let mut count = 0;
     // One that cannot be taken up must not keep the others waiting.
     let mut failed = None;
     for entry in unfinished {
         match take(desk, &entry.new.key).await {
             Ok(Some(Taken::Job(job))) => jobs.push(job),
-            Ok(Some(Taken::Flight(flight))) => flights.push(flight),
+            Ok(Some(Taken::Signed(member, raw))) => {
+                let name = (lane(&member.sent), member.sent.transaction.clone());
+                let flight = flights.entry(name).or_default();
+                flight.members.push(member);
+                flight.raw = flight.raw.take().or(raw);
+            }
             Ok(Some(Taken::Uncharged(custody))) => uncharged.push(custody),
-            Ok(None) => {}
+            Ok(None) => continue,
             Err(error) => {
                 tracing::error!(payment = %entry.new.key, %error, "not taken up");
                 failed = Some(error);
+                continue;
             }
         }
+        count += 1;
     }
-    let count = flights.len() + jobs.len() + uncharged.len();
-    flights.sort_by(|a, b| (&a.sent.signer, a.sent.nonce).cmp(&(&b.sent.signer, b.sent.nonce)));
+    // Somebody here works on the entry that has the bytes: what shares its transaction waits for it.
+    flights.retain(|(lane, _), flight| flight.raw.is_some() || !bytes_at.contains(lane));
+    let mut flights: Vec<Flight> = flights.into_values().collect();
+    for flight in &mut flights {
+        flight.members.sort_by_key(|member| member.sent.part.index);
+    }
     if !flights.is_empty() {
         desk.spawn(launch(crew.clone(), flights));
     }
@@ -64,6 +86,13 @@ pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
         desk.spawn(follow::close_uncharged(crew.clone(), custody));
     }
     failed.map_or(Ok(count), Err)
+}
+
+/// A signer and a nonce.
+type Lane = (String, u64);
+
+fn lane(sent: &SentAs) -> Lane {
+    (sent.signer.clone(), sent.nonce)
 }
 
 /// Searches from time to time.
@@ -92,7 +121,15 @@ pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecov
         Some(Taken::Job(job)) => {
             crew.desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
         }
-        Some(Taken::Flight(flight)) => crew.desk.spawn(launch(crew.clone(), vec![flight])),
+        Some(Taken::Signed(member, raw)) if raw.is_some() && member.sent.part.is_whole() => {
+            let flight = Flight { members: vec![member], raw, consumed: false };
+            crew.desk.spawn(launch(crew.clone(), vec![flight]));
+        }
+        // It shares its transaction with others, which are taken up with it.
+        Some(Taken::Signed(member, _)) => {
+            drop(member);
+            recover(crew).await?;
+        }
         Some(Taken::Uncharged(custody)) => {
             crew.desk.spawn(follow::close_uncharged(crew.clone(), custody));
         }
@@ -103,7 +140,8 @@ pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecov
 
 enum Taken {
     Job(Job),
-    Flight(Flight),
+    /// It is signed, and the bytes are here or with another entry.
+    Signed(Member, Option<SecretBytes>),
     /// It has no plan, so that nothing is to be sent for it.
     Uncharged(Custody),
 }
@@ -130,11 +168,13 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
     }
     let plan = desk.sealer.open(Content::Plan, key, &entry.new.plan)?;
     let expires = entry.new.expires;
-    Ok(Some(match signed(&entry.stage) {
-        Some(signed) => {
-            let raw = desk.sealer.open(Content::Raw, key, &signed.raw)?;
-            Taken::Flight(Flight { custody, plan, expires, sent: signed.sent.clone(), raw })
-        }
-        None => Taken::Job(Job { custody, plan, expires, displaced: None, failures: 0 }),
-    }))
+    let Some(signed) = signed(&entry.stage) else {
+        return Ok(Some(Taken::Job(Job::new(custody, plan, expires))));
+    };
+    let raw = match signed.raw.is_empty() {
+        true => None,
+        false => Some(desk.sealer.open(Content::Raw, key, &signed.raw)?),
+    };
+    let (sent, spent) = (signed.sent.clone(), signed.spent);
+    Ok(Some(Taken::Signed(Member { custody, plan, expires, sent, spent }, raw)))
 }

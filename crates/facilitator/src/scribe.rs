@@ -5,6 +5,7 @@
 //! says what happened or the lease is gone. **Invariant:** callers are told of a close only after
 //! its commit.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,9 +41,10 @@ pub(crate) enum Unwritten {
     Forbidden(String),
 }
 
+/// Changes that are written all or none, whatever becomes of others.
 struct Request {
-    change: Advance,
-    done: Option<oneshot::Sender<Result<Entry, Unwritten>>>,
+    changes: Vec<Advance>,
+    done: Option<oneshot::Sender<Result<Vec<Entry>, Unwritten>>>,
 }
 
 /// The way to the scribe.
@@ -61,17 +63,36 @@ impl Scribe {
         Self { inbox: sender, clock: Arc::clone(&desk.clock) }
     }
 
-    /// Writes changes, in one commit, and returns each entry as it is then.
+    /// Writes changes, in one commit, and returns each entry as it is then. One that is forbidden does
+    /// not hold up the others.
     pub(crate) async fn write(
         &self,
         changes: Vec<(PaymentKey, Event)>,
     ) -> Vec<Result<Entry, Unwritten>> {
+        let lots = changes.into_iter().map(|change| vec![change]).collect();
+        let mut entries = Vec::new();
+        for written in self.write_lots(lots).await {
+            match written {
+                Ok(written) => entries.extend(written.into_iter().map(Ok)),
+                Err(error) => entries.push(Err(error)),
+            }
+        }
+        entries
+    }
+
+    /// Writes lots of changes in one commit, each lot all or none, and returns the entries as they are
+    /// then.
+    pub(crate) async fn write_lots(
+        &self,
+        lots: Vec<Vec<(PaymentKey, Event)>>,
+    ) -> Vec<Result<Vec<Entry>, Unwritten>> {
         let at = self.clock.now();
-        let mut requests = Vec::with_capacity(changes.len());
-        let mut answers = Vec::with_capacity(changes.len());
-        for (key, event) in changes {
+        let mut requests = Vec::with_capacity(lots.len());
+        let mut answers = Vec::with_capacity(lots.len());
+        for lot in lots {
             let (done, answer) = oneshot::channel();
-            requests.push(Request { change: change(key, event, at), done: Some(done) });
+            let changes = lot.into_iter().map(|(key, event)| change(key, event, at)).collect();
+            requests.push(Request { changes, done: Some(done) });
             answers.push(answer);
         }
         if self.inbox.send(requests).await.is_err() {
@@ -90,10 +111,11 @@ impl Scribe {
     }
 
     /// Notes that bytes were sent. Travels with the next commit.
-    pub(crate) async fn note_sent(&self, key: PaymentKey) {
+    pub(crate) async fn note_sent(&self, keys: impl Iterator<Item = PaymentKey>) {
+        let at = self.clock.now();
+        let changes = keys.map(|key| change(key, Event::Sent, at)).collect();
         // A note that is lost costs nothing: signed and sent entries are treated alike.
-        let change = change(key, Event::Sent, self.clock.now());
-        _ = self.inbox.send(vec![Request { change, done: None }]).await;
+        _ = self.inbox.send(vec![Request { changes, done: None }]).await;
     }
 }
 
@@ -127,15 +149,18 @@ impl Task {
             if self.notes.is_empty() {
                 notes_due = Instant::now() + NOTE_DELAY;
             }
+            let size = |requests: &[Request]| -> usize {
+                requests.iter().map(|request| request.changes.len()).sum()
+            };
             let mut requests = first;
-            while requests.len() < COMMIT_MAX
+            while size(&requests) < COMMIT_MAX
                 && let Ok(more) = self.inbox.try_recv()
             {
                 requests.extend(more);
             }
             let (notes, firm): (Vec<_>, Vec<_>) =
                 requests.into_iter().partition(|request| request.done.is_none());
-            self.notes.extend(notes.into_iter().map(|note| note.change));
+            self.notes.extend(notes.into_iter().flat_map(|note| note.changes));
             if !firm.is_empty() || self.notes.len() >= NOTES_MAX {
                 self.commit(firm).await;
             }
@@ -147,19 +172,22 @@ impl Task {
     async fn commit(&mut self, firm: Vec<Request>) {
         // A note about an entry that moves on in this very commit says nothing any more.
         let mut notes = std::mem::take(&mut self.notes);
-        notes.retain(|note| firm.iter().all(|request| request.change.key != note.key));
+        let moving: HashSet<&PaymentKey> =
+            firm.iter().flat_map(|request| &request.changes).map(|change| &change.key).collect();
+        notes.retain(|note| !moving.contains(&note.key));
         let count = notes.len();
         let mut changes = notes;
-        changes.extend(firm.iter().map(|request| request.change.clone()));
+        changes.extend(firm.iter().flat_map(|request| request.changes.iter().cloned()));
         match self.apply(changes).await {
             Ok(entries) => self.answer(firm, entries.into_iter().skip(count)).await,
             Err(Unwritten::Stopped) => {}
             Err(Unwritten::Forbidden(_)) => {
                 for request in firm {
-                    match self.apply(vec![request.change.clone()]).await {
+                    match self.apply(request.changes.clone()).await {
                         Ok(entries) => self.answer(vec![request], entries.into_iter()).await,
                         Err(error) => {
-                            tracing::error!(payment = %request.change.key, %error, "not written");
+                            let payment = request.changes.first().map(|change| &change.key);
+                            tracing::error!(?payment, %error, "not written");
                             if let Some(done) = request.done {
                                 _ = done.send(Err(error));
                             }
@@ -170,22 +198,26 @@ impl Task {
         }
     }
 
-    async fn answer(&self, firm: Vec<Request>, entries: impl Iterator<Item = Entry>) {
-        let answered: Vec<_> = firm.into_iter().zip(entries).collect();
-        if answered.iter().any(|(_, entry)| matches!(entry.stage, Stage::Final(_))) {
+    async fn answer(&self, firm: Vec<Request>, mut entries: impl Iterator<Item = Entry>) {
+        let of = |request: Request| {
+            let entries: Vec<Entry> = entries.by_ref().take(request.changes.len()).collect();
+            (request.done, entries)
+        };
+        let answered: Vec<_> = firm.into_iter().map(of).collect();
+        let is_final = |entry: &Entry| matches!(entry.stage, Stage::Final(_));
+        if answered.iter().any(|(_, entries)| entries.iter().any(is_final)) {
             self.desk.options.failpoints.pass(Failpoint::AfterCloseBeforeAnswer).await;
         }
-        for (request, entry) in answered {
-            let entry = Arc::new(entry);
-            if matches!(entry.stage, Stage::Final(_)) {
+        for (done, entries) in answered {
+            for entry in entries.iter().filter(|entry| is_final(entry)) {
                 // Before anybody is told: who is told may present the next payment at once.
                 let now = self.desk.clock.now();
-                self.desk.strikes.note(&entry, now);
-                self.desk.metrics.closed(&entry, now);
-                self.desk.waiters.tell(&entry);
+                self.desk.strikes.note(entry, now);
+                self.desk.metrics.closed(entry, now);
+                self.desk.waiters.tell(&Arc::new(entry.clone()));
             }
-            if let Some(done) = request.done {
-                _ = done.send(Ok(Arc::unwrap_or_clone(entry)));
+            if let Some(done) = done {
+                _ = done.send(Ok(entries));
             }
         }
     }

@@ -288,7 +288,7 @@ impl Call {
                 desk.spawn(follow::close_uncharged(self.crew.clone(), custody));
             } else {
                 // A worker that is gone leaves the entry to its successor.
-                let job = Job { custody, plan, expires, displaced: None, failures: 0 };
+                let job = Job::new(custody, plan, expires);
                 _ = self.crew.inbox.send(job).await;
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! **Invariants:** nonces of a signer are given out in one place, here, without gaps; nothing is
 //! sent before its signed bytes are in the journal; a nonce that may have been recorded is never
-//! given out again.
+//! given out again. Payments that share a transaction are journalled in one commit.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use pay402_core::error::Unavailable;
 use pay402_core::journal::{Event, SignedAs};
-use pay402_core::network::{SecretBytes, SentAs};
+use pay402_core::network::{Pack, Part, SecretBytes, SentAs};
 use pay402_core::time::UnixTime;
+use pay402_core::{Amount, PaymentKey};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -47,23 +48,80 @@ pub(crate) struct Job {
     pub(crate) displaced: Option<SentAs>,
     /// How often in a row it could not be signed.
     pub(crate) failures: u32,
+    /// Whether it has to go by itself.
+    pub(crate) alone: bool,
+    /// What transactions cost it that were mined without its transfer, in wei.
+    pub(crate) spent: Amount,
 }
 
 impl Job {
+    /// A payment that was never signed.
+    pub(crate) const fn new(custody: Custody, plan: SecretBytes, expires: UnixTime) -> Self {
+        let (displaced, failures, alone, spent) = (None, 0, false, Amount::ZERO);
+        Self { custody, plan, expires, displaced, failures, alone, spent }
+    }
+
     /// How long to let it rest after its failures.
     fn rest(&self) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
         SIGN_RETRY.saturating_mul(1 << doublings).min(SIGN_RETRY_MAX)
     }
+
+    /// Whether it may go with others. One that could not be signed goes by itself, so that nothing good
+    /// is held up by it.
+    fn may_be_packed(&self, desk: &Desk) -> bool {
+        !self.alone && self.failures == 0 && desk.network.may_be_packed(&self.plan)
+    }
 }
 
 /// A payment whose transaction is signed and journalled.
-pub(crate) struct Flight {
+pub(crate) struct Member {
     pub(crate) custody: Custody,
     pub(crate) plan: SecretBytes,
     pub(crate) expires: UnixTime,
     pub(crate) sent: SentAs,
-    pub(crate) raw: SecretBytes,
+    pub(crate) spent: Amount,
+}
+
+impl Member {
+    /// To be signed by itself, after a transaction that was mined without its transfer at this cost.
+    pub(crate) fn alone(self, fee: Amount) -> Job {
+        let spent = follow::sum(self.spent, fee);
+        Job { displaced: None, spent, ..self.anew() }
+    }
+
+    /// To be signed by itself, since its transaction can never be mined.
+    pub(crate) fn anew(self) -> Job {
+        let Self { custody, plan, expires, sent, spent } = self;
+        Job { displaced: Some(sent), alone: true, spent, ..Job::new(custody, plan, expires) }
+    }
+}
+
+/// A transaction that is signed and journalled, and the payments that it carries and that are not
+/// over: one at least.
+#[derive(Default)]
+pub(crate) struct Flight {
+    pub(crate) members: Vec<Member>,
+    /// The bytes; lost when the entry that had them was closed before a crash.
+    pub(crate) raw: Option<SecretBytes>,
+    /// Whether its nonce is known to be consumed.
+    pub(crate) consumed: bool,
+}
+
+impl Flight {
+    fn first(&self) -> &Member {
+        self.members.first().expect("a flight carries a payment")
+    }
+
+    /// How it was put on its way, as far as that is the same for all of its payments.
+    pub(crate) fn sent(&self) -> &SentAs {
+        &self.first().sent
+    }
+
+    /// By what it is called.
+    pub(crate) fn name(&self) -> &PaymentKey {
+        &self.first().custody.key
+    }
 }
 
 /// The parts of a running worker that its tasks need.
@@ -135,7 +193,8 @@ impl Worker {
             // nothing good is ever behind it.
             let (again, fresh): (Vec<_>, Vec<_>) =
                 batch.into_iter().partition(|job| job.failures > 0);
-            for batch in [fresh, again] {
+            let (packable, others) = self.gather(fresh, &mut jobs).await;
+            for batch in [others, packable, again] {
                 if !batch.is_empty() {
                     self.carry_out(batch).await;
                 }
@@ -143,29 +202,73 @@ impl Worker {
         }
     }
 
+    /// Waits for more payments to pack, if several are due: what is due alone never waits. Gives what
+    /// may be packed, and what may not be and does not wait.
+    async fn gather(
+        &mut self,
+        fresh: Vec<Job>,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> (Vec<Job>, Vec<Job>) {
+        let desk = Arc::clone(&self.crew.desk);
+        let Some(packing) = desk.network.packing() else { return (Vec::new(), fresh) };
+        let until = Instant::now() + packing.wait;
+        let (mut packable, mut others): (Vec<_>, Vec<_>) =
+            fresh.into_iter().partition(|job| job.may_be_packed(&desk));
+        if packable.len() < 2 || packing.wait.is_zero() {
+            return (packable, others);
+        }
+        if !others.is_empty() {
+            self.carry_out(std::mem::take(&mut others)).await;
+        }
+        while packable.len() < packing.members_max.min(BATCH_MAX)
+            && others.len() < BATCH_MAX
+            && let Ok(Some(job)) = tokio::time::timeout_at(until, jobs.recv()).await
+        {
+            match job.may_be_packed(&desk) {
+                true => packable.push(job),
+                false => others.push(job),
+            }
+        }
+        (packable, others)
+    }
+
     async fn carry_out(&mut self, batch: Vec<Job>) {
         let desk = Arc::clone(&self.crew.desk);
         let signed = self.sign_gapless(batch).await;
         let mut flights = Vec::with_capacity(signed.len());
-        let mut changes = Vec::with_capacity(signed.len());
-        for (job, signed, raw) in signed {
-            changes.push((job.custody.key.clone(), Event::Signed(signed.clone())));
-            let Job { custody, plan, expires, .. } = job;
-            flights.push(Flight { custody, plan, expires, sent: signed.sent, raw });
+        let mut lots = Vec::with_capacity(signed.len());
+        for Ready { jobs, signed, raw } in signed {
+            let mut lot = Vec::with_capacity(jobs.len());
+            let mut members = Vec::with_capacity(jobs.len());
+            for (job, signed) in jobs.into_iter().zip(signed) {
+                lot.push((job.custody.key.clone(), Event::Signed(signed.clone())));
+                let Job { custody, plan, expires, spent, .. } = job;
+                members.push(Member { custody, plan, expires, sent: signed.sent, spent });
+            }
+            lots.push(lot);
+            flights.push(Flight { members, raw: Some(raw), consumed: false });
         }
         if flights.is_empty() {
             return;
         }
-        desk.options.failpoints.pass(Failpoint::AfterSignBeforeJournal).await;
-        let written = self.crew.scribe.write(changes).await;
-        desk.options.failpoints.pass(Failpoint::AfterJournalBeforeSend).await;
+        let has_pack = flights.iter().any(|flight| flight.members.len() > 1);
+        let failpoints = &desk.options.failpoints;
+        if has_pack {
+            failpoints.pass(Failpoint::AfterPackSignBeforeJournal).await;
+        }
+        failpoints.pass(Failpoint::AfterSignBeforeJournal).await;
+        let written = self.crew.scribe.write_lots(lots).await;
+        if has_pack {
+            failpoints.pass(Failpoint::AfterPackJournalBeforeSend).await;
+        }
+        failpoints.pass(Failpoint::AfterJournalBeforeSend).await;
         let mut ready = Vec::with_capacity(flights.len());
         for (flight, written) in flights.into_iter().zip(written) {
             match written {
                 Ok(_) => ready.push(flight),
                 Err(Unwritten::Stopped) => return,
                 // The nonce was not recorded, so later ones would wait for it in vain.
-                Err(Unwritten::Forbidden(_)) => self.forget_nonces(&flight.sent.signer),
+                Err(Unwritten::Forbidden(_)) => self.forget_nonces(&flight.sent().signer),
             }
         }
         desk.spawn(launch(self.crew.clone(), ready));
@@ -180,16 +283,17 @@ impl Worker {
             self.forget_nonces(&lost.signer);
         }
         let mut ready = Vec::with_capacity(batch.len());
-        let mut batch = self.pass_signed(batch, &mut ready);
+        let batch = self.pass_signed(batch, &mut ready);
+        let mut lots = lots(&desk, batch).await;
         for _ in 0..SIGN_PASSES {
-            let planned = self.plan(batch).await;
+            let planned = self.plan(lots).await;
             let tried = sign_all(&desk, planned).await;
-            batch = self.keep_gapless(tried, &mut ready);
-            if batch.is_empty() {
+            lots = self.keep_gapless(tried, &mut ready);
+            if lots.is_empty() {
                 break;
             }
         }
-        for job in batch {
+        for job in lots.into_iter().flat_map(|lot| lot.jobs) {
             let crew = self.crew.clone();
             desk.spawn(async move { follow::hand_in(&crew, job).await });
         }
@@ -208,7 +312,10 @@ impl Worker {
                 continue;
             };
             match desk.sealer.seal(Content::Raw, &job.custody.key, &raw) {
-                Ok(sealed) => ready.push((job, SignedAs { sent, raw: sealed }, raw)),
+                Ok(sealed) => {
+                    let signed = vec![SignedAs { sent, raw: sealed, spent: job.spent }];
+                    ready.push(Ready { jobs: vec![job], signed, raw });
+                }
                 Err(error) => {
                     tracing::warn!(payment = %job.custody.key, %error, "not sealed yet");
                     job.failures = job.failures.saturating_add(1);
@@ -220,51 +327,64 @@ impl Worker {
         others
     }
 
-    /// Gives each payment a signer and a nonce. Those that are late, or that no signer is fit for,
-    /// are looked up on the chain instead.
-    async fn plan(&mut self, batch: Vec<Job>) -> Vec<Planned> {
+    /// Gives each lot a signer and a nonce. Payments that are late, or that no signer is fit for, are
+    /// looked up on the chain instead.
+    async fn plan(&mut self, lots: Vec<Lot>) -> Vec<Planned> {
         let desk = Arc::clone(&self.crew.desk);
-        let mut planned = Vec::with_capacity(batch.len());
-        for job in batch {
-            if desk.clock.now() >= job.expires {
-                desk.spawn(follow::recheck(self.crew.clone(), job, Duration::ZERO));
-                continue;
-            }
-            // Some payments name the only one who may send them.
-            let sender = desk.network.sender(&job.plan);
+        let mut planned = Vec::with_capacity(lots.len());
+        for Lot { jobs, item_gas } in lots {
+            let now = desk.clock.now();
+            let (jobs, late): (Vec<_>, Vec<_>) =
+                jobs.into_iter().partition(|job| now < job.expires);
+            self.look_up(late, Duration::ZERO);
+            let Some(first) = jobs.first() else { continue };
+            // Some payments name the only one who may send them. They are not packed.
+            let sender = desk.network.sender(&first.plan);
             match self.fit_lane(sender.as_deref()).await {
                 Ok(lane) => match self.lanes[lane].hand_out() {
-                    Some(nonce) => planned.push(Planned { job, lane, nonce }),
-                    None => desk.spawn(follow::recheck(self.crew.clone(), job, SIGN_RETRY)),
+                    Some(nonce) => {
+                        planned.push(Planned { lot: Lot { jobs, item_gas }, lane, nonce })
+                    }
+                    None => self.look_up(jobs, SIGN_RETRY),
                 },
                 Err(error) => {
-                    tracing::warn!(payment = %job.custody.key, %error, "no signer is fit");
-                    desk.spawn(follow::recheck(self.crew.clone(), job, SIGN_RETRY));
+                    tracing::warn!(payment = %first.custody.key, %error, "no signer is fit");
+                    self.look_up(jobs, SIGN_RETRY);
                 }
             }
         }
         planned
     }
 
+    fn look_up(&self, jobs: Vec<Job>, delay: Duration) {
+        for job in jobs {
+            self.crew.desk.spawn(follow::recheck(self.crew.clone(), job, delay));
+        }
+    }
+
     /// Keeps, of each lane, what was signed before the first that could not be: what comes after it
     /// would wait for a nonce that nobody uses. It was not sent, so it can be signed anew, and is
     /// returned for that.
-    fn keep_gapless(&mut self, tried: Vec<Tried>, kept: &mut Vec<Ready>) -> Vec<Job> {
+    fn keep_gapless(&mut self, tried: Vec<Tried>, kept: &mut Vec<Ready>) -> Vec<Lot> {
         let mut behind = Vec::new();
         let mut unused: HashMap<usize, Vec<u64>> = HashMap::new();
-        for Tried { planned: Planned { mut job, lane, nonce }, outcome } in tried {
+        for Tried { planned: Planned { lot, lane, nonce }, outcome } in tried {
             match outcome {
-                Ok((signed, raw)) if !unused.contains_key(&lane) => kept.push((job, signed, raw)),
+                Ok((signed, raw)) if !unused.contains_key(&lane) => {
+                    kept.push(Ready { jobs: lot.jobs, signed, raw });
+                }
                 Ok(_) => {
                     unused.entry(lane).or_default().push(nonce);
-                    behind.push(job);
+                    behind.push(lot);
                 }
                 Err(error) => {
-                    tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
                     unused.entry(lane).or_default().push(nonce);
-                    job.failures = job.failures.saturating_add(1);
-                    let rest = job.rest();
-                    self.crew.desk.spawn(follow::recheck(self.crew.clone(), job, rest));
+                    for mut job in lot.jobs {
+                        tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
+                        job.failures = job.failures.saturating_add(1);
+                        let rest = job.rest();
+                        self.crew.desk.spawn(follow::recheck(self.crew.clone(), job, rest));
+                    }
                 }
             }
         }
@@ -315,20 +435,66 @@ impl Worker {
     }
 }
 
-/// A payment with the signer and nonce it is to be signed with.
+/// Payments that are to go in one transaction: one, or a pack.
+struct Lot {
+    jobs: Vec<Job>,
+    /// Most gas of each payment of a pack.
+    item_gas: u64,
+}
+
+impl Lot {
+    fn of(job: Job) -> Self {
+        Self { jobs: vec![job], item_gas: 0 }
+    }
+}
+
+/// A lot with the signer and nonce it is to be signed with.
 struct Planned {
-    job: Job,
+    lot: Lot,
     lane: usize,
     nonce: u64,
 }
 
-/// A payment with its signed transaction, not journalled yet.
-type Ready = (Job, SignedAs, SecretBytes);
+/// Payments with their signed transaction, not journalled yet.
+struct Ready {
+    jobs: Vec<Job>,
+    signed: Vec<SignedAs>,
+    raw: SecretBytes,
+}
 
-/// A payment and whether it could be signed.
+/// What is recorded of each payment of a transaction, and its bytes.
+type Signed = (Vec<SignedAs>, SecretBytes);
+
+/// A lot and whether it could be signed.
 struct Tried {
     planned: Planned,
-    outcome: Result<(SignedAs, SecretBytes), Unavailable>,
+    outcome: Result<Signed, Unavailable>,
+}
+
+/// Puts together what the network packs; the rest goes one by one.
+async fn lots(desk: &Desk, batch: Vec<Job>) -> Vec<Lot> {
+    if desk.network.packing().is_none() {
+        return batch.into_iter().map(Lot::of).collect();
+    }
+    let (packable, others): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|job| job.may_be_packed(desk));
+    let mut packs = Vec::new();
+    if packable.len() > 1 {
+        let plans: Vec<&SecretBytes> = packable.iter().map(|job| &job.plan).collect();
+        // One that takes too long packs nothing.
+        packs = desk.in_time(desk.network.pack(&plans)).await.unwrap_or_default();
+    }
+    let mut packable: Vec<Option<Job>> = packable.into_iter().map(Some).collect();
+    let mut lots = Vec::new();
+    for Pack { members, item_gas } in packs {
+        let take = |index: usize| packable.get_mut(index).and_then(Option::take);
+        let jobs: Vec<Job> = members.into_iter().filter_map(take).collect();
+        if !jobs.is_empty() {
+            lots.push(Lot { jobs, item_gas });
+        }
+    }
+    lots.extend(packable.into_iter().flatten().chain(others).map(Lot::of));
+    lots
 }
 
 /// Signs everything planned, some at a time, and keeps the order.
@@ -340,14 +506,28 @@ async fn sign_all(desk: &Desk, planned: Vec<Planned>) -> Vec<Tried> {
     stream::iter(planned).map(sign).buffered(SIGN_CONCURRENCY).collect().await
 }
 
-async fn sign(desk: &Desk, planned: &Planned) -> Result<(SignedAs, SecretBytes), Unavailable> {
-    let Planned { job, lane, nonce } = planned;
-    let signer = &desk.lanes[*lane].signer;
-    let signed = desk.in_time(desk.network.sign(signer, *nonce, &job.plan)).await??;
-    let sealed = desk.sealer.seal(Content::Raw, &job.custody.key, &signed.raw)?;
-    let (signer, transaction) = (signer.clone(), signed.transaction);
-    let sent = SentAs { signer, nonce: *nonce, transaction, replaced: Vec::new() };
-    Ok((SignedAs { sent, raw: sealed }, signed.raw))
+async fn sign(desk: &Desk, planned: &Planned) -> Result<Signed, Unavailable> {
+    let Planned { lot: Lot { jobs, item_gas }, lane, nonce } = planned;
+    let (signer, nonce) = (&desk.lanes[*lane].signer, *nonce);
+    let signed = match jobs.as_slice() {
+        [job] => desk.in_time(desk.network.sign(signer, nonce, &job.plan)).await??,
+        jobs => {
+            let plans: Vec<&SecretBytes> = jobs.iter().map(|job| &job.plan).collect();
+            desk.in_time(desk.network.sign_pack(signer, nonce, &plans, *item_gas)).await??
+        }
+    };
+    let first = jobs.first().expect("a lot has a payment");
+    // The bytes are kept once, with the first.
+    let mut sealed = desk.sealer.seal(Content::Raw, &first.custody.key, &signed.raw)?;
+    let of = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+    let record = |(index, job): (u32, &Job)| {
+        let (signer, transaction) = (signer.clone(), signed.transaction.clone());
+        let (replaced, part) = (Vec::new(), Part { index, of });
+        let sent = SentAs { signer, nonce, transaction, replaced, part };
+        SignedAs { sent, raw: std::mem::take(&mut sealed), spent: job.spent }
+    };
+    let records = (0..).zip(jobs).map(record).collect();
+    Ok((records, signed.raw))
 }
 
 impl Lane {
@@ -409,7 +589,8 @@ impl Lane {
             let held: HashSet<u64> = unfinished
                 .iter()
                 .filter_map(|entry| crate::recover::signed(&entry.stage))
-                .filter(|signed| signed.sent.signer == *signer)
+                // Where another entry has the bytes, that one holds the nonce.
+                .filter(|signed| signed.sent.signer == *signer && !signed.raw.is_empty())
                 .map(|signed| signed.sent.nonce)
                 .collect();
             let missing = (consumed..recorded).take(usize::try_from(GAP_MAX).unwrap_or(usize::MAX));

@@ -40,6 +40,7 @@ pub(crate) const JOURNAL: StoreKind = StoreKind {
         include_str!("../migrations/journal/0002_failures.sql"),
         include_str!("../migrations/journal/0003_history.sql"),
         include_str!("../migrations/journal/0004_leader.sql"),
+        include_str!("../migrations/journal/0005_packs.sql"),
     ],
 };
 

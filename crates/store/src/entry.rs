@@ -3,13 +3,13 @@
 //!
 //! **Invariant:** an entry changes only by [`step`].
 
-use pay402_core::PaymentKey;
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entry, Holder, JournalError, NewEntry, Outcome, SignedAs, Stage,
     step,
 };
-use pay402_core::network::SentAs;
+use pay402_core::network::{Part, SentAs};
 use pay402_core::time::UnixTime;
+use pay402_core::{Amount, PaymentKey};
 
 use crate::column::{Columns, Hash, Money, Net, Whole, Words};
 
@@ -86,6 +86,9 @@ pub(crate) fn nonce_after(highest: Option<Whole>) -> Result<Option<u64>, String>
 pub(crate) struct StageColumns<'a> {
     pub(crate) stage: &'static str,
     pub(crate) signed: Option<&'a SignedAs>,
+    /// The place in a transaction that carries several out, and of how many.
+    pub(crate) part: Option<(i64, i64)>,
+    pub(crate) spent: Option<Money>,
     pub(crate) transaction: Option<&'a str>,
     pub(crate) block: Option<u64>,
     pub(crate) fee: Option<Money>,
@@ -99,6 +102,10 @@ pub(crate) fn columns(stage: &Stage) -> StageColumns<'_> {
         Stage::Signed(signed) | Stage::Sent(signed) => StageColumns {
             stage: if matches!(stage, Stage::Signed(_)) { "signed" } else { "sent" },
             signed: Some(signed),
+            part: Some(signed.sent.part)
+                .filter(|part| !part.is_whole())
+                .map(|part| (part.index.into(), part.of.into())),
+            spent: Some(signed.spent).filter(|spent| !spent.is_zero()).map(Money),
             transaction: Some(&signed.sent.transaction),
             ..StageColumns::default()
         },
@@ -177,13 +184,23 @@ pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
 fn read_signed(row: &impl Columns) -> Result<SignedAs, String> {
     // The transactions whose place the recorded one was to take; every query brings them along.
     let replaced: Option<String> = row.read("replaced")?;
+    let part = match (row.read::<Option<i64>>("part")?, row.read::<Option<i64>>("parts")?) {
+        (None, None) => Some(Part::WHOLE),
+        (Some(index), Some(of)) => match (index.try_into(), of.try_into()) {
+            (Ok(index), Ok(of)) if index < of => Some(Part { index, of }),
+            _ => None,
+        },
+        _ => None,
+    };
     let sent = SentAs {
+        part: part.ok_or_else(|| "a part of no whole".to_owned())?,
         signer: row.read("signer")?,
         nonce: row.read::<Whole>("nonce")?.0,
         transaction: row.read("transaction_hash")?,
         replaced: replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
     };
-    Ok(SignedAs { sent, raw: row.read("raw")? })
+    let spent = row.read::<Option<Money>>("spent")?.map_or(Amount::ZERO, |money| money.0);
+    Ok(SignedAs { sent, raw: row.read("raw")?, spent })
 }
 
 pub(crate) fn read_delivery(row: &impl Columns) -> Result<Delivery, String> {

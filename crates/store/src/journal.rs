@@ -509,7 +509,8 @@ fn write_stage(connection: &Connection, seq: i64, entry: &Entry) -> rusqlite::Re
         .prepare_cached(
             "UPDATE entry
              SET stage = :stage, delivery = :delivery, plan = :plan, signer = :signer,
-                 nonce = :nonce, raw = :raw, transaction_hash = :transaction, block = :block,
+                 nonce = :nonce, raw = :raw, part = :part, parts = :parts, spent = :spent,
+                 transaction_hash = :transaction, block = :block,
                  fee = :fee, reason = :reason, message = :message
              WHERE seq = :seq",
         )?
@@ -521,6 +522,9 @@ fn write_stage(connection: &Connection, seq: i64, entry: &Entry) -> rusqlite::Re
             ":signer": columns.signed.map(|signed| &signed.sent.signer),
             ":nonce": columns.signed.map(|signed| Whole(signed.sent.nonce)),
             ":raw": columns.signed.map(|signed| &signed.raw),
+            ":part": columns.part.map(|(index, _)| index),
+            ":parts": columns.part.map(|(_, of)| of),
+            ":spent": columns.spent,
             ":transaction": columns.transaction,
             ":block": columns.block.map(Whole),
             ":fee": columns.fee,

@@ -14,11 +14,15 @@ async fn a_crash_at_any_edge_settles_exactly_once() {
     let price = u128::from(PRICE_ATOMIC);
     for failpoint in Failpoint::ALL.iter().copied() {
         // Reached only by a caller who collects what another one was owed, and by a payment that
-        // waits for an errand (see `errands`), or whose transaction is replaced: the facilitator's own
+        // waits for an errand (see `errands`), shares a transaction, or has it replaced: the facilitator's own
         // tests crash there.
         let elsewhere = [
             Failpoint::AfterCollectBeforeAnswer,
             Failpoint::AfterErrandBeforePayment,
+            Failpoint::AfterPackSignBeforeJournal,
+            Failpoint::AfterPackJournalBeforeSend,
+            Failpoint::AfterPackProofBeforeClose,
+            Failpoint::AfterPackCloseBeforeAlone,
             Failpoint::AfterReplaceBeforeJournal,
             Failpoint::AfterReplaceJournalBeforeSend,
         ];

@@ -278,6 +278,10 @@ fn points() -> impl Iterator<Item = Failpoint> {
     let others = [
         Failpoint::AfterErrandBeforePayment,
         Failpoint::AfterCollectBeforeAnswer,
+        Failpoint::AfterPackSignBeforeJournal,
+        Failpoint::AfterPackJournalBeforeSend,
+        Failpoint::AfterPackProofBeforeClose,
+        Failpoint::AfterPackCloseBeforeAlone,
         Failpoint::AfterReplaceBeforeJournal,
         Failpoint::AfterReplaceJournalBeforeSend,
     ];

@@ -1,4 +1,6 @@
 //! The configuration file of the facilitator: typed, complete, refused at start when it is wrong.
+//!
+//! Long because every setting of one file is here, with the test of what each refuses.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -10,6 +12,7 @@ use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
 use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::address::parse_address;
+use pay402_evm::network::pack::PackSettings;
 use pay402_evm::{AssetTable, Certainty, Settings, Sponsoring, Tier};
 use pay402_facilitator::Options;
 use serde::Deserialize;
@@ -28,6 +31,12 @@ const OPERATIONS_PER_ACCOUNT_MAX: RangeInclusive<u64> = 1..=100;
 const ADVANCE_WEI_MAX: RangeInclusive<u64> = 0..=10_000_000_000_000_000;
 /// What `approval_gas_max` may be.
 const APPROVAL_GAS_MAX: RangeInclusive<u64> = 30_000..=1_000_000;
+/// What `pack_wait_ms` may be; 0 packs only what is due at the same time.
+const PACK_WAIT_MS: RangeInclusive<u64> = 0..=1_000;
+/// What `pack_members_max` may be.
+const PACK_MEMBERS_MAX: RangeInclusive<u64> = 2..=64;
+/// What `pack_gas_max` may be: from two payments to the most that a transaction may use (EIP-7825).
+const PACK_GAS_MAX: RangeInclusive<u64> = 400_000..=16_777_216;
 const WEI_PER_GWEI: u128 = 1_000_000_000;
 /// What `strikes_max` may be: so many times are remembered of one payer.
 const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
@@ -99,9 +108,18 @@ pub(crate) struct Network {
     pub(crate) gas_limit_max: Option<u64>,
     /// Highest fee per gas that is paid, in gwei. Default 200.
     pub(crate) fee_per_gas_max_gwei: Option<u64>,
-    /// What the signer must have for new settlements to be accepted, in gwei. Default what 20 of them may
-    /// cost at the fees of the present.
+    /// What the signer must have for new settlements to be accepted, in gwei. Default what 20 of them, or
+    /// a pack, may cost at the fees of the present.
     pub(crate) signer_min_gwei: Option<u64>,
+    /// Whether several payments go in one transaction where the contract for it is there. Default so.
+    #[serde(default)]
+    pub(crate) packing: Packs,
+    /// How long a payment that is not the only one due waits for others, in milliseconds. Default 20.
+    pub(crate) pack_wait_ms: Option<u64>,
+    /// Most payments of one transaction. Default 50.
+    pub(crate) pack_members_max: Option<u64>,
+    /// Most gas of one such transaction. Default 6,000,000.
+    pub(crate) pack_gas_max: Option<u64>,
     /// Contracts that may be called to deploy a payer's wallet (ERC-6492). Default none.
     #[serde(default)]
     pub(crate) factories: Vec<String>,
@@ -132,6 +150,17 @@ struct TierSection {
     confirmations: u64,
     /// How many of the network's nodes must show its proof. Default 1.
     nodes: Option<u32>,
+}
+
+/// `packing`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Packs {
+    /// Where the contract for it is on the chain.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// `[network.sponsor]`.
@@ -186,6 +215,9 @@ pub(crate) struct Asset {
     name: Option<String>,
     /// `version` of the token's EIP-712 domain.
     version: Option<String>,
+    /// Whether several payments of it may go in one transaction. Default no; of an asset in the default
+    /// table, as that says.
+    packs: Option<bool>,
 }
 
 /// What is needed of an asset that is not in the default table.
@@ -197,12 +229,14 @@ pub(crate) struct AssetDetails<'a> {
     pub(crate) decimals: u8,
     /// Name and version of the token's EIP-712 domain; `None` for a token without EIP-3009.
     pub(crate) domain: Option<(&'a str, &'a str)>,
+    /// Whether several payments of it may go in one transaction.
+    pub(crate) packs: bool,
 }
 
 impl Asset {
     /// What is said about the asset beside its address; `None` when nothing is.
     pub(crate) fn details(&self, setting: &str) -> Result<Option<AssetDetails<'_>>, Misconfigured> {
-        let Self { symbol, decimals, name, version, .. } = self;
+        let Self { symbol, decimals, name, version, packs, .. } = self;
         let domain = match (name, version) {
             (Some(name), Some(version)) => Some((name.as_str(), version.as_str())),
             _ => None,
@@ -217,9 +251,14 @@ impl Asset {
             given.iter().filter(|(_, given)| !given).map(|(field, _)| *field).collect();
         match (symbol, decimals) {
             (Some(symbol), Some(decimals)) if missing.is_empty() => {
-                Ok(Some(AssetDetails { symbol, decimals: *decimals, domain }))
+                let packs = packs.unwrap_or_default();
+                if packs && domain.is_none() {
+                    let problem = "has packs without name and version; only EIP-3009 is packed";
+                    return Err(Misconfigured::new(setting, problem));
+                }
+                Ok(Some(AssetDetails { symbol, decimals: *decimals, domain, packs }))
             }
-            (None, None) if domain.is_none() && missing.len() == 2 => Ok(None),
+            (None, None) if domain.is_none() && missing.len() == 2 && packs.is_none() => Ok(None),
             _ => {
                 let missing = missing.join(", ");
                 let problem = format!("lacks {missing}; give all of the details, or none");
@@ -320,6 +359,16 @@ impl Network {
             Some(delegates) => contracts(&format!("{setting}.delegates"), delegates)?,
             None => vec![AGENT_ACCOUNT],
         };
+        let packs = PackSettings::default();
+        let wait = self.pack_wait_ms.map(Duration::from_millis).or(packs.wait);
+        let members_max = self.pack_members_max.map_or(packs.members_max, |members| {
+            usize::try_from(members).expect("its bound is small")
+        });
+        let packing = PackSettings {
+            wait: wait.filter(|_| self.packing == Packs::Auto),
+            members_max,
+            gas_max: self.pack_gas_max.unwrap_or(packs.gas_max),
+        };
         let fee_per_gas_max = self.fee_per_gas_max_gwei.map(|gwei| u128::from(gwei) * WEI_PER_GWEI);
         Ok(Settings {
             setting: setting.to_owned(),
@@ -337,6 +386,7 @@ impl Network {
             )?,
             delegates,
             sponsoring: self.sponsor.settings(),
+            packing,
         })
     }
 
@@ -367,6 +417,9 @@ impl Network {
             ("sponsor.operations_per_account_max", operations, OPERATIONS_PER_ACCOUNT_MAX),
             ("sponsor.advance_wei_max", self.sponsor.advance_wei_max, ADVANCE_WEI_MAX),
             ("sponsor.approval_gas_max", self.sponsor.approval_gas_max, APPROVAL_GAS_MAX),
+            ("pack_wait_ms", self.pack_wait_ms, PACK_WAIT_MS),
+            ("pack_members_max", self.pack_members_max, PACK_MEMBERS_MAX),
+            ("pack_gas_max", self.pack_gas_max, PACK_GAS_MAX),
             ("block_time_s", self.block_time_s, BLOCK_TIME_S),
             ("gas_limit_max", self.gas_limit_max, GAS_LIMIT_MAX),
             ("fee_per_gas_max_gwei", self.fee_per_gas_max_gwei, FEE_PER_GAS_MAX_GWEI),
@@ -651,7 +704,7 @@ mod tests {
         let details = config.networks[0].assets[0].details("asset").unwrap().unwrap();
         assert_eq!(
             details,
-            AssetDetails { symbol: "X", decimals: 6, domain: Some(("X Coin", "2")) }
+            AssetDetails { symbol: "X", decimals: 6, domain: Some(("X Coin", "2")), packs: false }
         );
         for left_out in 0..all.len() {
             let mut some = all.to_vec();
@@ -662,9 +715,30 @@ mod tests {
         }
         let plain = with(&all[..2]).unwrap();
         let plain = plain.networks[0].assets[0].details("asset").unwrap().unwrap();
-        assert_eq!(plain, AssetDetails { symbol: "X", decimals: 6, domain: None });
+        assert_eq!(plain, AssetDetails { symbol: "X", decimals: 6, domain: None, packs: false });
         assert!(with(&["decimal = 6\n"]).unwrap_err().to_string().contains("decimal"));
         assert!(with(&[all[0], "decimals = \"6\"\n", all[2], all[3]]).is_err());
+    }
+
+    #[test]
+    fn payments_are_packed_as_it_is_set() {
+        let settings = |lines: &str| {
+            let config = parse(&GOOD.replace("rpc =", &format!("{lines}\nrpc ="))).unwrap();
+            config.networks[0].settings("network[0]").unwrap().packing
+        };
+        assert_eq!(settings(""), PackSettings::default());
+        assert_eq!(settings("packing = \"off\"\npack_wait_ms = 5").wait, None);
+        let set = settings("pack_wait_ms = 0\npack_members_max = 2\npack_gas_max = 400000");
+        let (wait, members_max, gas_max) = (Some(Duration::ZERO), 2, 400_000);
+        assert_eq!(set, PackSettings { wait, members_max, gas_max });
+        let with = |lines: &str| {
+            let config = parse(&format!("{GOOD}\nsymbol = \"X\"\ndecimals = 6\n{lines}")).unwrap();
+            config.networks[0].assets[0].details("asset").map(|details| details.unwrap().packs)
+        };
+        let domain = "name = \"X Coin\"\nversion = \"2\"\n";
+        assert_eq!(with(domain), Ok(false));
+        assert_eq!(with(&format!("{domain}packs = true")), Ok(true));
+        assert!(with("packs = true").is_err(), "without EIP-3009");
     }
 
     #[test]
@@ -722,6 +796,10 @@ mod tests {
                 "network[0].sponsor.operations_per_account_max",
             ),
             ("rpc =", "fee_per_gas_max_gwei = 0\nrpc =", "network[0].fee_per_gas_max_gwei"),
+            ("rpc =", "packing = \"on\"\nrpc =", "line 6"),
+            ("rpc =", "pack_wait_ms = 1001\nrpc =", "network[0].pack_wait_ms"),
+            ("rpc =", "pack_members_max = 1\nrpc =", "network[0].pack_members_max"),
+            ("rpc =", "pack_gas_max = 16777217\nrpc =", "network[0].pack_gas_max"),
             ("rpc =", "fee_per_gas_max_gwei = -1\nrpc =", "line 6"),
         ] {
             let error = parse(&GOOD.replace(from, to)).unwrap_err().to_string();

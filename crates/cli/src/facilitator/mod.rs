@@ -2,6 +2,7 @@
 
 mod config;
 mod inspect;
+mod setup;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -63,7 +64,12 @@ A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   gas_limit_max = 400000      # most gas of one settlement; 600000 more to deploy a wallet
   fee_per_gas_max_gwei = 200  # highest price of gas
   signer_min_gwei = 5000000   # what the signer must have for new work to be accepted (0.005 ETH here);
-                              # without it, what 20 settlements may cost at the time
+                              # without it, what 20 settlements or a pack may cost at the time
+  packing = "auto"            # many payments in one transaction where the contract for it is there
+                              # (pay402 facilitator setup puts it there); "off" sends each by itself
+  pack_wait_ms = 20           # how long a payment that is not the only one due waits for others
+  pack_members_max = 50       # most payments of one transaction
+  pack_gas_max = 6000000      # most gas of one such transaction
 payments of higher value may have to be more certain (the amount is in whole units of the token
 behind it, which is named by symbol or address):
   [[network.tier]]
@@ -77,6 +83,8 @@ and a token that is not in the default table is added below it:
   decimals = 6
   name = "X Dollar"           # name and version of its EIP-712 domain; without them it is
   version = "1"               # settled through Permit2
+  packs = false               # whether its payments may be packed: its transfers do not depend on
+                              # who sends them, and it logs the use of a nonce, then the transfer
 
 Calls into contracts that payers choose are made only where they are allowed:
   factories = ["0x..."]             # may deploy wallets (ERC-6492)
@@ -120,13 +128,25 @@ pub(crate) struct Args {
     config: PathBuf,
     /// Without one, it serves.
     #[command(subcommand)]
-    verb: Option<inspect::Verb>,
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    #[command(flatten)]
+    Look(inspect::Verb),
+    /// Put the contract that packs payments on each network where it is missing.
+    ///
+    /// Says what it would cost and asks first, or needs --yes. Run it while no facilitator sends from the same signer.
+    Setup(setup::Args),
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let config = config::read(&args.config)?;
-    if let Some(verb) = args.verb {
-        return inspect::run(verb, &config).await;
+    match args.verb {
+        Some(Verb::Look(verb)) => return inspect::run(verb, &config).await,
+        Some(Verb::Setup(args)) => return setup::run(args, &config).await,
+        None => {}
     }
     let access = access(&config)?;
     let mut networks: Vec<Arc<dyn Network>> = Vec::new();
@@ -307,7 +327,7 @@ fn with_asset(
                        and version";
         return if known { Ok(assets) } else { Err(Misconfigured::new(setting, problem)) };
     };
-    let config::AssetDetails { symbol, decimals, domain } = details;
+    let config::AssetDetails { symbol, decimals, domain, packs } = details;
     let (address, peg) = (&asset.address, Peg::Other);
     let asset = match domain {
         Some(domain) => Asset::eip3009(network, address, symbol, decimals, domain, peg),
@@ -315,7 +335,7 @@ fn with_asset(
     };
     let asset = asset
         .map_err(|error| Misconfigured::new(format!("{setting}.address"), error.to_string()))?;
-    Ok(assets.with(asset))
+    Ok(assets.with(if packs { asset.packing() } else { asset }))
 }
 
 fn signer(setting: &str, signer: &Signer) -> Result<PrivateKeySigner, Misconfigured> {

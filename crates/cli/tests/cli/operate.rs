@@ -349,3 +349,43 @@ async fn a_configuration_is_looked_at_without_being_served() {
     assert!(message.contains("the node is one of eip155:1;"), "{message}");
     node.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_packer_is_deployed_where_it_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain = chain(Mining::Instant);
+    chain.set_code(genesis::PACKER_ADDRESS, alloy::primitives::Bytes::new());
+    chain.set_nonce(genesis::PACKER_ADDRESS, 0);
+    let node = chain.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let ask = |arguments: &[&str]| {
+        let mut command = facilitator(folder.path(), &node.http_url(), "", "");
+        command.args(arguments);
+        let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), text)
+    };
+    let (code, text) = ask(&["check", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("facilitator setup deploys it"), "{text}");
+    let nonces = async || {
+        let signer = genesis::dev_signer(0).address();
+        chain.provider().get_transaction_count(signer).await.unwrap()
+    };
+    // It costs money: nobody was asked.
+    let (code, text) = ask(&["setup"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("--yes") && text.contains(&dev_address(0)), "{text}");
+    assert_eq!(nonces().await, 0, "deployed without consent");
+    let (code, text) = ask(&["setup", "--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&told["state"], nonces().await), (&"deployed".into(), 1), "{text}");
+    let code = chain.provider().get_code_at(genesis::PACKER_ADDRESS).await.unwrap();
+    assert_eq!(code, genesis::PACKER.runtime_code);
+    let (code, text) = ask(&["setup"]);
+    assert_eq!((code, nonces().await), (Some(0), 1), "{text}");
+    assert!(text.contains("\"there\""), "{text}");
+    let (_, text) = ask(&["check", "--json"]);
+    assert!(!text.contains("setup deploys it"), "{text}");
+    node.shutdown().await;
+}

@@ -9,7 +9,7 @@ use crate::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
     Leased, NewEntry, Outcome, SignedAs, Stage,
 };
-use crate::network::SentAs;
+use crate::network::{Part, SentAs};
 use crate::time::UnixTime;
 use crate::{Amount, Digest, NetworkId, PaymentKey};
 
@@ -30,6 +30,7 @@ macro_rules! journal_conformance {
                 changes_apply_in_order,
                 a_displaced_transaction_is_signed_anew,
                 a_replacement_keeps_what_it_replaces,
+                a_pack_is_recorded_with_its_parts,
                 a_final_entry_is_wiped_and_stays,
                 a_lease_excludes_others_until_it_expires,
                 a_released_lease_is_free,
@@ -95,8 +96,9 @@ pub(super) fn new(name: &str) -> NewEntry {
 
 fn signed_by(signer: &str, nonce: u64) -> SignedAs {
     let transaction = format!("0xhash{nonce}");
-    let sent = SentAs { signer: signer.into(), nonce, transaction, replaced: Vec::new() };
-    SignedAs { sent, raw: vec![2, 0, 255, 1] }
+    let (replaced, part) = (Vec::new(), Part::WHOLE);
+    let sent = SentAs { signer: signer.into(), nonce, transaction, replaced, part };
+    SignedAs { sent, raw: vec![2, 0, 255, 1], spent: Amount::ZERO }
 }
 
 pub(super) fn signed(nonce: u64) -> SignedAs {
@@ -251,6 +253,40 @@ pub async fn an_entry_takes_the_whole_road<J: Journal + 'static>(on: On<J>) {
     let outcome = failed(Some("0xhash6"));
     advance(&*on.store, &lease, "three", Event::Closed(outcome.clone())).await;
     assert_eq!(find(&*on.store, "three").await.stage, Stage::Final(outcome));
+}
+
+/// Payments of one transaction are recorded together, its bytes with one of them; one whose transfer it
+/// did not make is signed anew by itself, and what its share of it cost is kept.
+pub async fn a_pack_is_recorded_with_its_parts<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    let member = |index: u32| {
+        let (whole, part) = (signed(5), Part { index, of: 3 });
+        let raw = if index == 0 { whole.raw } else { Vec::new() };
+        SignedAs { sent: SentAs { part, ..whole.sent }, raw, ..whole }
+    };
+    for name in ["0", "1", "2"] {
+        enter(&*on.store, new(name)).await;
+    }
+    let changes = (0..3).map(|index| change(&index.to_string(), Event::Signed(member(index))));
+    let entries = on.store.advance(&lease, changes.collect()).await.expect("legal");
+    for (index, entry) in (0..3).zip(entries) {
+        assert_eq!(entry.stage, Stage::Signed(member(index)));
+        assert_eq!(find(&*on.store, &index.to_string()).await, entry);
+        let sent = advance(&*on.store, &lease, &index.to_string(), Event::Sent).await;
+        assert_eq!(sent.stage, Stage::Sent(member(index)));
+    }
+    let mut offer = member(1);
+    offer.sent.transaction = "0xhash5/2".into();
+    advance(&*on.store, &lease, "1", Event::Replaced(offer.clone())).await;
+    offer.sent.replaced.push("0xhash5".into());
+    assert_eq!(find(&*on.store, "1").await.stage, Stage::Signed(offer));
+    let alone = SignedAs { spent: Amount::MAX, ..signed(6) };
+    advance(&*on.store, &lease, "2", Event::Signed(alone.clone())).await;
+    assert_eq!(find(&*on.store, "2").await.stage, Stage::Signed(alone));
+    for name in ["0", "1", "2"] {
+        advance(&*on.store, &lease, name, Event::Closed(settled())).await;
+        assert_eq!(find(&*on.store, name).await.stage, Stage::Final(settled()));
+    }
 }
 
 /// Only [`crate::journal::step`] moves an entry.

@@ -8,7 +8,7 @@
 use alloy::primitives::{B256, Bytes, U64, U256, b256, keccak256};
 use alloy::sol_types::{SolCall as _, SolValue as _};
 use pay402_core::error::Unavailable;
-use pay402_core::network::{ChainStatus, Errand, Prerequisite, SecretBytes, SentAs};
+use pay402_core::network::{ChainStatus, Errand, Part, Prerequisite, SecretBytes, SentAs};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, PaymentKey, Refusal, Refused};
 use serde_json::{Map, Value, json};
@@ -283,6 +283,7 @@ impl Approval {
             nonce: self.nonce,
             transaction: self.hash.to_string(),
             replaced: Vec::new(),
+            part: Part::WHOLE,
         };
         (sent, SecretBytes::new(self.raw.expose().to_vec()))
     }

@@ -11,7 +11,9 @@ pub(crate) mod errand;
 pub(crate) mod errors;
 pub mod glance;
 mod lookout;
+pub mod pack;
 pub(crate) mod plan;
+pub mod setup;
 pub mod sight;
 pub mod status;
 mod submit;
@@ -31,7 +33,7 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    ChainStatus, Errand, Funds, Identified, Network, SecretBytes, SendError, SentAs,
+    ChainStatus, Errand, Funds, Identified, Network, Pack, Packing, SecretBytes, SendError, SentAs,
     SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::Clock;
@@ -54,6 +56,7 @@ pub(crate) use adoption::Brought;
 use errand::ErrandPlan;
 use glance::Glances;
 use lookout::Lookout;
+use pack::{PACKER, PackSettings};
 use plan::{MULTICALL3, Plan};
 use submit::FeesSeen;
 use tier::Tier;
@@ -120,6 +123,8 @@ pub struct Settings {
     pub delegates: Vec<Address>,
     /// What is sent for accounts at our cost, beside payments.
     pub sponsoring: Sponsoring,
+    /// Whether several payments go in one transaction, and how many.
+    pub packing: PackSettings,
 }
 
 /// What is sent for accounts at our cost, beside payments. Nothing unless set.
@@ -166,6 +171,7 @@ impl Default for Settings {
             delegation_managers: Vec::new(),
             delegates: Vec::new(),
             sponsoring: Sponsoring::default(),
+            packing: PackSettings::default(),
         }
     }
 }
@@ -177,6 +183,8 @@ struct Found {
     upto_proxy: bool,
     /// The code of Multicall3; empty where there is none.
     multicall: Bytes,
+    /// Whether our own contract that packs payments is there.
+    packer: bool,
 }
 
 impl Settings {
@@ -294,7 +302,9 @@ impl EvmNetwork {
 
     /// What [`SETTLEMENTS_IN_HAND`] settlements may cost now, in wei.
     async fn floor(&self) -> Result<U256, Unavailable> {
-        let gas = U256::from(SETTLEMENTS_IN_HAND * SETTLEMENT_GAS);
+        // A pack asks for all that its payments could take.
+        let pack = self.packing_here().map_or(0, |_| self.settings.packing.gas_max);
+        let gas = U256::from(pack.max(SETTLEMENTS_IN_HAND * SETTLEMENT_GAS));
         Ok(gas.saturating_mul(U256::from(self.fees().await?.cap())))
     }
 
@@ -364,13 +374,13 @@ impl EvmNetwork {
     }
 
     /// Which of the contracts that payments go through are on the chain.
-    fn check_contracts(&self, codes: [Answer; 4]) -> Result<(), Misconfigured> {
-        let mut found: [Bytes; 4] = Default::default();
+    fn check_contracts(&self, codes: [Answer; 5]) -> Result<(), Misconfigured> {
+        let mut found: [Bytes; 5] = Default::default();
         for (found, code) in found.iter_mut().zip(codes) {
             let code = self.rpc.read_bytes(code);
             *found = code.map_err(|error| self.misconfigured("rpc", error.problem))?;
         }
-        let [permit2, exact_proxy, upto_proxy, multicall] = found;
+        let [permit2, exact_proxy, upto_proxy, multicall, packer] = found;
         let [permit2, exact_proxy, upto_proxy] =
             [permit2, exact_proxy, upto_proxy].map(|code| !code.is_empty());
         let without = |key: &str, what: &str| {
@@ -387,7 +397,8 @@ impl EvmNetwork {
             return without("delegation_managers", "what a delegation moves is looked at");
         }
         let (exact_proxy, upto_proxy) = (permit2 && exact_proxy, permit2 && upto_proxy);
-        let found = Found { exact_proxy, upto_proxy, multicall };
+        let packer = pack::is_packer(&packer);
+        let found = Found { exact_proxy, upto_proxy, multicall, packer };
         // A second check of the same network finds the same.
         _ = self.found.set(found);
         Ok(())
@@ -457,7 +468,7 @@ impl Network for EvmNetwork {
         for asset in self.assets.iter() {
             calls.extend(Self::asset_calls(asset));
         }
-        calls.extend([PERMIT2, EXACT_PROXY, UPTO_PROXY, MULTICALL3].map(Call::code));
+        calls.extend([PERMIT2, EXACT_PROXY, UPTO_PROXY, MULTICALL3, PACKER].map(Call::code));
         for signer in &self.signers {
             calls.push(Call::balance(signer.address()));
         }
@@ -472,7 +483,7 @@ impl Network for EvmNetwork {
         for asset in self.assets.iter() {
             self.check_asset(asset, [next(), next(), next()])?;
         }
-        self.check_contracts([next(), next(), next(), next()])?;
+        self.check_contracts([next(), next(), next(), next(), next()])?;
         for signer in &self.signers {
             let wei: U256 = self.rpc.read(next()).map_err(down)?;
             if wei.is_zero() {
@@ -556,6 +567,40 @@ impl Network for EvmNetwork {
         match ErrandPlan::decode(plan) {
             Some(errand) => submit::sign_errand(self, signer, nonce, &errand).await,
             None => submit::sign(self, signer, nonce, &self.plan(plan)?).await,
+        }
+    }
+
+    fn packing(&self) -> Option<Packing> {
+        self.packing_here()
+    }
+
+    fn may_be_packed(&self, plan: &SecretBytes) -> bool {
+        Plan::decode(plan).is_some_and(|plan| self.is_packable(&plan))
+    }
+
+    async fn pack(&self, plans: &[&SecretBytes]) -> Vec<Pack> {
+        self.pack_together(plans.iter().map(|plan| Plan::decode(plan)).collect()).await
+    }
+
+    async fn sign_pack(
+        &self,
+        signer: &str,
+        nonce: u64,
+        plans: &[&SecretBytes],
+        item_gas: u64,
+    ) -> Result<SignedTransaction, Unavailable> {
+        let plans = plans.iter().map(|plan| self.plan(plan)).collect::<Result<Vec<_>, _>>()?;
+        submit::sign_pack(self, signer, nonce, &plans, item_gas).await
+    }
+
+    async fn statuses(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        let plans = members.iter().map(|(plan, sent)| Ok((self.plan(plan)?, *sent)));
+        match plans.collect::<Result<Vec<_>, Unavailable>>() {
+            Ok(plans) => status::statuses(self, &plans).await,
+            Err(error) => members.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 

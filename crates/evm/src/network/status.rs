@@ -12,10 +12,10 @@
 //! "Never" takes block time well past the mandate's end and an unused nonce in that same block, or a
 //! cancellation that is deep. All else stays open.
 
-use alloy::primitives::{Address, B256, U64, U256};
+use alloy::primitives::{Address, B256, U64};
 use alloy::sol_types::SolEvent as _;
 use pay402_core::error::Unavailable;
-use pay402_core::network::{ChainStatus, SentAs};
+use pay402_core::network::{ChainStatus, Part, SentAs};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Refusal, Refused};
 
@@ -23,6 +23,7 @@ use super::EvmNetwork;
 use super::account::code_at;
 use super::adoption::Adoption;
 use super::lookout::{Seen, first_of};
+use super::pack;
 use super::plan::Plan;
 use super::sight::{
     CANCEL_DEPTH_BLOCKS, FINALITY_MARGIN_S, Sighting, Subject, find_use, is_cancelled_for_good,
@@ -42,11 +43,50 @@ pub(crate) async fn status(
     sent: Option<&SentAs>,
 ) -> Result<ChainStatus, Unavailable> {
     let certainty = network.settings.certainty(plan.token, plan.charge);
-    let inquiry = Inquiry { network, rpc: &network.rpc, plan, certainty };
+    let part = sent.map_or(Part::WHOLE, |sent| sent.part);
+    let inquiry = Inquiry { network, rpc: &network.rpc, plan, certainty, part };
     match sent {
         Some(sent) => inquiry.of_sent(sent).await,
         None => inquiry.of_authorization(None, false).await,
     }
+}
+
+/// Where payments stand that one transaction was to carry out, in their order. That transaction is looked
+/// up once.
+pub(super) async fn statuses(
+    network: &EvmNetwork,
+    members: &[(Plan, &SentAs)],
+) -> Vec<Result<ChainStatus, Unavailable>> {
+    let Some((_, sent)) = members.first() else { return Vec::new() };
+    let certainty = |plan: &Plan| network.settings.certainty(plan.token, plan.charge);
+    let mut certainties: Vec<Certainty> = Vec::new();
+    for (plan, _) in members {
+        if !certainties.contains(&certainty(plan)) {
+            certainties.push(certainty(plan));
+        }
+    }
+    let mut found = Vec::with_capacity(certainties.len());
+    for certainty in certainties {
+        found.push((certainty, mined(network, Some(sent), certainty).await));
+    }
+    let each = members.iter().map(async |(plan, sent)| {
+        let certainty = certainty(plan);
+        let inquiry = Inquiry { network, rpc: &network.rpc, plan, certainty, part: sent.part };
+        let mined = found.iter().find(|(of, _)| *of == certainty).map(|(_, mined)| mined);
+        match mined.expect("each was looked up") {
+            Ok(Mined::Deep(receipt)) => inquiry.of_mined(receipt).await,
+            Ok(Mined::Shallow { transaction }) => {
+                Ok(ChainStatus::Shallow { transaction: transaction.clone() })
+            }
+            // Nothing is closed before our nonce is consumed, whatever others do with the authorizations.
+            Ok(Mined::Reorganized | Mined::No { displaced: false, .. }) => {
+                Ok(ChainStatus::Open { expired: false, displaced: false })
+            }
+            Ok(Mined::No { displaced: true, .. }) => inquiry.of_authorization(None, true).await,
+            Err(error) => Err(error.clone()),
+        }
+    });
+    futures_util::future::join_all(each).await
 }
 
 struct Inquiry<'a> {
@@ -55,6 +95,8 @@ struct Inquiry<'a> {
     plan: &'a Plan,
     /// How certain the settlement must be.
     certainty: Certainty,
+    /// Its part in our transaction.
+    part: Part,
 }
 
 impl Inquiry<'_> {
@@ -79,12 +121,21 @@ impl Inquiry<'_> {
             }
             Mined::No { displaced, .. } => return self.of_authorization(None, displaced).await,
         };
-        let transaction = receipt.transaction_hash.to_string();
-        if proves(&receipt, self.plan) {
-            let fee = Amount::new(receipt.fee());
-            return Ok(ChainStatus::Proven { transaction, block: receipt.block(), fee });
+        self.of_mined(&receipt).await
+    }
+
+    /// Our transaction was mined: with the transfer, or without it.
+    async fn of_mined(&self, receipt: &Receipt) -> Result<ChainStatus, Unavailable> {
+        if proves(receipt, self.plan) {
+            let (transaction, block) = (receipt.transaction_hash.to_string(), receipt.block());
+            return Ok(ChainStatus::Proven { transaction, block, fee: self.fee_of(receipt) });
         }
-        self.of_authorization(Some(&receipt), false).await
+        self.of_authorization(Some(receipt), false).await
+    }
+
+    /// The payment's share of what our transaction cost.
+    fn fee_of(&self, ours: &Receipt) -> Amount {
+        self.part.share(Amount::new(ours.fee()))
     }
 
     /// Nothing of ours made the transfer: `fruitless` was mined without it, or nothing was mined.
@@ -106,7 +157,7 @@ impl Inquiry<'_> {
                 seen = find_use(self.rpc, &subject, &block, None).await?;
             }
         }
-        let fee = fruitless.map_or(U256::ZERO, Receipt::fee);
+        let fee = fruitless.map_or(Amount::ZERO, |receipt| self.fee_of(receipt));
         match seen {
             Sighting::Unused { head_time } => Ok(match fruitless {
                 None => {
@@ -117,15 +168,19 @@ impl Inquiry<'_> {
                     let hash = receipt.transaction_hash.to_string();
                     let refused =
                         Refused::from(Refusal::AdoptionNotEffective).with_transaction(hash);
-                    ChainStatus::Failed { refused, fee: Amount::new(fee) }
+                    ChainStatus::Failed { refused, fee }
                 }
-                Some(receipt) => failed_of_ours(receipt),
+                Some(_) if !self.part.is_whole() => {
+                    let expired = is_over(&self.plan.mandate, head_time);
+                    ChainStatus::LeftOut { expired, fee }
+                }
+                Some(receipt) => self.failed_of_ours(receipt),
             }),
             Sighting::Used { transaction, .. } => self.of_use(transaction, fruitless).await,
             Sighting::Cancelled { block, head } => {
                 if self.is_deep(head, block) && is_cancelled_for_good(block, head) {
                     let refused = Refusal::AuthorizationCanceled.into();
-                    return Ok(ChainStatus::Failed { refused, fee: Amount::new(fee) });
+                    return Ok(ChainStatus::Failed { refused, fee });
                 }
                 // Displaced or not, it is of no use to send anything while the cancellation stands.
                 Ok(ChainStatus::Open { expired: false, displaced: false })
@@ -138,7 +193,7 @@ impl Inquiry<'_> {
                     && is_over(&self.plan.mandate, head_time) =>
             {
                 let refused = self.used_refusal().into();
-                Ok(ChainStatus::Failed { refused, fee: Amount::new(fee) })
+                Ok(ChainStatus::Failed { refused, fee })
             }
             Sighting::UsedUnseen { .. } => Err(self
                 .rpc
@@ -178,14 +233,22 @@ impl Inquiry<'_> {
         // It may be ours nevertheless: mined a moment ago, or sent before a crash.
         let ours = self.network.sends_from(&receipt.from);
         let late = fruitless.filter(|ours| ours.transaction_hash != transaction);
-        let lost = late.map_or(U256::ZERO, Receipt::fee);
-        let fee = Amount::new(if ours { lost.saturating_add(receipt.fee()) } else { lost });
+        let lost = late.map_or(Amount::ZERO, |receipt| self.fee_of(receipt));
+        let cost = match fruitless {
+            _ if !ours => Amount::ZERO,
+            Some(_) if late.is_none() => self.fee_of(&receipt),
+            _ => {
+                let part = pack::part_of(self.network, &receipt, self.plan).await?;
+                part.share(Amount::new(receipt.fee()))
+            }
+        };
+        let fee = Amount::new(lost.to_u256().saturating_add(cost.to_u256()));
         if proves(&receipt, self.plan) {
             return Ok(ChainStatus::Proven { transaction: name, block: receipt.block(), fee });
         }
         if fruitless.is_some() && late.is_none() {
             // Ours, and not the transfer: the token kept a fee, for example.
-            return Ok(failed_of_ours(&receipt));
+            return Ok(self.failed_of_ours(&receipt));
         }
         let refused = Refused::from(self.used_refusal()).with_transaction(name);
         Ok(ChainStatus::Failed { refused, fee })
@@ -197,6 +260,16 @@ impl Inquiry<'_> {
             Mandate::Permit(_) => Refusal::PermitNonceUsed,
             Mandate::Authorization(_) | Mandate::Delegation(_) => Refusal::NonceAlreadyUsed,
         }
+    }
+
+    /// Our transaction was mined without the transfer: it failed by itself.
+    fn failed_of_ours(&self, receipt: &Receipt) -> ChainStatus {
+        let refusal = match receipt.succeeded() {
+            true => Refusal::TransferEventMismatch,
+            false => Refusal::TransactionReverted,
+        };
+        let refused = Refused::from(refusal).with_transaction(receipt.transaction_hash.to_string());
+        ChainStatus::Failed { refused, fee: self.fee_of(receipt) }
     }
 
     const fn is_deep(&self, head: u64, block: u64) -> bool {
@@ -291,16 +364,6 @@ async fn is_canonical(rpc: &Rpc, head: &Block, receipt: &Receipt) -> Result<bool
     let block = rpc.ask(Call::block(receipt.block())).await?;
     let block: Option<Block> = rpc.read(block)?;
     Ok(block.is_some_and(|block| block.hash == receipt.block_hash))
-}
-
-/// Our transaction was mined, its authorization is unused: it failed by itself.
-fn failed_of_ours(receipt: &Receipt) -> ChainStatus {
-    let refusal = match receipt.succeeded() {
-        true => Refusal::TransferEventMismatch,
-        false => Refusal::TransactionReverted,
-    };
-    let refused = Refused::from(refusal).with_transaction(receipt.transaction_hash.to_string());
-    ChainStatus::Failed { refused, fee: Amount::new(receipt.fee()) }
 }
 
 /// Whether a receipt proves the transfer of `plan`: one of our own transaction, or of one that was

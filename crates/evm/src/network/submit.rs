@@ -21,7 +21,7 @@ use super::account::delegate_of;
 use super::adoption::{self, Adoption};
 use super::errand::{Advance, ErrandPlan};
 use super::plan::{Account, Plan};
-use super::{EvmNetwork, errors};
+use super::{EvmNetwork, errors, pack};
 use crate::fees::TIP_FALLBACK;
 use crate::mandate::Mandate;
 use crate::rpc::{Answer, Block, Call, Rpc};
@@ -122,6 +122,38 @@ async fn sign_known(
     let (input, value) = (input.into(), U256::ZERO);
     let draft = Draft { to, value, input, gas_limit, authorization: None };
     sign_draft(network, signer, fees, draft).map(Some)
+}
+
+/// Signs a call by the first signer, at the fees of the present.
+pub(super) async fn sign_call(
+    network: &EvmNetwork,
+    nonce: u64,
+    (to, input): (Address, Bytes),
+    gas_limit: u64,
+) -> Result<SignedTransaction, Unavailable> {
+    let rpc = &network.rpc;
+    let signer = network.signers.first().ok_or_else(|| rpc.unavailable("unknown signer"))?;
+    let fees = network.fees().await?;
+    let draft = Draft { to, value: U256::ZERO, input, gas_limit, authorization: None };
+    sign_draft(network, (signer, nonce), fees, draft)
+}
+
+/// Signs one transaction that carries all of these plans out, each with so much gas at most.
+pub(super) async fn sign_pack(
+    network: &EvmNetwork,
+    signer: &str,
+    nonce: u64,
+    plans: &[Plan],
+    item_gas: u64,
+) -> Result<SignedTransaction, Unavailable> {
+    let rpc = &network.rpc;
+    let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
+    let call = pack::call(plans, item_gas);
+    let (to, input) = call.ok_or_else(|| rpc.unavailable("a payment cannot be packed"))?;
+    let gas_limit = pack::gas_limit(plans.len(), item_gas);
+    let fees = network.fees().await?;
+    let draft = Draft { to, value: U256::ZERO, input, gas_limit, authorization: None };
+    sign_draft(network, (signer, nonce), fees, draft)
 }
 
 /// The gas limit of a transaction with this call, which took so much gas when it was tried.

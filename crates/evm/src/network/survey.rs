@@ -9,6 +9,7 @@ use pay402_core::error::Unavailable;
 use serde::Deserialize;
 
 use super::EvmNetwork;
+use super::pack::{PACKER, is_packer};
 use super::plan::MULTICALL3;
 use crate::account::AGENT_ACCOUNT;
 use crate::assets::Asset;
@@ -180,6 +181,10 @@ impl EvmNetwork {
                 "no wallets are deployed, and no delegations or adoptions taken with payments",
             ),
         ];
+        if settings.packing.wait.is_some() {
+            let without = "payments go one by one; pay402 facilitator setup deploys it";
+            wanted.push(("packer", PACKER, Grade::Warning, without));
+        }
         let named = |name, addresses: &[Address], without| {
             let of = move |address: &Address| (name, *address, Grade::Warning, without);
             addresses.iter().map(of).collect::<Vec<_>>()
@@ -194,8 +199,12 @@ impl EvmNetwork {
         let calls = wanted.iter().map(|(_, address, ..)| Call::code(*address)).collect();
         let codes = self.rpc.ask_many(calls).await?;
         for ((name, address, grade, without), code) in wanted.into_iter().zip(codes) {
-            let (grade, message) = match self.rpc.read_bytes(code)?.is_empty() {
+            let code = self.rpc.read_bytes(code)?;
+            let (grade, message) = match code.is_empty() {
                 true => (grade, format!("there is no contract: {without}")),
+                false if address == PACKER && !is_packer(&code) => {
+                    (grade, format!("it is another contract: {without}"))
+                }
                 false => (Grade::Good, "is there".to_owned()),
             };
             survey.add("contract", format!("{name} {address}"), grade, message);

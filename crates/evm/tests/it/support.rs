@@ -7,7 +7,7 @@ use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolCall;
-use pay402_core::network::{Network as _, SecretBytes, SentAs, Unverified, Verified};
+use pay402_core::network::{Network as _, Part, SecretBytes, SentAs, Unverified, Verified};
 use pay402_core::refusal::Reason;
 use pay402_core::scheme::{ServerScheme as _, Tariff};
 use pay402_core::time::{Clock as _, ManualClock, UnixTime};
@@ -217,7 +217,8 @@ pub(crate) async fn sign_with(network: &EvmNetwork, plan: &SecretBytes) -> (Sent
     let signer = network.signers().remove(0);
     let nonce = network.consumed_nonces(&signer).await.unwrap();
     let signed = network.sign(&signer, nonce, plan).await.unwrap();
-    (SentAs { signer, nonce, transaction: signed.transaction, replaced: Vec::new() }, signed.raw)
+    let (transaction, replaced, part) = (signed.transaction, Vec::new(), Part::WHOLE);
+    (SentAs { signer, nonce, transaction, replaced, part }, signed.raw)
 }
 
 /// Terms for `amount` atomic units of USDC.

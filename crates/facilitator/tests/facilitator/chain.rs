@@ -1,6 +1,6 @@
 //! A chain that does what its script says: deterministic, in memory, no cryptography.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    ChainStatus, Identified, Network, SecretBytes, SendError, SentAs, SignedTransaction,
-    Unverified, Verified,
+    ChainStatus, Identified, Network, Pack, Packing, SecretBytes, SendError, SentAs,
+    SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::UnixTime;
 use pay402_core::{
@@ -40,9 +40,10 @@ pub struct Tx {
     pub signer: String,
     pub nonce: u64,
     pub hash: String,
-    /// How much it transfers.
+    /// How much it transfers, each payment of it.
     pub amount: String,
-    authorization: String,
+    /// What it carries out.
+    pub authorizations: Vec<String>,
     expires: u64,
 }
 
@@ -68,6 +69,14 @@ pub struct State {
     pub shallow: bool,
     /// The next transaction that is mined reverts.
     pub reverts_next: bool,
+    /// How payments are packed.
+    pub packing: Option<Packing>,
+    /// Payments that a pack does not make.
+    pub leave_out: Vec<PaymentKey>,
+    /// Payments of which the chain shows nothing.
+    pub hidden: Vec<PaymentKey>,
+    /// What all transactions cost that were mined, in wei.
+    pub spent: u64,
     pub verifications: usize,
     /// Everything the node was given, in order.
     pub handed: Vec<Tx>,
@@ -77,7 +86,7 @@ pub struct State {
     pool: BTreeMap<(String, u64), Tx>,
     consumed: HashMap<String, u64>,
     used: HashMap<String, (String, u64)>,
-    failed: HashMap<String, bool>,
+    mined: HashSet<String>,
 }
 
 impl State {
@@ -91,13 +100,23 @@ impl State {
             let tx = self.pool.remove(&next).unwrap();
             *self.consumed.entry(tx.signer.clone()).or_default() += 1;
             let reverts = std::mem::take(&mut self.reverts_next);
-            if reverts || self.used.contains_key(&tx.authorization) || self.time >= tx.expires {
-                self.reverted += 1;
-                self.failed.insert(tx.hash, true);
-            } else {
-                self.transfers += 1;
-                self.used.insert(tx.authorization, (tx.hash, self.block));
+            self.spent += fee(tx.authorizations.len());
+            let is_pack = tx.authorizations.len() > 1;
+            for authorization in tx.authorizations {
+                let left_out =
+                    is_pack && self.leave_out.iter().any(|key| key.as_str() == authorization);
+                if reverts
+                    || left_out
+                    || self.used.contains_key(&authorization)
+                    || self.time >= tx.expires
+                {
+                    self.reverted += 1;
+                } else {
+                    self.transfers += 1;
+                    self.used.insert(authorization, (tx.hash.clone(), self.block));
+                }
             }
+            self.mined.insert(tx.hash);
         }
         // What lost its nonce to another transaction leaves the pool.
         let consumed = &self.consumed;
@@ -114,6 +133,15 @@ impl State {
         self.block += 1;
         self.transfers += 1;
         self.used.insert(key.to_string(), ("0xsomebody-else".into(), self.block));
+    }
+
+    /// A reorganisation takes out everything that was mined, and nobody has it any more.
+    pub fn forget(&mut self) {
+        self.used.clear();
+        self.mined.clear();
+        self.pool.clear();
+        self.consumed.clear();
+        (self.transfers, self.reverted, self.spent) = (0, 0, 0);
     }
 
     pub fn hashes(&self) -> Vec<String> {
@@ -217,6 +245,25 @@ impl Chain {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// What a transaction with so many payments costs. Odd, so that shares differ.
+fn fee(payments: usize) -> u64 {
+    if payments == 1 { 21_000 } else { 10_001 + 5_003 * u64::try_from(payments).unwrap() }
+}
+
+fn key_of(plan: &SecretBytes) -> (String, Value) {
+    let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
+    (plan["key"].as_str().unwrap().to_owned(), plan["amount"].clone())
+}
+
+fn transaction(signer: &str, nonce: u64, keys: &[String], amount: &Value) -> SignedTransaction {
+    let raw = json!({
+        "signer": signer, "nonce": nonce, "keys": keys, "amount": amount, "canary": CANARY,
+    });
+    let raw = raw.to_string().into_bytes();
+    let hash = Digest::of(&[&raw]).0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    SignedTransaction { transaction: format!("0x{hash}"), raw: SecretBytes::new(raw) }
 }
 
 fn text<'a>(map: &'a Map<String, Value>, key: &str) -> &'a str {
@@ -324,20 +371,38 @@ impl Network for Chain {
         if self.state().sign_fails {
             return Err(Unavailable::new("rpc", "no fees"));
         }
-        let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
-        let key = plan["key"].as_str().unwrap();
-        self.state().asked_to_sign.push(key.to_owned());
+        let (key, amount) = key_of(plan);
+        self.state().asked_to_sign.push(key.clone());
         if self.state().unsignable.iter().any(|unsignable| unsignable.as_str() == key) {
             return Err(Unavailable::new("signer", "the payer's account changed"));
         }
-        let raw = json!({
-            "signer": signer, "nonce": nonce, "key": plan["key"], "amount": plan["amount"],
-            "canary": CANARY,
-        });
-        let raw = raw.to_string().into_bytes();
-        let hash =
-            Digest::of(&[&raw]).0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        Ok(SignedTransaction { transaction: format!("0x{hash}"), raw: SecretBytes::new(raw) })
+        Ok(transaction(signer, nonce, &[key], &amount))
+    }
+
+    fn packing(&self) -> Option<Packing> {
+        self.state().packing
+    }
+
+    fn may_be_packed(&self, _: &SecretBytes) -> bool {
+        self.state().packing.is_some()
+    }
+
+    async fn pack(&self, plans: &[&SecretBytes]) -> Vec<Pack> {
+        let Some(packing) = self.state().packing else { return Vec::new() };
+        let places: Vec<usize> = (0..plans.len()).collect();
+        let packs = places.chunks(packing.members_max).filter(|members| members.len() > 1);
+        packs.map(|members| Pack { members: members.to_vec(), item_gas: 1 }).collect()
+    }
+
+    async fn sign_pack(
+        &self,
+        signer: &str,
+        nonce: u64,
+        plans: &[&SecretBytes],
+        _: u64,
+    ) -> Result<SignedTransaction, Unavailable> {
+        let (keys, mut amounts): (Vec<_>, Vec<_>) = plans.iter().map(|plan| key_of(plan)).unzip();
+        Ok(transaction(signer, nonce, &keys, &amounts.pop().unwrap()))
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
@@ -350,7 +415,7 @@ impl Network for Chain {
             nonce: read["nonce"].as_u64().unwrap(),
             hash: format!("0x{hash}"),
             amount: read["amount"].as_str().unwrap().into(),
-            authorization: read["key"].as_str().unwrap().into(),
+            authorizations: serde_json::from_value(read["keys"].clone()).unwrap(),
             expires: EXPIRES,
         };
         let mut state = self.state();
@@ -384,24 +449,32 @@ impl Network for Chain {
         let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
         let mut state = self.state();
         state.looks += 1;
+        let state = &*state;
         if state.status_fails {
             return Err(Unavailable::new("rpc", "down"));
         }
-        if let Some((transaction, block)) = state.used.get(plan["key"].as_str().unwrap()) {
+        let key = plan["key"].as_str().unwrap();
+        if state.hidden.iter().any(|hidden| hidden.as_str() == key) {
+            return Err(Unavailable::new("rpc", "no logs"));
+        }
+        let ours = sent.filter(|sent| state.mined.contains(&sent.transaction));
+        let cost = ours.map_or(Amount::ZERO, |sent| {
+            sent.part.share(fee(usize::try_from(sent.part.of).unwrap()).into())
+        });
+        if let Some((transaction, block)) = state.used.get(key) {
             let transaction = transaction.clone();
             if state.shallow {
                 return Ok(ChainStatus::Shallow { transaction });
             }
-            let ours = sent.is_some_and(|sent| sent.transaction == transaction);
-            let fee = Amount::from(if ours { 21_000 } else { 0 });
-            return Ok(ChainStatus::Proven { transaction, block: *block, fee });
+            return Ok(ChainStatus::Proven { transaction, block: *block, fee: cost });
         }
-        if let Some(sent) = sent
-            && state.failed.contains_key(&sent.transaction)
-        {
+        if let Some(sent) = ours {
+            if !sent.part.is_whole() {
+                return Ok(ChainStatus::LeftOut { expired: state.time >= EXPIRES, fee: cost });
+            }
             let refused = Refused::from(Refusal::TransactionReverted)
                 .with_transaction(sent.transaction.clone());
-            return Ok(ChainStatus::Failed { refused, fee: Amount::from(21_000) });
+            return Ok(ChainStatus::Failed { refused, fee: cost });
         }
         let consumed = |signer: &str| state.consumed.get(signer).copied().unwrap_or(0);
         Ok(ChainStatus::Open {

@@ -10,9 +10,13 @@ use pay402_facilitator::{Engine, Options};
 use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stage, until};
 use crate::chain::payment;
 
-/// What only some payments come to: those that wait for an errand (see `approvals`), and those whose
-/// transaction is replaced (see `fees`).
-const ELSEWHERE: [Failpoint; 3] = [
+/// What only some payments come to: those that wait for an errand (see `approvals`), those that share a
+/// transaction (see `packs`), and those whose transaction is replaced (see `fees`).
+const ELSEWHERE: [Failpoint; 7] = [
+    Failpoint::AfterPackSignBeforeJournal,
+    Failpoint::AfterPackJournalBeforeSend,
+    Failpoint::AfterPackProofBeforeClose,
+    Failpoint::AfterPackCloseBeforeAlone,
     Failpoint::AfterErrandBeforePayment,
     Failpoint::AfterReplaceBeforeJournal,
     Failpoint::AfterReplaceJournalBeforeSend,

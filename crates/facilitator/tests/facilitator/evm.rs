@@ -18,6 +18,7 @@ use pay402_core::wire::{Endpoint, decode_settled, decode_verdict, encode_facilit
 use pay402_core::{Digest, NetworkId, Payment, Presented, Refusal, Requirements, WireVersion};
 use pay402_devchain::genesis::{DEV_ACCOUNTS, NO_USDC_INDEX, USDC_ADDRESS, dev_signer};
 use pay402_devchain::{Config, Devchain};
+use pay402_evm::network::pack::PackSettings;
 use pay402_evm::{AssetTable, EvmNetwork, ExactClient, Rpc, Settings};
 use pay402_facilitator::api::{Access, router};
 use pay402_facilitator::{Engine, Options};
@@ -38,7 +39,18 @@ pub(crate) fn chain() -> Devchain {
     Devchain::start(Config { chain_id: CHAIN_ID, ..Config::default() })
 }
 
+/// An engine that sends each payment by itself.
 pub(crate) async fn start(chain: &Devchain, journal: &Path, options: Options) -> Engine {
+    let packing = PackSettings { wait: None, ..PackSettings::default() };
+    start_packing(chain, journal, options, packing).await
+}
+
+pub(crate) async fn start_packing(
+    chain: &Devchain,
+    journal: &Path,
+    options: Options,
+    packing: PackSettings,
+) -> Engine {
     let id = NetworkId::eip155(CHAIN_ID);
     let network = EvmNetwork::new(
         id.clone(),
@@ -46,7 +58,7 @@ pub(crate) async fn start(chain: &Devchain, journal: &Path, options: Options) ->
         SIGNERS.map(dev_signer).to_vec(),
         AssetTable::defaults(),
         Arc::new(SystemClock),
-        Settings::default(),
+        Settings { packing, ..Settings::default() },
     );
     let networks: Vec<Arc<dyn Network>> = vec![Arc::new(network.unwrap())];
     let journal = Arc::new(SqliteJournal::open(journal).unwrap());
@@ -66,7 +78,12 @@ fn terms() -> Requirements {
 
 /// A payment of the price, signed, with a nonce made of `number`.
 pub(crate) async fn payment(number: u64) -> Payment {
-    let client = ExactClient::new(dev_signer(PAYER), AssetTable::defaults());
+    payment_by(PAYER, number).await
+}
+
+/// The same by this development account.
+pub(crate) async fn payment_by(payer: usize, number: u64) -> Payment {
+    let client = ExactClient::new(dev_signer(payer), AssetTable::defaults());
     let now = SystemClock.now();
     let plan = Plan {
         nonce: keccak256(number.to_be_bytes()).0,

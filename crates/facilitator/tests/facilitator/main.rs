@@ -29,6 +29,7 @@ mod funds;
 mod metered;
 mod metrics;
 mod openapi;
+mod packs;
 #[cfg(unix)]
 mod postgres;
 #[cfg(unix)]

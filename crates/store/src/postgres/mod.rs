@@ -168,11 +168,13 @@ const WRITE_STAGES: &str = "
     UPDATE pay402_journal.entry AS entry
     SET stage = now.stage, delivery = now.delivery, plan = now.plan, signer = now.signer,
         nonce = now.nonce, raw = now.raw, transaction_hash = now.transaction_hash,
-        block = now.block, fee = now.fee, reason = now.reason, message = now.message
+        block = now.block, fee = now.fee, reason = now.reason, message = now.message,
+        part = now.part, parts = now.parts, spent = now.spent
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[],
-                $7::bytea[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[])
+                $7::bytea[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[],
+                $13::bigint[], $14::bigint[], $15::text[])
          AS now (seq, stage, delivery, plan, signer, nonce, raw, transaction_hash, block, fee,
-                 reason, message)
+                 reason, message, part, parts, spent)
     WHERE entry.seq = now.seq";
 
 /// A [`Journal`] in a PostgreSQL database. Several processes may share it: one of them at a time
@@ -702,6 +704,9 @@ struct Stages<'a> {
     fee: Vec<Option<Money>>,
     reason: Vec<Option<&'a str>>,
     message: Vec<Option<Words>>,
+    part: Vec<Option<i64>>,
+    parts: Vec<Option<i64>>,
+    spent: Vec<Option<Money>>,
 }
 
 impl<'a> Stages<'a> {
@@ -721,11 +726,14 @@ impl<'a> Stages<'a> {
             all.fee.push(columns.fee);
             all.reason.push(columns.reason);
             all.message.push(columns.message.map(|message| Words(message.to_owned())));
+            all.part.push(columns.part.map(|(index, _)| index));
+            all.parts.push(columns.part.map(|(_, of)| of));
+            all.spent.push(columns.spent);
         }
         all
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 12] {
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 15] {
         [
             &self.seq,
             &self.stage,
@@ -739,6 +747,9 @@ impl<'a> Stages<'a> {
             &self.fee,
             &self.reason,
             &self.message,
+            &self.part,
+            &self.parts,
+            &self.spent,
         ]
     }
 }

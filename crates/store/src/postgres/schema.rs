@@ -15,6 +15,7 @@ pub(super) const JOURNAL: Schema = Schema {
         include_str!("../../migrations/journal-postgres/0001_init.sql"),
         include_str!("../../migrations/journal-postgres/0002_history.sql"),
         include_str!("../../migrations/journal-postgres/0003_leader.sql"),
+        include_str!("../../migrations/journal-postgres/0004_packs.sql"),
     ],
 };
 

@@ -87,7 +87,8 @@ async fn entries_of_the_first_format_have_a_history_from_then_on() {
     journal.advance(&lease, rest).await.unwrap();
     drop(journal);
     let back = "DROP TABLE pay402_journal.history;
-                ALTER TABLE pay402_journal.entry DROP COLUMN entered_by;
+                ALTER TABLE pay402_journal.entry DROP COLUMN entered_by, DROP COLUMN parts,
+                    DROP COLUMN part, DROP COLUMN spent;
                 ALTER TABLE pay402_journal.lease DROP COLUMN url;
                 DELETE FROM pay402_journal.migration WHERE format > 1";
     database.sql(back).unwrap();

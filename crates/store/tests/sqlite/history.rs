@@ -9,7 +9,9 @@ use rusqlite::Connection;
 use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
 
 const BACK: &str = "DROP TABLE history; ALTER TABLE entry DROP COLUMN entered_by;
-                    ALTER TABLE lease DROP COLUMN url; PRAGMA user_version = 2";
+                    ALTER TABLE lease DROP COLUMN url;
+                    ALTER TABLE entry DROP COLUMN parts; ALTER TABLE entry DROP COLUMN part;
+                    ALTER TABLE entry DROP COLUMN spent; PRAGMA user_version = 2";
 
 #[tokio::test]
 async fn entries_of_the_second_format_have_a_history_from_then_on() {

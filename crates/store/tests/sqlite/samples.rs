@@ -5,7 +5,7 @@ use std::time::Duration;
 use pay402_core::asset::AssetId;
 use pay402_core::grants::Claim;
 use pay402_core::journal::{Advance, Event, Holder, NewEntry, Outcome, SignedAs};
-use pay402_core::network::SentAs;
+use pay402_core::network::{Part, SentAs};
 use pay402_core::spend::{Intent, Limits, Plan, Quote, Reservation};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, NetworkId, PaymentKey, Requirements, Scheme};
@@ -51,8 +51,9 @@ pub(crate) fn signed(nonce: u64, raw: Vec<u8>) -> SignedAs {
         nonce,
         transaction: format!("0xhash{nonce}"),
         replaced: Vec::new(),
+        part: Part::WHOLE,
     };
-    SignedAs { sent, raw }
+    SignedAs { sent, raw, spent: Amount::ZERO }
 }
 
 pub(crate) fn settled() -> Outcome {
