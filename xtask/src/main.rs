@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
 
 mod bench;
+mod campaigns;
 mod checks;
 mod deny;
 mod fuzz;
@@ -23,6 +24,10 @@ usage: cargo xtask <verb>
   setup            install what the tests need besides Rust (npm and pip packages, from lockfiles)
   test [--quick]   every test: Rust, doc tests, contracts, interop; --quick leaves out what needs setup
   campaign         what takes too long for every run: 20,000 mutated payments, each refused or the same
+  cluster [--short|--long] [--resume] [--shard I/N] [--seed N]
+                   replicas on PostgreSQL under load, one killed every ten seconds, one frozen
+  replay [the same]
+                   one payment presented by many at every replica: one success, one transaction
   tidy             the rules that neither the compiler nor clippy knows
   ci               what must pass before a change is merged: fmt, clippy, tidy, test
   bench [args]     measure, in release; --json prints one JSON object per line
@@ -64,6 +69,8 @@ fn run(arguments: &[String]) -> Outcome {
         ["campaign"] => suites::campaign(&root),
         ["tidy"] => tidy::run(&root),
         ["ci"] => checks::run(&root),
+        ["cluster", ref rest @ ..] => campaigns::run(&root, "cluster", rest),
+        ["replay", ref rest @ ..] => campaigns::run(&root, "replay", rest),
         ["bench", ref rest @ ..] => bench::run(&root, rest),
         ["fuzz-account", ref rest @ ..] if rest.len() <= 2 => fuzz::run(&root, rest),
         ["deny"] => deny::run(&root),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::process::{self, Step};
-use crate::{Failure, Outcome, setup};
+use crate::{Failure, Outcome, campaigns, setup};
 
 /// From nothing, on a small machine.
 const BUILD_LIMIT: Duration = Duration::from_secs(60 * 60);
@@ -112,6 +112,9 @@ fn plan(root: &Path, extent: Extent, binary: &Path, postgresql: bool) -> Vec<(&'
         suites.push(("interop", Step::new(root, "node", &matrix, INTEROP_LIMIT)));
         let compared = ["interop/permit2.mjs"];
         suites.push(("permit2", Step::new(root, "node", &compared, PERMIT2_LIMIT)));
+        for verb in ["cluster", "replay"].into_iter().filter(|_| postgresql) {
+            suites.push((verb, campaigns::step(root, verb, Path::new(&*binary), &["--short"])));
+        }
     }
     suites
 }
@@ -121,7 +124,7 @@ fn cargo(root: &Path, arguments: &[&str], limit: Duration) -> Step {
 }
 
 /// Where the build put `pay402`.
-fn binary(root: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn binary(root: &Path) -> Result<PathBuf, Failure> {
     let arguments = ["metadata", "--no-deps", "--offline", "--format-version", "1"];
     let metadata: serde_json::Value =
         serde_json::from_str(&process::output(root, "cargo", &arguments)?)
@@ -190,5 +193,8 @@ mod tests {
         };
         assert_eq!(fixed(Extent::Quick), ["rust", "doc tests"]);
         assert_eq!(fixed(Extent::Full), ["rust", "doc tests", "contracts", "interop", "permit2"]);
+        let all = plan(root, Extent::Full, Path::new("bin"), true);
+        let last: Vec<_> = all.iter().rev().take(2).map(|(name, _)| *name).collect();
+        assert_eq!(last, ["replay", "cluster"], "where there is a server");
     }
 }

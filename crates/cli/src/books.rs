@@ -3,6 +3,7 @@
 //! The chain is read from logs and balances, never from what a role remembers. Token amounts are
 //! compared to the atomic unit, gas to the wei.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use alloy::primitives::{Address, B256, U256};
@@ -133,6 +134,86 @@ pub async fn compare(
     })
 }
 
+/// Whose payments are compared where only a facilitator's books are looked at.
+#[derive(Debug)]
+pub struct Town {
+    /// The network.
+    pub network: NetworkId,
+    /// The token that is paid with.
+    pub token: Address,
+    /// Who is paid, and by nothing but these payments.
+    pub payee: Address,
+    /// Who sends the transactions, and nothing else.
+    pub signers: Vec<Address>,
+}
+
+/// Compares the facilitator's journal with the chain: of `payments`, which are all that were ever
+/// presented, just those were settled that the chain shows, by the transaction that it shows; the payee
+/// received what the journal says was charged, and the signers spent what it says that they did.
+///
+/// # Errors
+/// The first pair of figures that is not equal, or what could not be read.
+pub async fn compare_town(
+    chain: &DynProvider,
+    town: &Town,
+    journal: &dyn Journal,
+    payments: &[PaymentKey],
+) -> Result<Coherent, Incoherent> {
+    let mut used = used_by_all(chain, town).await?;
+    let (mut charged, mut gas, mut settled) = (U256::ZERO, U256::ZERO, 0);
+    for key in payments {
+        let Some(entry) = journal.find(key).await.map_err(unreadable)? else { continue };
+        match entry.stage {
+            Stage::Final(Outcome::Settled { transaction, fee, .. }) => {
+                same!(format!("transaction of {key}"), Some(transaction), used.remove(key));
+                charged += entry.new.amount.to_u256();
+                gas += fee.to_u256();
+                settled += 1;
+            }
+            Stage::Final(Outcome::Failed { fee, .. }) => gas += fee.to_u256(),
+            open => return Err(Incoherent(format!("{key} is not final: {open:?}"))),
+        }
+    }
+    if let Some((key, transaction)) = used.iter().next() {
+        let problem = format!("{key} is on the chain, in {transaction}, and not settled");
+        return Err(Incoherent(problem));
+    }
+    let (before, after) = token_balances(chain, town.token, town.payee).await?;
+    same!("received by the payee and charged in the journal", after.abs_diff(before), charged);
+    let head = chain.get_block_number().await.map_err(unreadable)?;
+    let mut spent = U256::ZERO;
+    for signer in &town.signers {
+        let before = chain.get_balance(*signer).number(0).await.map_err(unreadable)?;
+        let after = chain.get_balance(*signer).number(head).await.map_err(unreadable)?;
+        spent += before.abs_diff(after);
+    }
+    same!("signers' wei and the fees in the journal", spent, gas);
+    let (paid, received) = (Amount::new(charged), Amount::new(charged));
+    Ok(Coherent { payments: settled, paid, received, gas: Amount::new(gas) })
+}
+
+/// The transaction of every authorization that the token saw used, by the payment's key.
+async fn used_by_all(
+    chain: &DynProvider,
+    town: &Town,
+) -> Result<HashMap<PaymentKey, String>, Incoherent> {
+    let filter = Filter::new()
+        .address(town.token)
+        .event_signature(AuthorizationUsed::SIGNATURE_HASH)
+        .from_block(0);
+    let mut used = HashMap::new();
+    for log in chain.get_logs(&filter).await.map_err(unreadable)? {
+        let seen = AuthorizationUsed::decode_log(&log.inner).map_err(unreadable)?.data;
+        let (payer, nonce) = (format!("{:#x}", seen.authorizer), format!("{:#x}", seen.nonce));
+        let key = PaymentKey::new(&town.network, &format!("{:#x}", town.token), &payer, &nonce);
+        let transaction = log.transaction_hash.ok_or_else(|| unreadable("a log of nothing"))?;
+        if used.insert(key.clone(), format!("{transaction:#x}")).is_some() {
+            return Err(Incoherent(format!("{key} was used twice")));
+        }
+    }
+    Ok(used)
+}
+
 /// The key of a payment, from what the chain says about it.
 pub fn payment_key(accounts: &Accounts, nonce: B256) -> PaymentKey {
     PaymentKey::new(
@@ -190,16 +271,27 @@ async fn transfers(chain: &DynProvider, accounts: &Accounts) -> Result<Vec<Trans
 }
 
 /// The token balance of an account at block 0 and at the head.
+///
+/// # Errors
+/// What could not be read.
 pub async fn balances(
     chain: &DynProvider,
     accounts: &Accounts,
+    account: Address,
+) -> Result<(U256, U256), Incoherent> {
+    token_balances(chain, accounts.token, account).await
+}
+
+async fn token_balances(
+    chain: &DynProvider,
+    token: Address,
     account: Address,
 ) -> Result<(U256, U256), Incoherent> {
     let head = chain.get_block_number().await.map_err(unreadable)?;
     let mut found = [U256::ZERO; 2];
     for (balance, block) in found.iter_mut().zip([0, head]) {
         let call = alloy::rpc::types::TransactionRequest::default()
-            .to(accounts.token)
+            .to(token)
             .input(balanceOfCall { account }.abi_encode().into());
         let answer = chain.call(call).block(block.into()).await.map_err(unreadable)?;
         *balance = balanceOfCall::abi_decode_returns(&answer).map_err(unreadable)?;

@@ -30,12 +30,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cli", &["*"]),
     ("e2e", &["*"]),
     ("benches", &["*"]),
+    ("campaigns", &["*"]),
     ("xtask", &[]),
 ];
 
 /// Who alone may depend on a package from outside, and why. `deny.toml` says the same.
 const FIREWALLS: &[(&str, &[&str], &str)] = &[
-    ("alloy", &["evm", "devchain", "cli", "e2e", "benches"], "roles know no network family"),
+    (
+        "alloy",
+        &["evm", "devchain", "cli", "e2e", "benches", "campaigns"],
+        "roles know no network family",
+    ),
     ("axum", &["facilitator", "devchain", "cli", "e2e", "benches"], "the gate is framework-free"),
     ("clap", &["cli"], "arguments are read in one place"),
     ("revm", &["devchain"], "one crate compiles the EVM"),

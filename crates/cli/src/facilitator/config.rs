@@ -46,6 +46,8 @@ const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
 const LEASE_S: RangeInclusive<u64> = 3..=60;
 /// What `drain_delay_s` may be.
 const DRAIN_DELAY_S: RangeInclusive<u64> = 0..=300;
+/// Most signers of one network.
+const SIGNERS_MAX: usize = 64;
 /// Hexadecimal digits of a private key.
 const KEY_DIGITS: usize = 64;
 /// How the URL of a PostgreSQL database begins.
@@ -98,7 +100,11 @@ pub(crate) struct Network {
     /// URL of a JSON-RPC node; may hold a key, so it is never printed. `${VAR}` is replaced.
     pub(crate) rpc: Secret,
     /// The account that sends the transactions and pays their gas.
-    pub(crate) signer: Signer,
+    signer: Option<Signer>,
+    /// Several of them instead, which take turns. What the journal keeps sealed is sealed with the
+    /// first one's key.
+    #[serde(default)]
+    signers: Vec<Signer>,
     /// Blocks, the one with the transaction included, before a settlement counts. Default 1; on
     /// Ethereum 2.
     pub(crate) confirmations: Option<u64>,
@@ -348,6 +354,29 @@ impl Config {
 }
 
 impl Network {
+    /// Its signers, each with the name of its setting.
+    pub(crate) fn signers(&self, setting: &str) -> Result<Vec<(String, &Signer)>, Misconfigured> {
+        match (&self.signer, &self.signers[..]) {
+            (Some(signer), []) => Ok(vec![(format!("{setting}.signer"), signer)]),
+            (None, signers @ [_, ..]) if signers.len() <= SIGNERS_MAX => {
+                let named = signers.iter().enumerate();
+                Ok(named.map(|(at, signer)| (format!("{setting}.signers[{at}]"), signer)).collect())
+            }
+            (None, [_, ..]) => {
+                let problem = format!("must be {SIGNERS_MAX} at most");
+                Err(Misconfigured::new(format!("{setting}.signers"), problem))
+            }
+            (None, []) => {
+                let problem = "is missing; write signer = { env = \"…\" }, or signers with several";
+                Err(Misconfigured::new(format!("{setting}.signer"), problem))
+            }
+            (Some(_), [_, ..]) => {
+                let problem = "stands beside signers; keep one of them";
+                Err(Misconfigured::new(format!("{setting}.signer"), problem))
+            }
+        }
+    }
+
     /// How the network is served: what is set here, else what suits the chain.
     pub(crate) fn settings(&self, setting: &str) -> Result<Settings, Misconfigured> {
         let default = Settings::default();
@@ -512,9 +541,11 @@ pub(crate) fn read(path: &Path) -> Result<Config, Misconfigured> {
     let anchor = |path: &mut PathBuf| *path = folder.join(&*path);
     config.folder = folder.to_owned();
     for network in &mut config.networks {
-        if let Signer::Keystore { keystore, password_file, .. } = &mut network.signer {
-            anchor(keystore);
-            password_file.iter_mut().for_each(anchor);
+        for signer in network.signer.iter_mut().chain(&mut network.signers) {
+            if let Signer::Keystore { keystore, password_file, .. } = signer {
+                anchor(keystore);
+                password_file.iter_mut().for_each(anchor);
+            }
         }
     }
     Ok(config)
@@ -531,7 +562,9 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
     config.check()?;
     let mut seen = Vec::new();
     for (index, network) in config.networks.iter_mut().enumerate() {
-        check_variables(&format!("network[{index}].signer"), &network.signer)?;
+        for (setting, signer) in network.signers(&format!("network[{index}]"))? {
+            check_variables(&setting, signer)?;
+        }
         if seen.contains(&network.id) {
             let problem = format!("{} is configured twice", network.id);
             return Err(Misconfigured::new(format!("network[{index}].id"), problem));
@@ -675,6 +708,22 @@ mod tests {
     }
 
     #[test]
+    fn several_signers_are_named_each() {
+        let with = |signers: &str| {
+            parse(&GOOD.replace("signer = { env = \"FACILITATOR_PRIVATE_KEY\" }", signers))
+        };
+        let config = with("signers = [{ env = \"A\" }, { env = \"B\" }]").unwrap();
+        let signers = config.networks[0].signers("network[0]").unwrap();
+        let names: Vec<_> = signers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["network[0].signers[0]", "network[0].signers[1]"]);
+        let error = with("signers = [{ env = \"A\" }, { env = \"b c\" }]").unwrap_err();
+        assert_eq!(error.key, "network[0].signers[1].env");
+        let many = vec!["{ env = \"A\" }"; SIGNERS_MAX + 1].join(", ");
+        let error = with(&format!("signers = [{many}]")).unwrap_err();
+        assert_eq!(error.to_string(), "network[0].signers: must be 64 at most");
+    }
+
+    #[test]
     fn a_replica_has_an_address_and_a_lease() {
         let with = |lines: &str, database: &str| {
             let text = GOOD.replace("database = \"facilitator.db\"", database);
@@ -785,7 +834,12 @@ mod tests {
             ("listen", "lisen", "line 2: unknown field `lisen`"),
             ("base-sepolia", "bse", "is not a network"),
             ("http://127.0.0.1:8545", "http://node/${PAY402_NO_SUCH_VARIABLE}", "network[0].rpc"),
-            ("signer = { env = \"FACILITATOR_PRIVATE_KEY\" }", "", "missing field `signer`"),
+            ("signer = { env = \"FACILITATOR_PRIVATE_KEY\" }", "", "network[0].signer: is missing"),
+            (
+                "rpc =",
+                "signers = [{ env = \"B\" }]\nrpc =",
+                "network[0].signer: stands beside signers",
+            ),
             ("rpc =", "confirmations = 0\nrpc =", "network[0].confirmations"),
             ("rpc =", "block_time_s = 0\nrpc =", "network[0].block_time_s"),
             ("rpc =", "block_time_s = 601\nrpc =", "network[0].block_time_s"),

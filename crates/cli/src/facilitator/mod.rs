@@ -57,6 +57,8 @@ Beside them, here with the defaults, for all networks:
 
 The signer pays the gas of settlements and needs nothing else. A key file instead:
   signer = { keystore = "signer.json", password_env = "SIGNER_PASSWORD" }
+Several take turns, each with a lane of its own; the journal is sealed with the first one's key:
+  signers = [{ env = "SIGNER_A" }, { env = "SIGNER_B" }]
 
 A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   confirmations = 1           # blocks, its own included, before a settlement counts
@@ -306,13 +308,15 @@ fn network_of(
     let here = assets.clone().only(|asset| asset.info.id.network == network.id);
     let tiers = network.tiers(&setting, &here)?;
     let settings = Settings { tiers, ..network.settings(&setting)? };
-    let signer = signer(&format!("{setting}.signer"), &network.signer)?;
+    let signers = network.signers(&setting)?.into_iter();
+    let signers =
+        signers.map(|(setting, given)| signer(&setting, given)).collect::<Result<_, _>>()?;
     let clock = Arc::new(SystemClock);
     let mut rpc = Rpc::http(&format!("{setting}.rpc"), &network.id, &network.rpc.0)?;
     if let Some(counts) = counts {
         rpc = rpc.watched(Arc::new(Counting(counts)));
     }
-    EvmNetwork::new(network.id.clone(), rpc, vec![signer], assets, clock, settings)
+    EvmNetwork::new(network.id.clone(), rpc, signers, assets, clock, settings)
 }
 
 fn with_asset(

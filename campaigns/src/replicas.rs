@@ -1,0 +1,276 @@
+//! A world of processes: replicas of the built `pay402` on one PostgreSQL database and one chain.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use alloy::providers::Provider as _;
+use pay402::books::{Town, compare_town};
+use pay402::stack::CHAIN_ID;
+use pay402_core::journal::Journal as _;
+use pay402_core::{NetworkId, PaymentKey};
+use pay402_devchain::genesis::{self, DEV_ACCOUNTS, USDC_ADDRESS};
+use pay402_devchain::{Config, Devchain, Mining, Serving};
+use pay402_store::PgJournal;
+use tempfile::TempDir;
+
+use crate::Result;
+use crate::payments::Payers;
+use crate::postgres::{Cluster, Database};
+
+/// Which public dev accounts sign, for all replicas.
+const SIGNERS: [usize; 5] = [0, 3, 4, 5, 6];
+/// Which public dev account is paid.
+pub(crate) const PAYEE: usize = 2;
+/// Replicas.
+pub(crate) const REPLICAS: usize = 3;
+/// Longest wait for processes to be ready, and for what is unfinished at the end.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a world is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Climate {
+    pub(crate) block_time: Duration,
+    /// The replicas' `lease_s`.
+    pub(crate) lease_s: u64,
+    pub(crate) payers: usize,
+}
+
+/// Chain, database, payers and replicas.
+pub(crate) struct World {
+    pub(crate) chain: Devchain,
+    pub(crate) payers: Payers,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) journal: PgJournal,
+    database: Database<'static>,
+    _node: Serving,
+    folder: Option<TempDir>,
+}
+
+/// One process, or the place of one.
+pub(crate) struct Replica {
+    pub(crate) url: String,
+    bin: PathBuf,
+    config: PathBuf,
+    child: Option<Child>,
+}
+
+impl World {
+    pub(crate) async fn start(bin: &Path, climate: Climate) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let mining = Mining::Interval(climate.block_time);
+        let chain = Devchain::start(Config { chain_id: CHAIN_ID, mining, ..Config::default() });
+        let node = chain.serve(([127, 0, 0, 1], 0).into()).await?;
+        let payers = Payers::new(&chain, climate.payers)?;
+        let database = Cluster::shared().database();
+        let journal = PgJournal::open(&database.url(), None).await?;
+        // Taken all at once, so that each is another one.
+        let free: Vec<TcpListener> = (0..REPLICAS)
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect::<std::io::Result<_>>()?;
+        let mut replicas = Vec::new();
+        for listener in &free {
+            let port = listener.local_addr()?.port();
+            let signers = (0..SIGNERS.len()).map(|index| format!("{{ env = \"SIGNER_{index}\" }}"));
+            let signers = signers.collect::<Vec<_>>().join(", ");
+            let url = format!("http://127.0.0.1:{port}");
+            let text = format!(
+                "listen = \"127.0.0.1:{port}\"\nadvertise = \"{url}\"\ndatabase = \"{}\"\n\
+                 lease_s = {}\n[[network]]\nid = \"eip155:{CHAIN_ID}\"\nrpc = \"{}\"\n\
+                 signers = [{signers}]\nblock_time_s = 1\n",
+                database.url(),
+                climate.lease_s,
+                node.http_url(),
+            );
+            let config = folder.path().join(format!("{port}.toml"));
+            std::fs::write(&config, text)?;
+            replicas.push(Replica { url, bin: bin.to_owned(), config, child: None });
+        }
+        drop(free);
+        for replica in &mut replicas {
+            replica.start()?;
+        }
+        let folder = Some(folder);
+        let mut world = Self { chain, payers, replicas, journal, database, _node: node, folder };
+        world.all_ready().await?;
+        Ok(world)
+    }
+
+    /// Waits until every replica runs and can be sent payments.
+    pub(crate) async fn all_ready(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        for replica in &mut self.replicas {
+            replica.wake();
+            replica.start()?;
+            while !replica.is_ready().await {
+                if begun.elapsed() > PATIENCE {
+                    return Err(format!("{} is not ready", replica.url).into());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is unfinished in the journal.
+    pub(crate) async fn all_finished(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let unfinished = self.journal.unfinished(&network(), 10).await?;
+            let Some(first) = unfinished.first() else { return Ok(()) };
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("unfinished after {PATIENCE:?}: {}", first.new.key).into());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Compares journal and chain, and returns how many payments both say were settled.
+    pub(crate) async fn books(&self, payments: &[PaymentKey]) -> Result<usize> {
+        let town = Town {
+            network: network(),
+            token: USDC_ADDRESS,
+            payee: DEV_ACCOUNTS[PAYEE],
+            signers: SIGNERS.map(|index| DEV_ACCOUNTS[index]).to_vec(),
+        };
+        let coherent = compare_town(&self.chain.provider(), &town, &self.journal, payments).await?;
+        Ok(coherent.payments)
+    }
+
+    /// How many nonces were recorded for more than one payment. What the chain says of each signer
+    /// has to agree: so many transactions, without a gap.
+    pub(crate) async fn nonces_reused(&self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM (
+                       SELECT 1 FROM pay402_journal.signed_transaction
+                       GROUP BY network, signer, nonce HAVING count(DISTINCT entry) > 1) AS reused";
+        let reused = self.database.sql(sql)?.parse()?;
+        for index in SIGNERS {
+            let signer = DEV_ACCOUNTS[index];
+            let mined = self.chain.provider().get_transaction_count(signer).await?;
+            let named = signer.to_checksum(None);
+            let next = self.journal.next_nonce(&network(), &named).await?.unwrap_or(0);
+            if mined != next {
+                let said = format!("{named} recorded nonces below {next} and sent {mined}");
+                return Err(said.into());
+            }
+        }
+        Ok(reused)
+    }
+
+    /// Transactions of the signers that were mined.
+    pub(crate) async fn transactions(&self) -> Result<u64> {
+        let mut sum = 0;
+        for index in SIGNERS {
+            sum += self.chain.provider().get_transaction_count(DEV_ACCOUNTS[index]).await?;
+        }
+        Ok(sum)
+    }
+
+    /// How often another one began to lead.
+    pub(crate) fn tenures(&self) -> Result<u64> {
+        Ok(self.database.sql("SELECT max(token)::bigint FROM pay402_journal.lease")?.parse()?)
+    }
+
+    /// The place of the replica that leads, if one says that it does.
+    pub(crate) async fn leader(&self) -> Option<usize> {
+        for (place, replica) in self.replicas.iter().enumerate() {
+            if replica.child.is_some() && replica.leads().await {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Keeps what the processes said, for whoever looks into a violation.
+    pub(crate) fn keep(&mut self) -> Option<PathBuf> {
+        self.folder.take().map(TempDir::keep)
+    }
+}
+
+impl Replica {
+    /// Starts the process, unless it runs.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        if let Some(child) = &mut self.child {
+            match child.try_wait()? {
+                None => return Ok(()),
+                Some(status) => {
+                    return Err(format!("{} ended by itself: {status}", self.url).into());
+                }
+            }
+        }
+        let log =
+            File::options().create(true).append(true).open(self.config.with_extension("log"))?;
+        let mut command = Command::new(&self.bin);
+        command.args(["facilitator", "--config"]).arg(&self.config).env_clear();
+        command.env("RUST_LOG", "warn,pay402_facilitator=info");
+        for (number, index) in SIGNERS.iter().enumerate() {
+            command.env(
+                format!("SIGNER_{number}"),
+                format!("{:#x}", genesis::PUBLIC_DEV_KEYS[*index]),
+            );
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.child = Some(command.spawn()?);
+        Ok(())
+    }
+
+    /// Ends the process as `kill -9` does.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        if let Some(status) = child.try_wait()? {
+            return Err(format!("{} ended by itself: {status}", self.url).into());
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Stops the process where it is.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn wake(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        if let Some(child) = &self.child {
+            // It may have ended: that is noticed elsewhere.
+            _ = Command::new("kill").args([name, &child.id().to_string()]).status();
+        }
+    }
+
+    async fn is_ready(&self) -> bool {
+        self.read("/readyz").await.is_some()
+    }
+
+    async fn leads(&self) -> bool {
+        let health = self.read("/health").await.unwrap_or_default();
+        health.contains("\"status\":\"ok\",\"unfinished\"")
+    }
+
+    async fn read(&self, path: &str) -> Option<String> {
+        let client = reqwest::Client::builder().timeout(Duration::from_millis(500)).build().ok()?;
+        let answer = client.get(format!("{}{path}", self.url)).send().await.ok()?;
+        answer.error_for_status().ok()?.text().await.ok()
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        // It may have ended already, and a frozen one is killed all the same.
+        if let Some(mut child) = self.child.take() {
+            _ = child.kill();
+            _ = child.wait();
+        }
+    }
+}
+
+/// The network that the world is on.
+pub(crate) fn network() -> NetworkId {
+    NetworkId::eip155(CHAIN_ID)
+}
