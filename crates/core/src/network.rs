@@ -65,7 +65,18 @@ pub struct Verified {
     /// How many payments and errands of its kind are begun for one payer in one day (UTC), where
     /// settling it costs us more than a payment does; `None` for an ordinary one.
     pub daily_max: Option<u32>,
+    /// What it is taken from. Each has enough for it, and need not for others beside it.
+    pub backing: Vec<Backing>,
     _sealed: Sealed,
+}
+
+/// What a payment is taken from: the payer's tokens, or an allowance of them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Backing {
+    /// Which, as [`Network::sources`] names it: the same for all payments that are taken from it.
+    pub source: String,
+    /// What could be taken when the payment was verified, in atomic units.
+    pub held: Amount,
 }
 
 #[derive(Clone, Debug)]
@@ -90,8 +101,15 @@ impl Verified {
             plan,
             first: None,
             daily_max: None,
+            backing: Vec::new(),
             _sealed: Sealed,
         }
+    }
+
+    /// The same payment, which is taken from these.
+    #[must_use]
+    pub fn backed_by(self, backing: Vec<Backing>) -> Self {
+        Self { backing, ..self }
     }
 
     /// The same payment, which can be settled only when something else is done.
@@ -342,6 +360,12 @@ pub trait Network: Send + Sync {
     /// it; `None` where one of our signers has to.
     fn signed_elsewhere(&self, _plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
         None
+    }
+
+    /// What carrying out `plan` takes the payment from, as in [`Verified::backing`]; nothing for an
+    /// errand.
+    fn sources(&self, _plan: &SecretBytes) -> Vec<String> {
+        Vec::new()
     }
 
     /// What the signers have to pay gas with; nothing where that is no matter.

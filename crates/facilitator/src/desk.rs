@@ -17,6 +17,7 @@ use pay402_core::time::Clock;
 use pay402_core::{Amount, NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::exposure::{Exposure, Firm};
 use crate::feed::Bell;
 use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
@@ -61,6 +62,7 @@ pub(crate) struct Desk {
     pub(crate) sealer: Sealer,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) strikes: Strikes,
+    pub(crate) exposure: Arc<Exposure>,
     pub(crate) metrics: Arc<NetworkMetrics>,
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
     pub(crate) places: Arc<Semaphore>,
@@ -84,6 +86,7 @@ pub(crate) struct Custody {
     desk: Arc<Desk>,
     _place: Option<OwnedSemaphorePermit>,
     share: Option<Share>,
+    firm: Option<Firm>,
 }
 
 /// Unfinished payments by payer, each with the number of its [`Share`]s.
@@ -102,6 +105,18 @@ impl Custody {
     pub(crate) fn count_for(&mut self, payer: &str) {
         let desk = &self.desk;
         self.share = Some(desk.count(&mut desk.lock_shares(), payer, &self.key));
+    }
+
+    /// Holds what the payment is taken from as long as the entry is in hand.
+    pub(crate) fn hold(&mut self, firm: Firm) {
+        self.firm = Some(firm);
+    }
+
+    /// Notes whether its transfer is in a block.
+    pub(crate) fn mined(&self, mined: bool) {
+        if let Some(firm) = &self.firm {
+            firm.mined(mined);
+        }
     }
 }
 
@@ -214,6 +229,7 @@ impl Desk {
             lanes: network.signers().into_iter().map(lane).collect(),
             places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),
             strikes: Strikes::new(&options, clock.now()),
+            exposure: Arc::default(),
             network,
             journal,
             clock,
@@ -254,7 +270,7 @@ impl Desk {
     ) -> Option<Custody> {
         let fresh = self.lock_in_hand().insert(key.clone());
         let desk = Arc::clone(self);
-        fresh.then(|| Custody { key: key.clone(), desk, _place: place, share: None })
+        fresh.then(|| Custody { key: key.clone(), desk, _place: place, share: None, firm: None })
     }
 
     /// A share for a payment whose payer is proven; `None` when the payer has too many unfinished.

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::api;
 use crate::desk::{Desk, Run};
 use crate::errand;
+use crate::exposure;
 use crate::feed::{Bell, Feed};
 use crate::metrics::{Calls, NetworkMetrics};
 use crate::options::Options;
@@ -198,24 +199,34 @@ impl Engine {
             Ok(post) => &*post.desk(),
             Err(refused) => return Ok(Verdict::Invalid(refused)),
         };
-        match desk.in_time(desk.network.verify(payment)).await? {
-            Ok(verified) => {
-                if let Some(refused) = suspended(desk, &verified).await? {
-                    return Ok(Verdict::Invalid(refused));
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let verified = match desk.in_time(desk.network.verify(payment)).await? {
+                Ok(verified) => verified,
+                Err(Unverified::Unavailable(error)) => return Err(error),
+                Err(Unverified::Invalid(refused)) => {
+                    let collectable = collectable(desk, caller, payment, &refused).await?;
+                    return Ok(collectable.unwrap_or(Verdict::Invalid(refused)));
                 }
-                let refused = match uncharged(desk, caller, payment, &verified).await? {
-                    Some(refused) => Some(refused),
-                    None => waits_in_vain(desk, &verified).await?,
-                };
-                Ok(match refused {
-                    Some(refused) => Verdict::Invalid(refused),
-                    None => Verdict::Valid { payer: verified.payer },
-                })
+            };
+            if let Some(refused) = suspended(desk, &verified).await? {
+                return Ok(Verdict::Invalid(refused));
             }
-            Err(Unverified::Unavailable(error)) => Err(error),
-            Err(Unverified::Invalid(refused)) => Ok(collectable(desk, caller, payment, &refused)
-                .await?
-                .unwrap_or(Verdict::Invalid(refused))),
+            let refused = match uncharged(desk, caller, payment, &verified).await? {
+                Some(refused) => Some(refused),
+                None => waits_in_vain(desk, &verified).await?,
+            };
+            if let Some(refused) = refused {
+                return Ok(Verdict::Invalid(refused));
+            }
+            match desk.exposure.reserve_softly(&verified, Instant::now()) {
+                Ok(()) => return Ok(Verdict::Valid { payer: verified.payer }),
+                Err(short) if short.may_pass() && looks < exposure::LOOKS_MAX => {
+                    tokio::time::sleep(exposure::LOOK_AGAIN).await;
+                }
+                Err(short) => return Ok(Verdict::Invalid(short.refuse(&verified.payer))),
+            }
         }
     }
 

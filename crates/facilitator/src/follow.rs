@@ -287,6 +287,8 @@ fn next(
             return Next::Unknown;
         }
     };
+    let moved = matches!(status, ChainStatus::Shallow { .. } | ChainStatus::Proven { .. });
+    member.custody.mined(moved);
     let over = |outcome| Next::Close(with_spent(outcome, member.spent));
     match status {
         // Bytes that nobody has are as good as displaced.
@@ -382,6 +384,8 @@ async fn close(crew: &Crew, closing: Vec<(Custody, Outcome)>) {
         let payment = &custody.key;
         match outcome {
             Outcome::Settled { transaction, block, .. } => {
+                // Before anybody is told: who is told may present the next payment at once.
+                custody.mined(true);
                 tracing::info!(%payment, transaction, block, "settled");
             }
             Outcome::Failed { reason, transaction, .. } => {

@@ -15,6 +15,7 @@
 //! - what is sent beside payments has an entry of its own and takes the same road (`errand`);
 //! - what the journal stores is sealed (`seal`);
 //! - nothing new is accepted while every signer has too little to pay gas with (`funds`);
+//! - a payer's money is promised once, however many payments of it are verified (`exposure`);
 //! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`).
 //!
 //! [`Journal`]: pay402_core::journal::Journal
@@ -24,6 +25,7 @@ pub mod api;
 mod desk;
 mod engine;
 mod errand;
+mod exposure;
 pub mod failpoint;
 mod feed;
 mod follow;

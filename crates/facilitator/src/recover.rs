@@ -167,6 +167,7 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
         return Ok(Some(Taken::Uncharged(custody)));
     }
     let plan = desk.sealer.open(Content::Plan, key, &entry.new.plan)?;
+    custody.hold(desk.exposure.restore(key, entry.new.amount, desk.network.sources(&plan)));
     let expires = entry.new.expires;
     let Some(signed) = signed(&entry.stage) else {
         return Ok(Some(Taken::Job(Job::new(custody, plan, expires))));

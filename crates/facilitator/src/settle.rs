@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::desk::{Desk, Run};
 use crate::errand::{self, Ended, Room};
+use crate::exposure::{self, Firm};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::funds;
@@ -177,7 +178,8 @@ impl Call {
         let mut share = None;
         let mut done: Vec<PaymentKey> = Vec::new();
         let mut failed: Option<(PaymentKey, Refused)> = None;
-        for _ in 0..ERRANDS_MAX {
+        let mut overdrawn = 0;
+        for _ in 0..ERRANDS_MAX + exposure::LOOKS_MAX {
             let mut verified = match desk.in_time(desk.network.verify(&self.payment)).await? {
                 Ok(verified) => verified,
                 Err(Unverified::Invalid(refused)) => return self.refused_or_known(refused).await,
@@ -190,7 +192,18 @@ impl Call {
                 return Err(Unavailable::new("verification", "it contradicts itself"));
             }
             let Some(Prerequisite { errand, in_vain }) = verified.first.take() else {
-                return self.enter(verified, place, reply).await;
+                let charge = self.payment.charge();
+                match desk.exposure.reserve(&verified, charge, Instant::now()) {
+                    Ok(firm) => return self.enter(verified, firm, place, reply).await,
+                    Err(short) if short.may_pass() && overdrawn + 1 < exposure::LOOKS_MAX => {
+                        overdrawn += 1;
+                        tokio::time::sleep(exposure::LOOK_AGAIN).await;
+                        continue;
+                    }
+                    Err(short) => {
+                        return self.refused_or_known(short.refuse(&verified.payer)).await;
+                    }
+                }
             };
             // Who waits counts too, so that one payer does not take every place.
             if share.is_none() {
@@ -230,6 +243,7 @@ impl Call {
     async fn enter(
         &self,
         verified: Verified,
+        firm: Firm,
         place: OwnedSemaphorePermit,
         reply: &mut Reply,
     ) -> Result<Step, Unavailable> {
@@ -283,6 +297,7 @@ impl Call {
         tracing::info!(payment = %key, "entered");
         if let Some(mut custody) = desk.take(key, Some(place)) {
             custody.count_for(&payer);
+            custody.hold(firm);
             let (plan, expires) = (verified.plan, verified.expires);
             if charge.is_zero() {
                 desk.spawn(follow::close_uncharged(self.crew.clone(), custody));

@@ -530,6 +530,10 @@ impl Network for EvmNetwork {
         Some(Plan::decode(plan)?.sender()?.to_checksum(None))
     }
 
+    fn sources(&self, plan: &SecretBytes) -> Vec<String> {
+        Plan::decode(plan).map(|plan| plan.sources()).unwrap_or_default()
+    }
+
     fn signed_elsewhere(&self, plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
         match ErrandPlan::decode(plan)? {
             ErrandPlan::Approval(approval) => Some(approval.signed()),

@@ -85,6 +85,19 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// What the payment is taken from: the payer's tokens and, by a permit, what Permit2 may move of
+    /// them.
+    pub(crate) fn sources(&self) -> Vec<String> {
+        let tokens = format!("{:#x}/{:#x}", self.token, self.mandate.payer());
+        match self.mandate {
+            Mandate::Permit(_) => {
+                let allowance = format!("{tokens}/allowance");
+                vec![tokens, allowance]
+            }
+            Mandate::Authorization(_) | Mandate::Delegation(_) => vec![tokens],
+        }
+    }
+
     pub(crate) fn encode(&self) -> SecretBytes {
         let signature = Bytes::copy_from_slice(self.signature.expose());
         let contract = self.account == Account::Contract;

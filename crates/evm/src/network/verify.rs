@@ -8,7 +8,7 @@
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::sol_types::SolCall as _;
 use pay402_core::error::Unavailable;
-use pay402_core::network::{Identified, Prerequisite, Unverified, Verified};
+use pay402_core::network::{Backing, Identified, Prerequisite, Unverified, Verified};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Payment, Refusal, Refused};
 
@@ -80,7 +80,9 @@ pub(crate) async fn verify(
         expires = expires.min(ends);
     }
     let amount = Amount::new(read.charge);
-    let attested = Verified::attest(read.key, fingerprint, payer, amount, expires, plan.encode());
+    let backing = view.backing(&plan);
+    let attested = Verified::attest(read.key, fingerprint, payer, amount, expires, plan.encode())
+        .backed_by(backing);
     let verified = match plan.adoption {
         Some(_) => attested.taking_a_turn(network.settings.sponsoring.operations_per_account_max),
         None => attested,
@@ -421,6 +423,18 @@ impl View {
             return Err(self.explain(network, read, why).await?.into());
         }
         Ok(())
+    }
+
+    /// What the payment is taken from, and what there is of it.
+    fn backing(&self, plan: &Plan) -> Vec<Backing> {
+        let held = |index: usize| match index {
+            0 => self.balance.word(),
+            // One that a permit sets first is for this payment alone.
+            _ => self.allowance.filter(|_| plan.token_permit.is_none()),
+        };
+        let sources = plan.sources().into_iter().enumerate();
+        let known = |(index, source)| Some(Backing { source, held: Amount::new(held(index)?) });
+        sources.filter_map(known).collect()
     }
 
     /// Whether Permit2 may move less than the payment needs.

@@ -31,7 +31,7 @@ const CHAIN_ID: u64 = 84_532;
 /// Sends transactions.
 pub(crate) const SIGNERS: [usize; 2] = [0, 1];
 /// Pays.
-const PAYER: usize = 2;
+pub(crate) const PAYER: usize = 2;
 /// What one payment costs, in atomic units.
 pub(crate) const PRICE: u64 = 10_000;
 

@@ -20,6 +20,7 @@ mod delegations;
 mod errands;
 mod events;
 mod evm;
+mod exposure;
 mod faults;
 mod fees;
 mod first_payments;

@@ -1,0 +1,320 @@
+//! What payers' money is promised to: nobody is granted the same money twice.
+//!
+//! A payment that was verified is reserved against what its payer holds, softly and for a short time: its
+//! handler runs, and it may never be settled. One that is being settled is reserved firmly, until its entry
+//! is final. A new payment needs what is left of the payer's holdings; a repeat never stands in its own
+//! way.
+//!
+//! **Invariant:** the firm reservations are those of the entries in hand, so that they come back with them
+//! after a crash. A transfer that is mined is in what the payer holds, and reserved no longer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pay402_core::network::{Backing, Verified};
+use pay402_core::{Amount, PaymentKey, Refusal, Refused};
+use tokio::time::Instant;
+
+/// How long a verified payment stays reserved: longer than most handlers run, and short enough for a payer
+/// whose purchase came to nothing.
+const SOFT: Duration = Duration::from_secs(15);
+/// Payments reserved softly at a time. More are not reserved before they are settled.
+const SOFT_MAX: usize = 65_536;
+/// Soft reservations from which on those that are over are looked for.
+const SWEEP_MIN: usize = 1_024;
+/// How often a payment that would overdraw its payer is looked at again while others of that payer move:
+/// one of them may be mined, and reserved still.
+pub(crate) const LOOKS_MAX: usize = 4;
+/// Pause between these looks.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The reservations of one network.
+#[derive(Debug, Default)]
+pub(crate) struct Exposure {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By what the money is taken from.
+    sources: HashMap<String, HashMap<PaymentKey, Reserved>>,
+    /// Soft reservations, those that are over and not yet forgotten too.
+    soft: usize,
+    /// How many of them there are when the next ones are forgotten.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Reserved {
+    amount: Amount,
+    /// Entries in hand, and calls about to enter, that hold it firmly.
+    firm: usize,
+    soft_until: Option<Instant>,
+    /// Whether the transfer is in a block.
+    mined: bool,
+}
+
+impl Reserved {
+    fn counts(&self, now: Instant) -> bool {
+        !self.mined && (self.firm > 0 || self.soft_until.is_some_and(|until| now < until))
+    }
+
+    const fn is_over(&self) -> bool {
+        self.firm == 0 && self.soft_until.is_none()
+    }
+}
+
+/// The payer's holdings do not cover one more payment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Short {
+    held: Amount,
+    reserved: Amount,
+    /// Whether part of it is being settled: it may have moved since the holdings were looked at.
+    moving: bool,
+}
+
+impl Short {
+    /// Whether a later look may show something else.
+    pub(crate) const fn may_pass(&self) -> bool {
+        self.moving
+    }
+
+    /// The refusal to answer with.
+    pub(crate) fn refuse(self, payer: &str) -> Refused {
+        let Self { held, reserved, .. } = self;
+        let message = format!(
+            "the payer has {held} atomic units that may be moved, of which {reserved} are reserved for \
+             payments of this payer that are verified or being settled"
+        );
+        Refused::new(Refusal::InsufficientFunds, message).by(payer)
+    }
+}
+
+/// A firm reservation; given up on drop.
+#[derive(Debug)]
+pub(crate) struct Firm {
+    exposure: Arc<Exposure>,
+    key: PaymentKey,
+    sources: Vec<String>,
+}
+
+impl Firm {
+    /// Notes whether the transfer is in a block: then the payer's holdings are without it.
+    pub(crate) fn mined(&self, mined: bool) {
+        self.exposure.each(&self.key, &self.sources, |reserved| reserved.mined = mined);
+    }
+}
+
+impl Drop for Firm {
+    fn drop(&mut self) {
+        self.exposure.each(&self.key, &self.sources, |reserved| {
+            reserved.firm = reserved.firm.saturating_sub(1);
+        });
+    }
+}
+
+impl Exposure {
+    /// Reserves a payment that was verified, for a short time.
+    pub(crate) fn reserve_softly(&self, verified: &Verified, now: Instant) -> Result<(), Short> {
+        let mut state = self.lock();
+        state.check(&verified.key, verified.amount, &verified.backing, now)?;
+        if state.soft >= state.sweep_at {
+            state.sweep(now);
+        }
+        if state.soft >= SOFT_MAX {
+            return Ok(());
+        }
+        for Backing { source, .. } in &verified.backing {
+            let reserved = state.reserved(source, &verified.key, verified.amount);
+            let is_new = reserved.soft_until.replace(now + SOFT).is_none();
+            state.soft += usize::from(is_new);
+        }
+        Ok(())
+    }
+
+    /// Reserves what a payment is about to be settled for.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        verified: &Verified,
+        charge: Amount,
+        now: Instant,
+    ) -> Result<Firm, Short> {
+        let sources = verified.backing.iter().map(|backing| backing.source.clone()).collect();
+        let mut state = self.lock();
+        state.check(&verified.key, charge, &verified.backing, now)?;
+        Ok(self.hold(&mut state, &verified.key, charge, sources))
+    }
+
+    /// Reserves what an entry that was made before is settled for, whatever its payer holds.
+    pub(crate) fn restore(
+        self: &Arc<Self>,
+        key: &PaymentKey,
+        charge: Amount,
+        sources: Vec<String>,
+    ) -> Firm {
+        self.hold(&mut self.lock(), key, charge, sources)
+    }
+
+    fn hold(
+        self: &Arc<Self>,
+        state: &mut State,
+        key: &PaymentKey,
+        charge: Amount,
+        sources: Vec<String>,
+    ) -> Firm {
+        for source in &sources {
+            let reserved = state.reserved(source, key, charge);
+            reserved.firm += 1;
+            let was_soft = reserved.soft_until.take().is_some();
+            state.soft -= usize::from(was_soft);
+        }
+        Firm { exposure: Arc::clone(self), key: key.clone(), sources }
+    }
+
+    fn each(&self, key: &PaymentKey, sources: &[String], change: impl Fn(&mut Reserved)) {
+        let mut state = self.lock();
+        for source in sources {
+            let Some(payments) = state.sources.get_mut(source) else { continue };
+            let Some(reserved) = payments.get_mut(key) else { continue };
+            change(reserved);
+            if reserved.is_over() {
+                payments.remove(key);
+            }
+            if payments.is_empty() {
+                state.sources.remove(source);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether every source covers `amount` beside what others have reserved.
+    fn check(
+        &self,
+        key: &PaymentKey,
+        amount: Amount,
+        backing: &[Backing],
+        now: Instant,
+    ) -> Result<(), Short> {
+        for Backing { source, held } in backing {
+            let Some(payments) = self.sources.get(source) else { continue };
+            let others = payments.iter().filter(|(other, _)| *other != key);
+            let mut reserved = Amount::ZERO;
+            let mut moving = false;
+            for (_, other) in others.filter(|(_, other)| other.counts(now)) {
+                moving |= other.firm > 0;
+                reserved = reserved.checked_add(other.amount).unwrap_or(Amount::MAX);
+            }
+            let wanted = reserved.checked_add(amount).unwrap_or(Amount::MAX);
+            if wanted > *held && !reserved.is_zero() {
+                return Err(Short { held: *held, reserved, moving });
+            }
+        }
+        Ok(())
+    }
+
+    fn reserved(&mut self, source: &str, key: &PaymentKey, amount: Amount) -> &mut Reserved {
+        let payments = self.sources.entry(source.to_owned()).or_default();
+        let fresh = || Reserved { amount, firm: 0, soft_until: None, mined: false };
+        let reserved = payments.entry(key.clone()).or_insert_with(fresh);
+        reserved.amount = amount;
+        reserved
+    }
+
+    /// Forgets what was reserved softly and is over.
+    fn sweep(&mut self, now: Instant) {
+        let mut soft = 0;
+        self.sources.retain(|_, payments| {
+            payments.retain(|_, reserved| {
+                if reserved.soft_until.is_some_and(|until| until <= now) {
+                    reserved.soft_until = None;
+                }
+                soft += usize::from(reserved.soft_until.is_some());
+                !reserved.is_over()
+            });
+            !payments.is_empty()
+        });
+        self.soft = soft;
+        self.sweep_at = soft.saturating_mul(2).clamp(SWEEP_MIN, SOFT_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pay402_core::network::SecretBytes;
+    use pay402_core::time::UnixTime;
+    use pay402_core::{Digest, NetworkId};
+
+    use super::*;
+
+    fn payment(nonce: u64, amount: u64, held: u64) -> Verified {
+        let key = PaymentKey::new(&NetworkId::eip155(1), "0xa", "0xb", &nonce.to_string());
+        let (fingerprint, plan) = (Digest::of(&[b"x"]), SecretBytes::new(Vec::new()));
+        let amount = Amount::from(amount);
+        Verified::attest(key, fingerprint, "0xb".into(), amount, UnixTime(1), plan)
+            .backed_by(vec![Backing { source: "0xa/0xb".into(), held: Amount::from(held) }])
+    }
+
+    #[test]
+    fn nobody_is_promised_what_another_was() {
+        let exposure = Arc::new(Exposure::default());
+        let now = Instant::now();
+        let (first, second) = (payment(1, 10, 19), payment(2, 10, 19));
+        exposure.reserve_softly(&first, now).unwrap();
+        exposure.reserve_softly(&first, now).unwrap();
+        let short = exposure.reserve_softly(&second, now).unwrap_err();
+        assert!(!short.may_pass() && short.reserved == Amount::from(10_u64), "{short:?}");
+        assert!(exposure.reserve(&second, second.amount, now).is_err());
+        let firm = exposure.reserve(&first, first.amount, now).unwrap();
+        assert!(exposure.reserve_softly(&second, now).unwrap_err().may_pass());
+        // Enough for both.
+        exposure.reserve_softly(&payment(3, 9, 19), now).unwrap();
+        drop(firm);
+        exposure.reserve_softly(&second, now).unwrap();
+        assert_eq!(exposure.lock().soft, 2);
+    }
+
+    #[test]
+    fn what_was_verified_is_reserved_for_a_short_time() {
+        let exposure = Exposure::default();
+        let now = Instant::now();
+        exposure.reserve_softly(&payment(1, 10, 10), now).unwrap();
+        let early = now + SOFT - Duration::from_millis(1);
+        assert!(exposure.reserve_softly(&payment(2, 10, 10), early).is_err());
+        exposure.reserve_softly(&payment(2, 10, 10), now + SOFT).unwrap();
+    }
+
+    #[test]
+    fn copies_hold_one_reservation_and_a_mined_one_counts_no_more() {
+        let exposure = Arc::new(Exposure::default());
+        let now = Instant::now();
+        let (first, second) = (payment(1, 10, 10), payment(2, 10, 10));
+        let one = exposure.reserve(&first, first.amount, now).unwrap();
+        let two = exposure.reserve(&first, first.amount, now).unwrap();
+        drop(one);
+        assert!(exposure.reserve(&second, second.amount, now).is_err());
+        two.mined(true);
+        drop(exposure.reserve(&second, second.amount, now).unwrap());
+        two.mined(false);
+        assert!(exposure.reserve(&second, second.amount, now).is_err());
+        drop(two);
+        assert!(exposure.lock().sources.is_empty(), "something is left");
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let exposure = Exposure::default();
+        let now = Instant::now();
+        for nonce in 0..10_000 {
+            let later = now + SOFT * u32::try_from(nonce).unwrap();
+            exposure.reserve_softly(&payment(nonce, 1, 10_000), later).unwrap();
+        }
+        let soft = exposure.lock().soft;
+        assert!(soft <= SWEEP_MIN, "{soft}");
+    }
+}
