@@ -6,6 +6,7 @@
 //! headers with a `Content-Length`, and a body.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::Result;
 
 /// Longest time for one answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(80);
 /// Largest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Largest body of an answer, in bytes.
@@ -36,7 +37,7 @@ pub(crate) struct Target {
     /// The server.
     pub(crate) address: SocketAddr,
     /// Whole requests, sent in turn.
-    pub(crate) requests: Vec<Vec<u8>>,
+    pub(crate) requests: Arc<[Vec<u8>]>,
     /// The status of every answer; any other one ends the bench.
     pub(crate) status: u16,
     /// What every answer's body contains.
@@ -47,7 +48,7 @@ impl Target {
     /// A target for `GET path`.
     pub(crate) fn get(address: SocketAddr, path: &str, status: u16) -> Self {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes();
-        Self { address, requests: vec![request], status, contains: "" }
+        Self { address, requests: Arc::new([request]), status, contains: "" }
     }
 
     /// A target for `POST path` with each of `bodies` in turn, as JSON.
@@ -96,6 +97,36 @@ pub(crate) async fn per_second(target: &Target, shape: Shape) -> Result<f64> {
         done??;
     }
     Ok((shape.connections * shape.each) as f64 / began.elapsed().as_secs_f64())
+}
+
+/// Drives `target` and says how long each answer took, in milliseconds.
+///
+/// # Errors
+/// As [`per_second`].
+pub(crate) async fn each_ms(target: &Target, shape: Shape) -> Result<Vec<f64>> {
+    let mut connections = Vec::with_capacity(shape.connections);
+    for _ in 0..shape.connections {
+        connections.push(Connection::open(target.address).await?);
+    }
+    let mut running = JoinSet::new();
+    for (index, mut connection) in connections.into_iter().enumerate() {
+        let target = target.clone();
+        running.spawn(async move {
+            let mut times = Vec::with_capacity(shape.each);
+            for count in 0..shape.each {
+                let began = Instant::now();
+                let turn = (index * shape.each + count) % target.requests.len();
+                connection.exchange(&target, turn).await?;
+                times.push(began.elapsed().as_secs_f64() * 1_000.0);
+            }
+            Ok::<_, crate::Failure>(times)
+        });
+    }
+    let mut times = Vec::with_capacity(shape.connections * shape.each);
+    while let Some(done) = running.join_next().await {
+        times.extend(done??);
+    }
+    Ok(times)
 }
 
 /// How long one exchange takes on one connection, in microseconds.

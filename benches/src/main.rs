@@ -23,6 +23,8 @@ mod pack;
 mod paid;
 mod report;
 mod settle;
+#[cfg(target_os = "linux")]
+mod speed;
 mod stack;
 mod unpaid;
 mod verify;
@@ -63,10 +65,14 @@ struct Options {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let done = options(&arguments).and_then(|options| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(run(&options))
-    });
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match &*arguments {
+        #[cfg(target_os = "linux")]
+        [first, address] if first == speed::LIMIT_ARGUMENT => {
+            runtime().map_err(Into::into).and_then(|it| it.block_on(speed::serve_limit(address)))
+        }
+        _ => options(&arguments).and_then(|options| runtime()?.block_on(run(&options))),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -133,6 +139,17 @@ async fn run(options: &Options) -> Result<()> {
         for line in hostile::run().await? {
             println!("{}", if options.json { line.json() } else { line.text() });
             printed += 1;
+        }
+    }
+    #[cfg(target_os = "linux")]
+    if speed::NAMES.iter().any(chosen) {
+        if speed::is_installed() {
+            for figure in speed::run(options.extent, |name| chosen(&name)).await? {
+                println!("{}", if options.json { figure.json() } else { figure.text() });
+                printed += 1;
+            }
+        } else {
+            eprintln!("bench: speed_… is left out: no anvil here; see `cargo xtask setup`");
         }
     }
     match printed {

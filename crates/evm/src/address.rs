@@ -1,6 +1,41 @@
 //! Addresses as people and messages write them, read strictly.
 
+use std::cell::RefCell;
+
 use alloy::primitives::Address;
+
+/// Letters of an address as people write it.
+const SPELLING_LEN: usize = 42;
+/// Addresses whose spelling each thread remembers. A payment names the same few again and again, and
+/// each spelling takes a hash.
+const SPELLINGS: usize = 128;
+
+thread_local! {
+    static REMEMBERED: RefCell<[Option<Spelling>; SPELLINGS]> = const {
+        RefCell::new([const { None }; SPELLINGS])
+    };
+}
+
+/// An address as EIP-55 spells it.
+#[derive(Clone, Copy)]
+struct Spelling {
+    address: Address,
+    text: [u8; SPELLING_LEN],
+}
+
+impl Spelling {
+    fn of(address: &Address) -> Self {
+        let place = usize::from(address[19]) % SPELLINGS;
+        REMEMBERED.with_borrow_mut(|remembered| match &remembered[place] {
+            Some(spelling) if spelling.address == *address => *spelling,
+            _ => {
+                let mut text = [0; SPELLING_LEN];
+                text.copy_from_slice(address.to_checksum(None).as_bytes());
+                *remembered[place].insert(Self { address: *address, text })
+            }
+        })
+    }
+}
 
 /// Why a text is not an address, and what to write instead.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -29,7 +64,7 @@ pub fn parse_address(text: &str) -> Result<Address, AddressError> {
     let address: Address = text.parse().map_err(|_| AddressError::Form)?;
     let mixed = digits.bytes().any(|b| b.is_ascii_lowercase())
         && digits.bytes().any(|b| b.is_ascii_uppercase());
-    if mixed && address.to_checksum(None) != text {
+    if mixed && Spelling::of(&address).text != text.as_bytes() {
         return Err(AddressError::Checksum);
     }
     Ok(address)
@@ -46,6 +81,11 @@ pub fn parse_payee(text: &str) -> Result<Address, AddressError> {
     }
 }
 
+/// The spelling with a checksum (EIP-55), as on the wire.
+pub fn checksummed(address: &Address) -> String {
+    Spelling::of(address).text.iter().copied().map(char::from).collect()
+}
+
 /// The canonical spelling, in keys and books: lower case.
 pub fn canonical(address: &Address) -> String {
     format!("{address:#x}")
@@ -56,6 +96,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_remembered_of_one_address_is_not_told_of_another() {
+        for index in 0..=u8::MAX {
+            let mut bytes = [index; 20];
+            for last in [0, 1, 128, 129] {
+                bytes[19] = last;
+                let address = Address::from(bytes);
+                for _ in 0..2 {
+                    assert_eq!(checksummed(&address), address.to_checksum(None));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn addresses_are_read_strictly() {
         let checksummed = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
         let address = parse_address(checksummed).unwrap();
@@ -64,6 +118,7 @@ mod tests {
         assert_eq!(parse_address(&upper), Ok(address));
         assert_eq!(canonical(&address), checksummed.to_lowercase());
 
+        assert_eq!(super::checksummed(&address), checksummed);
         let swapped = checksummed.replace("CbD", "cBd");
         assert_eq!(parse_address(&swapped), Err(AddressError::Checksum));
         let kelvin = "0x\u{212a}36cbd53842c5426634e7929541ec2318f3dcf7";

@@ -4,11 +4,12 @@
 //! the official SDKs list as their default assets. Operators and owners add to the table or narrow
 //! it. **Invariant:** decimals and domains come from here and never from a 402.
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, B256};
 use pay402_core::NetworkId;
 use pay402_core::asset::{AssetId, AssetInfo};
 
 use crate::address::{AddressError, canonical, parse_address};
+use crate::typed_data::token_domain;
 
 /// How a token takes a signed payment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,6 +59,8 @@ pub struct Asset {
     /// Whether several payments of it may go in one transaction: a token by EIP-3009 whose transfers do
     /// not depend on who sends them, and log the use of the nonce and then the transfer.
     pub packs: bool,
+    /// The separator of its EIP-712 domain.
+    separator: B256,
 }
 
 impl Asset {
@@ -82,7 +85,9 @@ impl Asset {
             domain_name: name.to_owned(),
             domain_version: version.to_owned(),
         };
-        Ok(Self { info, method: Eip3009, peg, packs: false })
+        let chain_id = network.evm_chain_id().unwrap_or_default();
+        let separator = token_domain(&info, chain_id, address).separator();
+        Ok(Self { info, method: Eip3009, peg, packs: false, separator })
     }
 
     /// A token of which only its ERC-20 side is known: paid through Permit2.
@@ -120,6 +125,11 @@ impl Asset {
     /// Whether one unit is one dollar.
     pub fn is_dollar(&self) -> bool {
         self.peg == Peg::Dollar
+    }
+
+    /// The separator of its EIP-712 domain.
+    pub(crate) const fn separator(&self) -> B256 {
+        self.separator
     }
 
     /// Where the token is.

@@ -116,15 +116,6 @@ impl Mandate {
         }
     }
 
-    /// What it is told apart by from other mandates with the same key.
-    pub(crate) fn struct_hash(&self) -> B256 {
-        match self {
-            Self::Authorization(authorization) => authorization.struct_hash(),
-            Self::Permit(permit) => permit.struct_hash(),
-            Self::Delegation(delegation) => delegation.context,
-        }
-    }
-
     /// What the chain would refuse twice. A nonce of Permit2 is the payer's for every token, and one
     /// of `AgentAccount` its key's in one epoch; other delegations have none that we can read, and
     /// are known by manager and context alone.

@@ -12,7 +12,7 @@ use pay402_core::{
 };
 use serde_json::Value;
 
-use crate::address::{parse_address, parse_payee};
+use crate::address::{checksummed, parse_address, parse_payee};
 use crate::assets::{Asset, AssetTable, TransferMethod};
 use crate::exact::{Eip3009Payload, Erc7710Payload};
 use crate::mandate::{Delegation, Mandate};
@@ -20,7 +20,7 @@ use crate::network::Brought;
 use crate::permit2::Permit2Payload;
 use crate::signature::{Deployment, Judgement, SignatureBytes};
 use crate::sponsor::{self, SignedApproval, SignedTokenPermit};
-use crate::typed_data::{Authorization, PermitTransfer, token_domain};
+use crate::typed_data::{Authorization, PermitTransfer, signing_hash};
 
 /// Shortest time that must remain before an authorization expires, in seconds. Networks with slow
 /// blocks need more.
@@ -89,6 +89,8 @@ pub(crate) struct ReadPayment {
     /// What is to move, in atomic units; zero for a metered payment that is to cost nothing.
     pub(crate) charge: U256,
     pub(crate) token: Address,
+    /// The hash of what was agreed to, without the domain; a delegation's context.
+    message: B256,
     pub(crate) digest: B256,
     pub(crate) judgement: Judgement,
     pub(crate) key: PaymentKey,
@@ -111,19 +113,21 @@ impl ReadPayment {
         let asked = Asked { pay_to, amount: terms.amount.to_u256(), token };
         let payload = &payment.presented().payload;
         let form = |error: Malformed| Refused::new(Refusal::InvalidPayload, error.to_string());
-        let (mandate, signature, digest) = match method {
+        let (mandate, signature, hashes) = match method {
             TransferMethod::Eip3009 => {
                 let Eip3009Payload { authorization, signature } =
                     Eip3009Payload::parse(payload).map_err(form)?;
                 asked.check_authorization(&authorization)?;
-                let digest = authorization.digest(&token_domain(&asset.info, chain_id, token));
-                (Mandate::Authorization(authorization), signature, digest)
+                let message = authorization.struct_hash();
+                let digest = signing_hash(asset.separator(), message);
+                (Mandate::Authorization(authorization), signature, Hashes { message, digest })
             }
             TransferMethod::Permit2 => {
                 let payload = Permit2Payload::parse(payload, &terms.scheme).map_err(form)?;
                 asked.check_permit(&payload)?;
                 let digest = payload.permit.digest(chain_id);
-                (Mandate::Permit(payload.permit), payload.signature, digest)
+                let message = payload.permit.struct_hash();
+                (Mandate::Permit(payload.permit), payload.signature, Hashes { message, digest })
             }
             TransferMethod::Erc7710 => {
                 let payload = Erc7710Payload::parse(payload).map_err(form)?;
@@ -133,14 +137,16 @@ impl ReadPayment {
                     payload.context.expose(),
                     U256::MAX,
                 );
-                (Mandate::Delegation(delegation), payload.context, delegation.context)
+                let context = delegation.context;
+                let hashes = Hashes { message: context, digest: context };
+                (Mandate::Delegation(delegation), payload.context, hashes)
             }
         };
         let token_permit = match mandate {
             Mandate::Permit(permit) => sponsor::token_permit(payment.presented(), &permit)?,
             Mandate::Authorization(_) | Mandate::Delegation(_) => None,
         };
-        Ok(Self::put_together(payment, mandate, signature, token_permit, token, digest))
+        Ok(Self::put_together(payment, mandate, signature, token_permit, token, hashes))
     }
 
     fn put_together(
@@ -149,7 +155,7 @@ impl ReadPayment {
         presented: SignatureBytes,
         token_permit: Option<SignedTokenPermit>,
         token: Address,
-        digest: B256,
+        Hashes { message, digest }: Hashes,
     ) -> Self {
         // A context is its manager's, whatever it ends with: unwrapped, one could be presented twice.
         let wrapped = match mandate {
@@ -179,6 +185,7 @@ impl ReadPayment {
             adoption: None,
             charge,
             token,
+            message,
             digest,
             judgement,
             key,
@@ -243,7 +250,7 @@ impl ReadPayment {
 
     /// Who pays, as spelled on the wire.
     pub(crate) fn payer(&self) -> String {
-        self.mandate.payer().to_checksum(None)
+        checksummed(&self.mandate.payer())
     }
 
     /// Everything that identifies this very payment. The signature's bytes are no part of it: the
@@ -253,13 +260,19 @@ impl ReadPayment {
         Digest::of(&[
             terms.scheme.as_str().as_bytes(),
             self.key.as_str().as_bytes(),
-            self.mandate.struct_hash().as_slice(),
+            self.message.as_slice(),
             self.digest.as_slice(),
             self.token.as_slice(),
             self.mandate.payee().as_slice(),
             &terms.max_timeout_seconds.to_be_bytes(),
         ])
     }
+}
+
+/// What is hashed of a mandate, and what its signature is over.
+struct Hashes {
+    message: B256,
+    digest: B256,
 }
 
 /// What our terms ask a mandate to say.
@@ -301,7 +314,7 @@ impl Asked {
 }
 
 fn by_payer(refusal: Refusal, payer: Address) -> Refused {
-    Refused::from(refusal).by(payer.to_checksum(None))
+    Refused::from(refusal).by(checksummed(&payer))
 }
 
 /// Terms as they were read.

@@ -3,7 +3,9 @@
 //! **Invariant:** domains come from our own asset table or from the canonical contracts; a payment
 //! never brings its own.
 
-use alloy::primitives::{Address, B256, U256, address};
+use std::sync::LazyLock;
+
+use alloy::primitives::{Address, B256, U256, address, keccak256};
 use alloy::sol_types::{Eip712Domain, SolStruct, eip712_domain};
 use pay402_core::asset::AssetInfo;
 
@@ -103,7 +105,17 @@ impl Authorization {
 
     /// The hash of the message alone, without the domain.
     pub fn struct_hash(&self) -> B256 {
-        self.message().eip712_hash_struct()
+        // As the derived one, which hashes the type's text anew each time.
+        let words = [
+            *AUTHORIZATION_TYPE,
+            self.from.into_word(),
+            self.to.into_word(),
+            self.value.into(),
+            self.valid_after.into(),
+            self.valid_before.into(),
+            self.nonce,
+        ];
+        keccak256(words.map(|word| word.0).as_flattened())
     }
 
     const fn message(&self) -> signed::TransferWithAuthorization {
@@ -116,6 +128,19 @@ impl Authorization {
             nonce: self.nonce,
         }
     }
+}
+
+/// The hash of the text of an authorization's type (EIP-712).
+static AUTHORIZATION_TYPE: LazyLock<B256> =
+    LazyLock::new(|| keccak256(signed::TransferWithAuthorization::eip712_root_type().as_bytes()));
+
+/// What has to be signed for a message with this hash, in the domain with this separator (EIP-712).
+pub(crate) fn signing_hash(separator: B256, message: B256) -> B256 {
+    let mut bytes = [0; 66];
+    bytes[..2].copy_from_slice(&[0x19, 0x01]);
+    bytes[2..34].copy_from_slice(separator.as_slice());
+    bytes[34..].copy_from_slice(message.as_slice());
+    keccak256(bytes)
 }
 
 /// The EIP-712 domain of a token at `token` on the chain with `chain_id`.
@@ -234,5 +259,31 @@ impl TokenPermit {
         let Self { owner, value, nonce, deadline } = *self;
         signed::Permit { owner, spender: PERMIT2, value, nonce, deadline }
             .eip712_signing_hash(domain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hashed_by_hand_is_what_the_library_hashes() {
+        let authorization = Authorization {
+            from: Address::repeat_byte(1),
+            to: Address::repeat_byte(2),
+            value: U256::from(3),
+            valid_after: U256::from(4),
+            valid_before: U256::MAX,
+            nonce: B256::repeat_byte(6),
+        };
+        let message = authorization.struct_hash();
+        assert_eq!(message, authorization.message().eip712_hash_struct());
+        let domain = eip712_domain! {
+            name: "USDC",
+            version: "2",
+            chain_id: 84532,
+            verifying_contract: Address::repeat_byte(7),
+        };
+        assert_eq!(signing_hash(domain.separator(), message), authorization.digest(&domain));
     }
 }

@@ -50,7 +50,7 @@ use crate::mandate::Delegation;
 use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
 use crate::sponsor::{ACCOUNT_ADOPTION, EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
-use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY, token_domain};
+use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY};
 use account::AccountRequest;
 pub(crate) use adoption::Brought;
 use errand::ErrandPlan;
@@ -361,7 +361,7 @@ impl EvmNetwork {
             return Err(self.misconfigured("assets", problem));
         }
         let separator = self.rpc.read_call(domain).map_err(down)?.word();
-        let expected = token_domain(&asset.info, self.chain_id, asset.token()).separator();
+        let expected = asset.separator();
         let needs_domain = asset.method == crate::assets::TransferMethod::Eip3009;
         if needs_domain && separator != Some(expected.into()) {
             let problem = format!(

@@ -1,14 +1,16 @@
 //! Questions that are asked together.
 //!
-//! Nobody waits for others to come: while fewer than [`Batch::AT_A_TIME`] batches are on their way, a
-//! question leaves at once, alone if need be; what comes meanwhile goes with the next batch. So a quiet
-//! node sees one question at a time, and a busy one large batches.
+//! Nobody waits for others to come: while no batch is on its way, a question leaves at once, alone if
+//! need be; what comes meanwhile goes with the next batch. That one leaves when the first is back, or
+//! [`Batch::PACE`] after it, up to [`Batch::AT_A_TIME`] of them: so a quiet node sees one question at a
+//! time, a busy one large batches, and a slow one does not hold up those who come later.
 //!
 //! **Invariant:** every question is answered or given up: whoever asks may go away without taking the
 //! others along, and a batch that breaks leaves nobody waiting.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -19,6 +21,8 @@ pub(super) trait Batch: Send + Sync + 'static {
 
     /// Batches on their way at a time.
     const AT_A_TIME: usize;
+    /// How long a question waits for a batch that is on its way, before another one leaves.
+    const PACE: Duration;
     /// Questions in one batch.
     const SIZE_MAX: usize;
     /// Questions that wait for a batch; more are given up.
@@ -68,15 +72,16 @@ impl<B: Batch> Together<B> {
     /// Sends a batch on its way if there is room for one. It is a task of its own: whoever began it may
     /// go away.
     fn start(&self) {
-        {
+        let pause = {
             let mut state = self.lock();
             if state.on_their_way >= B::AT_A_TIME {
                 return;
             }
             state.on_their_way += 1;
-        }
+            if state.on_their_way == 1 { Duration::ZERO } else { B::PACE }
+        };
         // Not under the lock: a runtime that is ending drops the task at once.
-        tokio::spawn(OnItsWay { together: self.clone(), counts: true }.run());
+        tokio::spawn(OnItsWay { together: self.clone(), counts: true }.run(pause));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
@@ -98,7 +103,10 @@ struct OnItsWay<B: Batch> {
 }
 
 impl<B: Batch> OnItsWay<B> {
-    async fn run(mut self) {
+    async fn run(mut self, pause: Duration) {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         while let Some(batch) = self.next() {
             let (questions, tells): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             let answers = self.together.0.batch.ask(questions).await;
@@ -161,6 +169,7 @@ mod tests {
         type Answer = u64;
 
         const AT_A_TIME: usize = 2;
+        const PACE: Duration = Duration::from_millis(5);
         const SIZE_MAX: usize = 10;
         const WAITING_MAX: usize = 100;
 
@@ -199,6 +208,20 @@ mod tests {
         let Doubling { batches, most, .. } = &together.0.batch;
         assert_eq!(batches.load(Ordering::SeqCst), 1 + 62_usize.div_ceil(Doubling::SIZE_MAX));
         assert_eq!(most.load(Ordering::SeqCst), Doubling::AT_A_TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_later_waits_for_the_pace_and_not_for_the_answer() {
+        let together = together();
+        let first = tokio::spawn({
+            let together = together.clone();
+            async move { together.ask(1).await }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let began = tokio::time::Instant::now();
+        assert_eq!(together.ask(2).await, Some(4));
+        assert_eq!(began.elapsed(), Duration::from_millis(5 + 25));
+        assert_eq!(first.await.unwrap(), Some(2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,103 @@
+//! `POST /settle` with one signer, on anvil with a block every second and with one for each transaction.
+
+use pay402::stack::SIGNER_INDEX;
+use pay402_devchain::genesis;
+use tempfile::TempDir;
+
+use super::anvil::Anvil;
+use super::town::{Payers, facilitator};
+use super::{Bound, Figure, median};
+use crate::load::{self, Shape, Target};
+use crate::{Extent, Result};
+
+/// Enough for 1,800 settlements in a block.
+const GAS_LIMIT: &str = "120000000";
+/// Connections, and the least rate with a block every second.
+const CONNECTIONS: [(usize, Bound); 3] =
+    [(64, Bound::None), (512, Bound::AtLeast(450.0)), (2_048, Bound::AtLeast(1_000.0))];
+/// Settlements on each connection.
+const EACH: usize = 6;
+/// A facilitator lets one payer have 16 settlements under way.
+const PAYERS: usize = 256;
+const BLOCK_TIME_S: u64 = 1;
+/// Settlements one after the other.
+const ALONE: usize = 15;
+/// What a settlement alone may take beyond the block's time, in milliseconds.
+const BEYOND_BLOCK_MS: f64 = 60.0;
+/// What a settlement alone may take where blocks do not wait, in milliseconds.
+const INSTANT_MS: f64 = 25.0;
+
+pub(super) async fn run(extent: Extent) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    let each = if extent.divisor > 1 { 2 } else { EACH };
+    for (connections, bound) in CONNECTIONS {
+        let (rate, p50, p99) = rate(connections, each).await?;
+        figures.push(Figure {
+            name: format!("speed_settle_{connections}"),
+            value: rate,
+            unit: "settled per second",
+            bound,
+            load: format!(
+                "anvil --block-time 1 --gas-limit {GAS_LIMIT}, one signer, {connections} \
+                 connections, {each} payments each, all settled; p50 {p50:.0} ms, p99 {p99:.0} ms"
+            ),
+        });
+    }
+    for (name, instant, bound) in [
+        ("speed_settle_alone_1s", false, 1_000.0 + BEYOND_BLOCK_MS),
+        ("speed_settle_alone_instant", true, INSTANT_MS),
+    ] {
+        let times = alone(instant).await?;
+        let worst = times.iter().copied().fold(f64::NAN, f64::max);
+        figures.push(Figure {
+            name: name.into(),
+            value: median(times),
+            unit: "ms, the median settlement",
+            bound: Bound::AtMost(bound),
+            load: format!("1 connection, {ALONE} payments, one after the other; worst {worst:.1}"),
+        });
+    }
+    Ok(figures)
+}
+
+/// Settled per second, and the median and the 99th of 100 of how long one took, in milliseconds.
+async fn rate(connections: usize, each: usize) -> Result<(f64, f64, f64)> {
+    let block_time = BLOCK_TIME_S.to_string();
+    let arguments = ["--block-time", &block_time, "--gas-limit", GAS_LIMIT];
+    let anvil = Anvil::start(&arguments).await?;
+    let mut payers = Payers::new(PAYERS)?;
+    payers.fund(&anvil).await?;
+    let folder = TempDir::new()?;
+    let process = facilitator(anvil.address(), folder.path()).await?;
+    let bodies = payers.sign(connections, each).await?;
+    let target = Target::post(process.address, "/settle", &bodies).answering("\"success\":true");
+    let began = std::time::Instant::now();
+    let mut times = load::each_ms(&target, Shape { connections, each }).await?;
+    let rate = times.len() as f64 / began.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let at = |hundredth: usize| times[(times.len() - 1) * hundredth / 100];
+    let (p50, p99) = (at(50), at(99));
+    process.kill().await?;
+    Ok((rate, p50, p99))
+}
+
+/// How long each settlement took, alone, in milliseconds.
+async fn alone(instant: bool) -> Result<Vec<f64>> {
+    let block_time = BLOCK_TIME_S.to_string();
+    let every_second = ["--block-time", &block_time];
+    let at_once_too = ["--block-time", &block_time, "--mixed-mining"];
+    let anvil = Anvil::start(if instant { &at_once_too } else { &every_second }).await?;
+    let mut payers = Payers::new(1)?;
+    payers.fund(&anvil).await?;
+    let folder = TempDir::new()?;
+    let process = facilitator(anvil.address(), folder.path()).await?;
+    let bodies = payers.sign(1, ALONE).await?;
+    let target = Target::post(process.address, "/settle", &bodies).answering("\"success\":true");
+    let times = load::each_ms(&target, Shape { connections: 1, each: ALONE }).await?;
+    let signer = genesis::dev_signer(SIGNER_INDEX).address();
+    let mined = usize::try_from(anvil.mined(signer).await?)?;
+    if mined != ALONE {
+        return Err(format!("{ALONE} settlements, and {mined} transactions").into());
+    }
+    Ok(times)
+}
