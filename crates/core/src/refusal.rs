@@ -78,6 +78,8 @@ refusals! {
     AuthorizationCanceled = "authorization_canceled", 402, NewPayment, Untouched;
     /// The asset is not one this facilitator settles.
     AssetNotAllowed = "asset_not_allowed", 402, Never, Untouched;
+    /// The resource server's key at the facilitator is not for payments to this payee.
+    PayeeNotAllowed = "payee_not_allowed", 402, Never, Untouched;
     /// There is no contract at the asset's address on this network.
     AssetNotDeployed = "asset_not_deployed_contract", 402, Never, Untouched;
     /// This payment was already presented and its outcome was given to another request.

@@ -15,6 +15,7 @@ use pay402_evm::address::parse_address;
 use pay402_evm::network::pack::PackSettings;
 use pay402_evm::{AssetTable, Certainty, Settings, Sponsoring, Tier};
 use pay402_facilitator::Options;
+use pay402_facilitator::api::Limits;
 use serde::Deserialize;
 
 /// The chain id of Ethereum, whose blocks are slower than those of the others.
@@ -44,6 +45,8 @@ const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
 const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
 /// What `lease_s` may be.
 const LEASE_S: RangeInclusive<u64> = 3..=60;
+/// What `calls_per_minute` may be.
+const CALLS_PER_MINUTE: RangeInclusive<u32> = 1..=10_000_000;
 /// What `drain_delay_s` may be.
 const DRAIN_DELAY_S: RangeInclusive<u64> = 0..=300;
 /// Most signers of one network.
@@ -501,6 +504,42 @@ pub(crate) struct Caller {
     /// What it is. Default a caller.
     #[serde(default)]
     pub(crate) role: CallerRole,
+    /// Addresses that its payments may be made to. Default anybody's.
+    payees: Option<Vec<String>>,
+    /// Contracts of the assets that its payments may be made in. Default all that are settled.
+    assets: Option<Vec<String>>,
+    /// How often it may ask for `/verify`, `/settle` and `/account` in a minute, up to ten seconds of that
+    /// at once. Default as often as it likes.
+    calls_per_minute: Option<u32>,
+}
+
+impl Caller {
+    /// Its limits; `index` is its place in the file.
+    pub(crate) fn limits(&self, index: usize) -> Result<Limits, Misconfigured> {
+        let setting = |field: &str| format!("caller[{index}].{field}");
+        let addresses = |field: &str, texts: &Option<Vec<String>>| match texts.as_deref() {
+            Some([]) => {
+                let problem = "is empty, so nothing of this caller's could be settled; add an \
+                               address, or remove it";
+                Err(Misconfigured::new(setting(field), problem))
+            }
+            Some(texts) => {
+                contracts(&setting(field), texts)?;
+                Ok(texts.to_vec())
+            }
+            None => Ok(Vec::new()),
+        };
+        if self.calls_per_minute.is_some_and(|calls| !CALLS_PER_MINUTE.contains(&calls)) {
+            let (from, to) = (CALLS_PER_MINUTE.start(), CALLS_PER_MINUTE.end());
+            let problem = format!("must be from {from} to {to}");
+            return Err(Misconfigured::new(setting("calls_per_minute"), problem));
+        }
+        Ok(Limits {
+            payees: addresses("payees", &self.payees)?,
+            assets: addresses("assets", &self.assets)?,
+            calls_per_minute: self.calls_per_minute,
+        })
+    }
 }
 
 /// `role` of a `[[caller]]`.

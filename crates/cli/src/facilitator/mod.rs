@@ -267,7 +267,7 @@ fn named(config: &Config) -> Result<Vec<Named>, Misconfigured> {
             config::CallerRole::Caller => Role::Caller,
             config::CallerRole::Operator => Role::Operator,
         };
-        named.push(Named { key, name, role });
+        named.push(Named { key, name, role, limits: caller.limits(index)? });
     }
     Ok(named)
 }

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::answer::TurnedAway;
+use super::limits::Limits;
 
 /// Headers that browsers and proxies add, and programs on this machine do not.
 const NOT_FROM_HERE: [&str; 4] = ["origin", "forwarded", "x-forwarded-for", "x-real-ip"];
@@ -79,6 +80,8 @@ pub struct Named {
     pub name: String,
     /// What it is.
     pub role: Role,
+    /// What it may have settled, and how often it may ask.
+    pub limits: Limits,
 }
 
 /// What the holder of a key is.

@@ -1,5 +1,7 @@
 //! Answers as JSON, and what a caller may read in an error.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -57,6 +59,8 @@ pub(super) enum TurnedAway {
     Nobody,
     /// The key has no name, so nothing was entered by it: 403.
     Nameless,
+    /// The caller asks more often than it may, and may again after so long: 429.
+    TooManyCalls(Duration),
     /// There are as many streams as there may be: 503.
     TooManyStreams,
     /// The engine is still starting: 503.
@@ -82,13 +86,14 @@ impl Turned {
 
 impl TurnedAway {
     /// What `error` says in the answers.
-    const LABELS: [&'static str; 8] = [
+    const LABELS: [&'static str; 9] = [
         "malformed",
         "too_large",
         "timeout",
         "unauthorized",
         "forbidden",
         "unsupported_media_type",
+        "too_many_calls",
         "too_many_streams",
         "starting",
     ];
@@ -100,6 +105,7 @@ impl TurnedAway {
             Self::TooSlow => "timeout",
             Self::Unauthorized => "unauthorized",
             Self::NotFromHere(_) | Self::NotByName | Self::Nobody | Self::Nameless => "forbidden",
+            Self::TooManyCalls(_) => "too_many_calls",
             Self::TooManyStreams => "too_many_streams",
             Self::NotJson => "unsupported_media_type",
             Self::Starting => "starting",
@@ -149,6 +155,14 @@ impl IntoResponse for TurnedAway {
             Self::Nameless => {
                 let message = "events are told by the name of a [[caller]], and this key has none";
                 answer(StatusCode::FORBIDDEN, message)
+            }
+            Self::TooManyCalls(wait) => {
+                let seconds = wait.as_secs().saturating_add(1);
+                let message =
+                    format!("this key has used up its calls_per_minute; ask again in {seconds} s");
+                let mut answer = answer(StatusCode::TOO_MANY_REQUESTS, &message);
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+                answer
             }
             Self::TooManyStreams => {
                 let message = "there are as many streams of events as there may be; end one";

@@ -15,12 +15,13 @@ mod exposition;
 mod fitness;
 mod forward;
 mod lead;
+mod limits;
 mod openapi;
 mod settlements;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -35,7 +36,7 @@ use pay402_core::facilitator::{Settled, Verdict};
 use pay402_core::transport::forward::read_forwarded;
 use pay402_core::wire::account::{AccountRequest, decode_account_request};
 use pay402_core::wire::{self, FacilitatorRequest, MESSAGE_BYTES_MAX};
-use pay402_core::{Digest, Payment};
+use pay402_core::{Digest, Payment, Refused};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -49,6 +50,8 @@ use fitness::Look;
 pub(crate) use forward::check_advertised;
 use forward::{Forwarder, Incoming};
 use lead::Asked;
+pub use limits::Limits;
+use limits::Pace;
 
 /// How long a client may take to send its body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,7 +72,7 @@ struct Shared {
     retired: AtomicBool,
     /// Whether streams are to end.
     closing: watch::Sender<bool>,
-    callers: Vec<Named>,
+    callers: Vec<(Named, Pace)>,
     streams: Streams,
     sessions: Sessions,
     rpc: Vec<Arc<RpcCounts>>,
@@ -124,7 +127,13 @@ impl Api {
             engine: OnceLock::new(),
             retired: AtomicBool::new(false),
             closing: watch::Sender::new(false),
-            callers,
+            callers: callers
+                .into_iter()
+                .map(|named| {
+                    let pace = Pace::of(&named.limits);
+                    (named, pace)
+                })
+                .collect(),
             streams: Streams::default(),
             sessions: Sessions::default(),
             rpc,
@@ -189,7 +198,11 @@ impl Api {
     }
 
     fn named(&self, key: &KeyHash) -> Option<&Named> {
-        self.0.callers.iter().find(|caller| caller.key == *key)
+        self.place(key).map(|place| &self.0.callers[place].0)
+    }
+
+    fn place(&self, key: &KeyHash) -> Option<usize> {
+        self.0.callers.iter().position(|(caller, _)| caller.key == *key)
     }
 
     fn started(&self) -> Result<&Engine, TurnedAway> {
@@ -215,7 +228,7 @@ async fn verify(State(api): State<Api>, request: Request) -> Response {
         Err(turned_away) => return api.turn_away(turned_away),
     };
     let calls = engine.calls(&message.terms);
-    let payment = match Payment::pair_to_settle(message.terms, message.presented) {
+    let payment = match call.pair(&api, message) {
         Ok(payment) => payment,
         Err(refused) => {
             let invalid = Verdict::Invalid(refused);
@@ -248,7 +261,7 @@ async fn settle(State(api): State<Api>, request: Request) -> Response {
     };
     let (version, network) = (message.version, message.terms.network.clone());
     let calls = engine.calls(&message.terms);
-    let payment = match Payment::pair_to_settle(message.terms, message.presented) {
+    let payment = match call.pair(&api, message) {
         Ok(payment) => payment,
         Err(refused) => {
             let refused = Settled::Refused(refused);
@@ -257,7 +270,7 @@ async fn settle(State(api): State<Api>, request: Request) -> Response {
             return json_answer(StatusCode::OK, &body);
         }
     };
-    let Caller { digest: caller, name, incoming, left } = call;
+    let Caller { digest: caller, name, incoming, left, .. } = call;
     let asked = Asked::Settle { version, caller, name, payment: Box::new(payment) };
     lead::carry_out(&api, engine, asked, incoming, left).await
 }
@@ -366,9 +379,22 @@ struct Caller {
     digest: Option<Digest>,
     /// Its name in the configuration.
     name: Option<String>,
+    /// Its place among the callers with names.
+    place: Option<usize>,
     incoming: Incoming,
     /// The time that is left for a call that another process forwarded to here.
     left: Option<Duration>,
+}
+
+impl Caller {
+    /// The payment of a message, if this caller may have it settled.
+    fn pair(&self, api: &Api, message: FacilitatorRequest) -> Result<Payment, Refused> {
+        let limits = self.place.map(|place| &api.0.callers[place].0.limits);
+        match limits.and_then(|limits| limits.refuse(&message.terms)) {
+            Some(refused) => Err(refused),
+            None => Payment::pair_to_settle(message.terms, message.presented),
+        }
+    }
 }
 
 /// Everything that precedes the engine, the cheapest refusals first.
@@ -407,10 +433,14 @@ async fn receive(api: &Api, request: Request, path: &'static str) -> Result<Call
     let id = idempotency_key(&headers)?;
     // Without an API key an idempotency key proves nothing: anybody could have read or guessed it.
     let digest = key.zip(id).map(|(key, id)| Digest::of(&[key.as_bytes(), id]));
-    let name = key.and_then(|key| api.named(&key)).map(|caller| caller.name.clone());
+    let place = key.and_then(|key| api.place(&key));
+    if let Some(place) = place {
+        api.0.callers[place].1.take(Instant::now()).map_err(TurnedAway::TooManyCalls)?;
+    }
+    let name = place.map(|place| api.0.callers[place].0.name.clone());
     let left = read_forwarded(&headers)?;
     let body = read_body(body).await?;
-    Ok(Caller { digest, name, incoming: Incoming { path, headers, body }, left })
+    Ok(Caller { digest, name, place, incoming: Incoming { path, headers, body }, left })
 }
 
 /// The idempotency key that came with a request.

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use pay402_core::time::{Clock as _, UnixTime};
 use pay402_facilitator::Engine;
-use pay402_facilitator::api::{Access, Api, KeyHash, Named, Role, router};
+use pay402_facilitator::api::{Access, Api, KeyHash, Limits, Named, Role, router};
 use tower::ServiceExt as _;
 
 use crate::bed::{Bed, LONG, settle, stage, until};
@@ -20,6 +20,7 @@ fn keyed(engine: &Engine) -> Router {
         key: KeyHash::of(name),
         name: name.into(),
         role,
+        limits: Limits::default(),
     });
     let keys = ["watch", "shop", "nameless"].map(KeyHash::of).to_vec();
     let api = Api::counting(Access::Keys(keys), named.to_vec(), Vec::new());

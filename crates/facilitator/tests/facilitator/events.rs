@@ -8,7 +8,7 @@ use axum::http::{Request, StatusCode};
 use futures_util::StreamExt as _;
 use pay402_core::Digest;
 use pay402_facilitator::Engine;
-use pay402_facilitator::api::{Access, Api, KeyHash, Named, Role};
+use pay402_facilitator::api::{Access, Api, KeyHash, Limits, Named, Role};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
@@ -22,8 +22,10 @@ const CALLERS: [(&str, Role); 3] =
 
 /// An API for callers whose keys are their names.
 fn keyed(engine: &Engine) -> Api {
-    let named =
-        |(name, role): (&str, Role)| Named { key: KeyHash::of(name), name: name.into(), role };
+    let named = |(name, role): (&str, Role)| {
+        let (key, name) = (KeyHash::of(name), name.into());
+        Named { key, name, role, limits: Limits::default() }
+    };
     let mut keys: Vec<_> = CALLERS.iter().map(|(name, _)| KeyHash::of(name)).collect();
     keys.push(KeyHash::of("nameless"));
     let api = Api::counting(Access::Keys(keys), CALLERS.map(named).to_vec(), Vec::new());

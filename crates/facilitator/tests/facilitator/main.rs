@@ -9,6 +9,7 @@ mod agent;
 mod api;
 mod approvals;
 mod bed;
+mod callers;
 mod chain;
 #[cfg(unix)]
 #[allow(dead_code, reason = "other tests and benches use the rest")]
