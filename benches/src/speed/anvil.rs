@@ -79,17 +79,6 @@ impl Anvil {
         Ok(u64::from_str_radix(digits.ok_or("not a number")?, 16)?)
     }
 
-    /// Makes no block until asked to.
-    pub(super) async fn stop_mining(&self) -> Result<()> {
-        self.call("evm_setAutomine", json!([false])).await?;
-        self.call("evm_setIntervalMining", json!([0])).await.map(drop)
-    }
-
-    /// Makes a block.
-    pub(super) async fn mine(&self) -> Result<()> {
-        self.call("evm_mine", json!([])).await.map(drop)
-    }
-
     async fn call(&self, method: &str, params: Value) -> Result<Value> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         let url = format!("http://{}", self.address());
