@@ -1,11 +1,13 @@
 //! Campaigns: what takes too long for every run, with processes of the built `pay402`.
 //!
-//! Run by `cargo xtask cluster` and `cargo xtask replay`. Each ends with one line of figures, and
+//! Run by `cargo xtask cluster`, `replay` and `chaos`. Each ends with one line of figures, and
 //! with a failure on any violation. A campaign is made of rounds, each in a world of its own and
 //! checked at its end; those of the long form can be resumed and shared out.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
 #![allow(clippy::float_arithmetic, reason = "seconds of figures; no money is calculated here")]
 
+#[cfg(unix)]
+mod chaos;
 #[cfg(unix)]
 mod cluster;
 #[cfg(unix)]
@@ -26,13 +28,15 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Failure>;
 
 const USAGE: &str = "\
-usage: campaigns cluster|replay --bin FILE [--short|--long] [--resume] [--shard I/N] [--seed N]
+usage: campaigns cluster|replay|chaos --bin FILE [--short|--long] [--resume] [--shard I/N] [--seed N]
   --bin FILE    the built pay402
   --short       about a minute; the default
-  --long        cluster: 30 minutes; replay: 20 rounds
+  --long        cluster, chaos: 30 minutes; replay: 20 rounds
   --resume      leave out rounds that a run before this one finished
   --shard I/N   every Nth round, from the Ith on
   --seed N      where the randomness begins; by default 1
+  --store sqlite|postgres
+                where chaos has its journal; by default sqlite
 ";
 
 fn main() -> ExitCode {
@@ -57,6 +61,7 @@ fn begin(arguments: &[String]) -> Result<String> {
     match verb.as_str() {
         "cluster" => runtime.block_on(cluster::run(&plan)),
         "replay" => runtime.block_on(replay::run(&plan)),
+        "chaos" => runtime.block_on(chaos::run(&plan)),
         _ => Err(USAGE.into()),
     }
 }

@@ -15,6 +15,22 @@ pub(crate) enum Extent {
     Long,
 }
 
+/// Where a campaign that runs on both has its journal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Store {
+    Sqlite,
+    Postgres,
+}
+
+impl Store {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
 /// The command line.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -23,6 +39,7 @@ pub(crate) struct Plan {
     pub(crate) bin: PathBuf,
     pub(crate) extent: Extent,
     pub(crate) seed: u64,
+    pub(crate) store: Store,
     resume: bool,
     /// Which of how many shares of the rounds, from 1 on.
     shard: (u64, u64),
@@ -36,6 +53,7 @@ impl Plan {
             bin: PathBuf::new(),
             extent: Extent::Short,
             seed: 1,
+            store: Store::Sqlite,
             resume: false,
             shard: (1, 1),
         };
@@ -49,6 +67,13 @@ impl Plan {
                 "--long" => plan.extent = Extent::Long,
                 "--resume" => plan.resume = true,
                 "--seed" => plan.seed = value()?.parse()?,
+                "--store" => {
+                    plan.store = match value()?.as_str() {
+                        "sqlite" => Store::Sqlite,
+                        "postgres" => Store::Postgres,
+                        other => return Err(format!("no store `{other}`\n{USAGE}").into()),
+                    }
+                }
                 "--shard" => {
                     let text = value()?;
                     let numbers = text.split_once('/');
@@ -98,7 +123,7 @@ impl Plan {
     }
 
     fn name(&self, round: u64) -> String {
-        format!("{:?} {} {round}", self.extent, self.seed)
+        format!("{:?} {} {} {round}", self.extent, self.store.name(), self.seed)
     }
 
     /// Beside the binary: it goes with the build.
@@ -117,6 +142,18 @@ fn read(record: &Path) -> Option<Map<String, Value>> {
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
+    /// For one of several things that draw beside one another, so that none disturbs another's draws.
+    pub(crate) fn of(seed: u64, what: &str) -> Self {
+        // FNV-1a.
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(seed ^ what.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
+    }
+
+    /// Whether something happens that does so many times in a thousand.
+    pub(crate) const fn happens(&mut self, per_mille: u64) -> bool {
+        self.below(1_000) < per_mille
+    }
+
     /// A number below `bound`.
     pub(crate) const fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -150,7 +187,25 @@ mod tests {
         for bad in ["0/3", "4/3", "1", "a/b"] {
             assert!(plan(&["--shard", bad]).is_err(), "{bad}");
         }
-        assert!(plan(&["--seed"]).is_err() && plan(&["--fast"]).is_err());
+        assert!(
+            plan(&["--seed"]).is_err()
+                && plan(&["--fast"]).is_err()
+                && plan(&["--store", "x"]).is_err()
+        );
+    }
+
+    #[test]
+    fn a_seed_says_it_all_and_rates_are_kept() {
+        let draws = |seed, what| {
+            let mut random = Random::of(seed, what);
+            (0..4).map(|_| random.below(u64::MAX)).collect::<Vec<_>>()
+        };
+        assert_eq!(draws(1, "a"), draws(1, "a"));
+        assert_ne!(draws(1, "a"), draws(1, "b"));
+        assert_ne!(draws(1, "a"), draws(2, "a"));
+        let mut random = Random::of(7, "rate");
+        let often = (0..10_000).filter(|_| random.happens(100)).count();
+        assert!((900..1_100).contains(&often), "{often}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `cluster` and `replay`: build `pay402` and the driver in `campaigns/`, and run it.
+//! `cluster`, `replay` and `chaos`: build `pay402` and the driver in `campaigns/`, and run it.
 
 use std::path::Path;
 use std::time::Duration;

@@ -31,6 +31,8 @@ usage: cargo xtask <verb>
   tidy             the rules that neither the compiler nor clippy knows
   ci               what must pass before a change is merged: fmt, clippy, tidy, test
   bench [args]     measure, in release; --json prints one JSON object per line
+  chaos [--short|--long] [--seed N] [--resume] [--store sqlite|postgres]
+                   a facilitator whose nodes fail, lag and lie, on a chain that reorganises
   fuzz-account [calls] [seed]
                    a random adversary on AgentAccount, in release; a million calls from a new seed
   deny             cargo-deny, if it is installed
@@ -72,6 +74,7 @@ fn run(arguments: &[String]) -> Outcome {
         ["cluster", ref rest @ ..] => campaigns::run(&root, "cluster", rest),
         ["replay", ref rest @ ..] => campaigns::run(&root, "replay", rest),
         ["bench", ref rest @ ..] => bench::run(&root, rest),
+        ["chaos", ref rest @ ..] => campaigns::run(&root, "chaos", rest),
         ["fuzz-account", ref rest @ ..] if rest.len() <= 2 => fuzz::run(&root, rest),
         ["deny"] => deny::run(&root),
         [] | ["help" | "--help" | "-h"] => {

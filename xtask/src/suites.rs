@@ -115,6 +115,8 @@ fn plan(root: &Path, extent: Extent, binary: &Path, postgresql: bool) -> Vec<(&'
         for verb in ["cluster", "replay"].into_iter().filter(|_| postgresql) {
             suites.push((verb, campaigns::step(root, verb, Path::new(&*binary), &["--short"])));
         }
+        let chaos = campaigns::step(root, "chaos", Path::new(&*binary), &["--short"]);
+        suites.push(("chaos", chaos));
     }
     suites
 }
@@ -192,7 +194,10 @@ mod tests {
             names(extent).into_iter().filter(|name| *name != "power cut").collect()
         };
         assert_eq!(fixed(Extent::Quick), ["rust", "doc tests"]);
-        assert_eq!(fixed(Extent::Full), ["rust", "doc tests", "contracts", "interop", "permit2"]);
+        assert_eq!(
+            fixed(Extent::Full),
+            ["rust", "doc tests", "contracts", "interop", "permit2", "chaos"]
+        );
         let all = plan(root, Extent::Full, Path::new("bin"), true);
         let last: Vec<_> = all.iter().rev().take(2).map(|(name, _)| *name).collect();
         assert_eq!(last, ["replay", "cluster"], "where there is a server");

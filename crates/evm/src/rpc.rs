@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, B256, Bytes, U64, U256};
 use alloy::providers::Provider;
@@ -18,7 +18,7 @@ use alloy::rpc::json_rpc::{
 use alloy::transports::{BoxTransport, TransportError};
 use pay402_core::NetworkId;
 use pay402_core::error::{Misconfigured, Unavailable};
-use pay402_core::host::is_loopback;
+use pay402_core::host::{is_loopback, is_metadata};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ use tower_service::Service as _;
 use url::Url;
 
 use crate::network::errors;
+use crate::pool::{Reached, Seat};
 
 /// How long a node may take to answer, in seconds. A hanging node must not hang its callers.
 pub const REQUEST_TIMEOUT_S: u64 = 10;
@@ -40,6 +41,8 @@ pub struct Rpc {
     wire: Wire,
     what: Arc<str>,
     watch: Option<Arc<dyn RpcWatch>>,
+    /// Its place among the nodes of its network.
+    seat: Option<Seat>,
 }
 
 /// How a question to a node ended.
@@ -53,11 +56,34 @@ pub enum RpcEnd {
     Unanswered,
 }
 
+/// How a node stands among those of its network.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NodeState {
+    /// It is asked.
+    Well,
+    /// It failed several times in a row, and is left alone for a while.
+    Resting,
+    /// It is on another chain, and asked nothing until it says otherwise.
+    OtherChain,
+}
+
 /// Is told how each question ended, once. It learns the method and nothing else: neither what was
 /// asked, nor what was answered, nor where the node is.
 pub trait RpcWatch: Send + Sync {
     /// A question of this method has ended.
     fn ended(&self, method: &'static str, end: RpcEnd);
+
+    /// A round trip that was answered took so long.
+    fn took(&self, _time: Duration) {}
+
+    /// The node showed this to be its newest block.
+    fn saw(&self, _head: u64) {}
+
+    /// The node stands differently from now on.
+    fn stands(&self, _state: NodeState) {}
+
+    /// What the node showed of a payment was not what another one showed.
+    fn disagreed(&self) {}
 }
 
 /// Questions that are under way. Those whose end is not told when this is dropped, perhaps with the
@@ -65,10 +91,12 @@ pub trait RpcWatch: Send + Sync {
 struct Asking {
     watch: Arc<dyn RpcWatch>,
     methods: Vec<&'static str>,
+    began: Instant,
 }
 
 impl Asking {
     fn answered<'a>(mut self, answers: impl Iterator<Item = &'a Answer>) {
+        self.watch.took(self.began.elapsed());
         for (method, answer) in std::mem::take(&mut self.methods).into_iter().zip(answers) {
             let end = if answer.is_ok() { RpcEnd::Answered } else { RpcEnd::Failed };
             self.watch.ended(method, end);
@@ -102,6 +130,9 @@ impl Rpc {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(bad("must begin with https:// or http://"));
         }
+        if is_metadata(&url) {
+            return Err(bad("is an address where clouds tell secrets; name a node"));
+        }
         let mut builder = reqwest::Client::builder()
             .timeout(Duration::from_secs(REQUEST_TIMEOUT_S))
             .redirect(reqwest::redirect::Policy::none());
@@ -111,7 +142,7 @@ impl Rpc {
         }
         let client =
             builder.build().map_err(|_| bad("cannot be used: the TLS library did not start"))?;
-        Ok(Self { wire: Wire::Http { client, url }, what: what(network), watch: None })
+        Ok(Self { wire: Wire::Http { client, url }, what: what(network), watch: None, seat: None })
     }
 
     /// A node at an `http` or `https` URL, and the network it says it is on. For a payer who asks
@@ -132,13 +163,16 @@ impl Rpc {
 
     /// A node of `network` behind an alloy client. The client's own timeouts apply.
     pub fn over(network: &NetworkId, client: &RpcClient) -> Self {
-        Self { wire: Wire::Transport(client.transport().clone()), what: what(network), watch: None }
+        Self::through(network, client.transport().clone())
     }
 
     /// A node of `network` behind an alloy provider; its layers and fillers are not used.
     pub fn provided(network: &NetworkId, provider: &impl Provider) -> Self {
-        let transport = provider.client().transport().clone();
-        Self { wire: Wire::Transport(transport), what: what(network), watch: None }
+        Self::through(network, provider.client().transport().clone())
+    }
+
+    fn through(network: &NetworkId, transport: BoxTransport) -> Self {
+        Self { wire: Wire::Transport(transport), what: what(network), watch: None, seat: None }
     }
 
     /// The same node, whose every question `watch` is told of.
@@ -150,17 +184,119 @@ impl Rpc {
 
     fn asking(&self, calls: &[Call]) -> Option<Asking> {
         let watch = Arc::clone(self.watch.as_ref()?);
-        Some(Asking { watch, methods: calls.iter().map(|call| call.method).collect() })
+        let methods = calls.iter().map(|call| call.method).collect();
+        Some(Asking { watch, methods, began: Instant::now() })
+    }
+
+    /// The same node in its place among the others.
+    pub(crate) fn seated(mut self, seat: Seat) -> Self {
+        if let Some(name) = seat.name() {
+            self.what = format!("{} (node {name})", self.what).into();
+        }
+        self.seat = Some(seat);
+        self
+    }
+
+    /// What the node is called, where there are several.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.seat.as_ref()?.name()
+    }
+
+    /// Tells how the node fared in one round trip.
+    fn fared<'a>(&self, answers: Result<&'a [Answer], &Unavailable>) {
+        let Some(seat) = &self.seat else { return };
+        let is_busy = |answer: &'a Answer| answer.as_ref().is_err_and(errors::is_busy);
+        let state = match answers {
+            Err(_) => seat.failed(Reached::No),
+            Ok(answers) if answers.iter().any(is_busy) => seat.failed(Reached::Yes),
+            Ok(_) => seat.answered(),
+        };
+        self.tell(state);
+    }
+
+    fn tell(&self, state: Option<NodeState>) {
+        if let (Some(state), Some(watch)) = (state, &self.watch) {
+            watch.stands(state);
+        }
+    }
+
+    /// The node kept a whole decision waiting. It has failed if nothing at all came since it began.
+    pub(crate) fn kept_waiting(&self, since: Instant) {
+        if let Some(seat) = self.seat.as_ref().filter(|seat| !seat.has_answered_since(since)) {
+            self.tell(seat.failed(Reached::No));
+        }
+    }
+
+    /// What the node showed was contradicted.
+    pub(crate) fn disagreed(&self) {
+        if let Some(watch) = &self.watch {
+            watch.disagreed();
+        }
+    }
+
+    /// The node showed this to be its newest block.
+    ///
+    /// # Errors
+    /// When others have shown so much newer ones that it is not to be believed.
+    pub(crate) fn saw(&self, head: u64) -> Result<(), Unavailable> {
+        if let Some(watch) = &self.watch {
+            watch.saw(head);
+        }
+        match &self.seat {
+            Some(seat) if !seat.saw(head) => Err(self.unavailable("the node is behind the others")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The node said, in answer to [`Call::chain_id`], which chain it is on.
+    ///
+    /// # Errors
+    /// When it is another one, or the answer none.
+    pub(crate) fn read_chain(&self, answer: Answer, chain_id: u64) -> Result<(), Unavailable> {
+        let said = self.read::<U64>(answer)?.to::<u64>();
+        if let Some(seat) = &self.seat {
+            self.tell(seat.said_chain(said == chain_id));
+        }
+        match said == chain_id {
+            true => Ok(()),
+            false => Err(self.unavailable(&format!("is a node of eip155:{said}"))),
+        }
+    }
+
+    /// Asks which chain the node is on if it was out of reach since it last said so: what answers
+    /// under its address may be another by now.
+    pub(crate) async fn meet(&self, chain_id: u64) -> Result<(), Unavailable> {
+        match &self.seat {
+            Some(seat) if !seat.is_known() => {
+                self.read_chain(self.ask(Call::chain_id()).await?, chain_id)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Asks one question.
     pub(crate) async fn ask(&self, call: Call) -> Result<Answer, Unavailable> {
         let asking = self.asking(std::slice::from_ref(&call));
-        let answer = self.ask_one(call).await?;
+        let is_head = call.is_head;
+        let answered = self.ask_one(call).await;
+        self.fared(answered.as_ref().map(std::slice::from_ref));
+        let answer = answered?;
         if let Some(asking) = asking {
             asking.answered(std::iter::once(&answer));
         }
+        if is_head {
+            self.saw_in(&answer)?;
+        }
         Ok(answer)
+    }
+
+    /// The head in the answer to [`Call::head`], if there is one.
+    fn saw_in(&self, answer: &Answer) -> Result<(), Unavailable> {
+        let number = answer.as_ref().ok().and_then(|block| block.get("number")?.as_str());
+        match number.and_then(|digits| digits.parse::<U64>().ok()) {
+            Some(head) => self.saw(head.to()),
+            None => Ok(()),
+        }
     }
 
     async fn ask_one(&self, call: Call) -> Result<Answer, Unavailable> {
@@ -183,9 +319,15 @@ impl Rpc {
     /// As [`Rpc::ask_all`], for a number of questions that is not fixed.
     pub(crate) async fn ask_many(&self, calls: Vec<Call>) -> Result<Vec<Answer>, Unavailable> {
         let asking = self.asking(&calls);
-        let answers = self.ask_batch(calls).await?;
+        let head = calls.iter().position(|call| call.is_head);
+        let answered = self.ask_batch(calls).await;
+        self.fared(answered.as_deref());
+        let answers = answered?;
         if let Some(asking) = asking {
             asking.answered(answers.iter());
+        }
+        if let Some(head) = head {
+            self.saw_in(&answers[head])?;
         }
         Ok(answers)
     }
@@ -320,11 +462,13 @@ fn what(network: &NetworkId) -> Arc<str> {
 pub(crate) struct Call {
     method: &'static str,
     params: Value,
+    /// Whether it asks for the newest block.
+    is_head: bool,
 }
 
 impl Call {
     pub(crate) const fn new(method: &'static str, params: Value) -> Self {
-        Self { method, params }
+        Self { method, params, is_head: false }
     }
 
     /// The chain that the node is on.
@@ -339,7 +483,8 @@ impl Call {
 
     /// The newest block.
     pub(crate) fn head() -> Self {
-        Self::new("eth_getBlockByNumber", json!(["latest", false]))
+        let params = json!(["latest", false]);
+        Self { method: "eth_getBlockByNumber", params, is_head: true }
     }
 
     /// The block with this number.
@@ -497,7 +642,7 @@ impl Block {
 }
 
 /// A log, as far as we read it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Log {
     pub(crate) address: Address,
@@ -514,7 +659,7 @@ impl Log {
 }
 
 /// A receipt, as far as we read it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Receipt {
     pub(crate) transaction_hash: B256,

@@ -43,5 +43,5 @@ mod waiters;
 mod worker;
 
 pub use engine::{Engine, NetworkHealth, Standing};
-pub use metrics::{RpcCounts, RpcOutcome};
+pub use metrics::{NodeStanding, RpcCounts, RpcOutcome};
 pub use options::Options;

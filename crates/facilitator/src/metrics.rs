@@ -4,7 +4,7 @@
 //! request, whatever it says, makes a new one. No payer and no payee is in any of them. How they are
 //! written for a monitor is in `api::exposition`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pay402_core::error::Unavailable;
@@ -282,17 +282,62 @@ pub enum RpcOutcome {
     Unanswered,
 }
 
-/// The questions to the nodes of one network, by method.
+/// How a node stands among those of its network.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NodeStanding {
+    /// It is asked.
+    Well,
+    /// It keeps failing, and is left alone for a while.
+    Resting,
+    /// It is on another chain.
+    OtherChain,
+}
+
+/// The questions to one node, by method, and how it stands.
 #[derive(Debug)]
 pub struct RpcCounts {
     network: String,
+    node: String,
     by_method: [[Count; 3]; RPC_METHODS.len() + 1],
+    took: Durations,
+    head: AtomicU64,
+    /// As [`NodeStanding`] is numbered.
+    standing: AtomicU8,
+    disagreed: Count,
 }
 
 impl RpcCounts {
-    /// Counts for the nodes of a network, which the label `network` names.
-    pub fn new(network: &pay402_core::NetworkId) -> Self {
-        Self { network: network.as_str().to_owned(), by_method: Default::default() }
+    /// Counts for a node of a network, which the labels `network` and `node` name.
+    pub fn new(network: &pay402_core::NetworkId, node: &str) -> Self {
+        Self {
+            network: network.as_str().to_owned(),
+            node: node.to_owned(),
+            by_method: Default::default(),
+            took: Durations::of_calls(),
+            head: AtomicU64::new(0),
+            standing: AtomicU8::new(NodeStanding::Well as u8),
+            disagreed: Count::default(),
+        }
+    }
+
+    /// Notes how long a round trip took.
+    pub fn took(&self, time: Duration) {
+        self.took.add(time);
+    }
+
+    /// Notes what the node shows to be its newest block.
+    pub fn saw(&self, head: u64) {
+        self.head.store(head, Ordering::Relaxed);
+    }
+
+    /// Notes how the node stands.
+    pub fn stands(&self, standing: NodeStanding) {
+        self.standing.store(standing as u8, Ordering::Relaxed);
+    }
+
+    /// Counts that what the node showed of a payment was not what another one showed.
+    pub fn disagreed(&self) {
+        self.disagreed.add(1);
     }
 
     /// Counts a question. Methods that are not known to this list are counted together.
@@ -303,6 +348,26 @@ impl RpcCounts {
 
     pub(crate) fn network(&self) -> &str {
         &self.network
+    }
+
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub(crate) const fn durations(&self) -> &Durations {
+        &self.took
+    }
+
+    pub(crate) fn head(&self) -> u64 {
+        self.head.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_well(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) == NodeStanding::Well as u8
+    }
+
+    pub(crate) fn disagreements(&self) -> u64 {
+        self.disagreed.read()
     }
 
     /// Method, outcome and count of what was asked.
@@ -363,7 +428,7 @@ mod tests {
 
     #[test]
     fn methods_that_are_not_known_share_a_label() {
-        let counts = RpcCounts::new(&pay402_core::NetworkId::eip155(1));
+        let counts = RpcCounts::new(&pay402_core::NetworkId::eip155(1), "0");
         counts.add("eth_call", RpcOutcome::Failed);
         for method in ["eth_evil{payer=\"0x1\"}", "", "debug_x"] {
             counts.add(method, RpcOutcome::Unanswered);

@@ -41,7 +41,11 @@ const FIREWALLS: &[(&str, &[&str], &str)] = &[
         &["evm", "devchain", "cli", "e2e", "benches", "campaigns"],
         "roles know no network family",
     ),
-    ("axum", &["facilitator", "devchain", "cli", "e2e", "benches"], "the gate is framework-free"),
+    (
+        "axum",
+        &["facilitator", "devchain", "cli", "e2e", "benches", "campaigns"],
+        "the gate is framework-free",
+    ),
     ("clap", &["cli"], "arguments are read in one place"),
     ("revm", &["devchain"], "one crate compiles the EVM"),
     ("rusqlite", &["store"], "one crate holds all SQL"),

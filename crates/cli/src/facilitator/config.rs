@@ -13,10 +13,13 @@ use pay402_core::error::Misconfigured;
 use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::address::parse_address;
 use pay402_evm::network::pack::PackSettings;
-use pay402_evm::{AssetTable, Certainty, Settings, Sponsoring, Tier};
+use pay402_evm::{AssetTable, Certainty, Settings, Tier};
 use pay402_facilitator::Options;
 use pay402_facilitator::api::Limits;
 use serde::Deserialize;
+
+use super::nodes::{self, Node, NodeSection, Urls};
+use super::sponsor::Sponsor;
 
 /// The chain id of Ethereum, whose blocks are slower than those of the others.
 const ETHEREUM: u64 = 1;
@@ -100,8 +103,12 @@ pub(crate) struct Config {
 pub(crate) struct Network {
     /// CAIP-2 id or v1 name.
     pub(crate) id: NetworkId,
-    /// URL of a JSON-RPC node; may hold a key, so it is never printed. `${VAR}` is replaced.
-    pub(crate) rpc: Secret,
+    /// URL of a JSON-RPC node, or several; may hold keys, so they are never printed. `${VAR}` is
+    /// replaced.
+    rpc: Option<Urls>,
+    /// The nodes, where they have names.
+    #[serde(default, rename = "node")]
+    nodes: Vec<NodeSection>,
     /// The account that sends the transactions and pays their gas.
     signer: Option<Signer>,
     /// Several of them instead, which take turns. What the journal keeps sealed is sealed with the
@@ -170,42 +177,6 @@ pub(crate) enum Packs {
     Auto,
     /// Never.
     Off,
-}
-
-/// `[network.sponsor]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Sponsor {
-    /// Whether accounts may have their adoption of a delegate sent (EIP-7702), and what their root
-    /// signed. Default no.
-    #[serde(default)]
-    pub(crate) adoptions: bool,
-    /// How many of these are begun for one account in a day. Default 8.
-    pub(crate) operations_per_account_max: Option<u32>,
-    /// Whether approvals of Permit2 that payers sign as transactions are broadcast
-    /// (`erc20ApprovalGasSponsoring`). Default no.
-    #[serde(default)]
-    pub(crate) approvals: bool,
-    /// Most that is sent to a payer, once for all, for the gas of its approval, in wei. Default
-    /// 10^14; 0 sends nothing.
-    pub(crate) advance_wei_max: Option<u64>,
-    /// Most gas that an approval may ask for. Default 100,000.
-    pub(crate) approval_gas_max: Option<u64>,
-}
-
-impl Sponsor {
-    fn settings(&self) -> Sponsoring {
-        let default = Sponsoring::default();
-        Sponsoring {
-            adoptions: self.adoptions,
-            operations_per_account_max: self
-                .operations_per_account_max
-                .unwrap_or(default.operations_per_account_max),
-            approvals: self.approvals,
-            advance_wei_max: self.advance_wei_max.map_or(default.advance_wei_max, u128::from),
-            approval_gas_max: self.approval_gas_max.unwrap_or(default.approval_gas_max),
-        }
-    }
 }
 
 /// `[[network.asset]]`.
@@ -422,6 +393,11 @@ impl Network {
         })
     }
 
+    /// The nodes that the network is reached through, the preferred one first.
+    pub(crate) fn nodes(&self, setting: &str) -> Vec<Node<'_>> {
+        nodes::all(setting, self.rpc.as_ref(), &self.nodes)
+    }
+
     /// Where more certainty is asked for, of the tokens that are settled here.
     pub(crate) fn tiers(
         &self,
@@ -440,6 +416,7 @@ impl Network {
     }
 
     fn check(&self, setting: &str) -> Result<(), Misconfigured> {
+        nodes::check(setting, self.rpc.as_ref(), &self.nodes)?;
         if self.confirmations == Some(0) {
             let problem = "must be 1 or more: a block is the least a settlement needs";
             return Err(Misconfigured::new(format!("{setting}.confirmations"), problem));
@@ -590,7 +567,7 @@ pub(crate) fn read(path: &Path) -> Result<Config, Misconfigured> {
     Ok(config)
 }
 
-fn parse(text: &str) -> Result<Config, Misconfigured> {
+pub(super) fn parse(text: &str) -> Result<Config, Misconfigured> {
     let mut config: Config = toml::from_str(text).map_err(|error| {
         // The parser's message quotes the line, which may hold a URL with a key: only its own
         // words and the place are shown.
@@ -609,7 +586,10 @@ fn parse(text: &str) -> Result<Config, Misconfigured> {
             return Err(Misconfigured::new(format!("network[{index}].id"), problem));
         }
         seen.push(network.id.clone());
-        network.rpc.0 = expand(&format!("network[{index}].rpc"), &network.rpc.0)?;
+        let setting = format!("network[{index}]");
+        for (place, url) in nodes::urls(&setting, network.rpc.as_mut(), &mut network.nodes) {
+            url.0 = expand(&place, &url.0)?;
+        }
         network.check(&format!("network[{index}]"))?;
     }
     Ok(config)

@@ -2,7 +2,9 @@
 
 mod config;
 mod inspect;
+mod nodes;
 mod setup;
+mod sponsor;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -15,10 +17,12 @@ use pay402_core::error::Misconfigured;
 use pay402_core::journal::Journal;
 use pay402_core::network::Network;
 use pay402_core::time::{Clock, SystemClock};
-use pay402_evm::{Asset, AssetTable, EvmNetwork, Peg, Rpc, RpcEnd, RpcWatch, Settings};
+use pay402_evm::{
+    Asset, AssetTable, EvmNetwork, NodeState, Nodes, Peg, Rpc, RpcEnd, RpcWatch, Settings,
+};
 use pay402_facilitator::api::{Access, Api, KeyHash, Named, Role};
 use pay402_facilitator::failpoint::Failpoints;
-use pay402_facilitator::{Engine, Options, RpcCounts, RpcOutcome};
+use pay402_facilitator::{Engine, NodeStanding, Options, RpcCounts, RpcOutcome};
 use pay402_store::{PgJournal, SqliteJournal};
 use zeroize::Zeroizing;
 
@@ -61,6 +65,11 @@ Several take turns, each with a lane of its own; the journal is sealed with the 
   signers = [{ env = "SIGNER_A" }, { env = "SIGNER_B" }]
 
 A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
+  rpc = ["http://a", "http://b"]  # several nodes, at most 8: the first that is well is asked, and
+                              # transactions go to all of them; or each by name:
+                              #   [[network.node]]
+                              #   name = "own"
+                              #   rpc = "http://127.0.0.1:8545"
   confirmations = 1           # blocks, its own included, before a settlement counts
   block_time_s = 2            # payments must leave time for two blocks
   gas_limit_max = 400000      # most gas of one settlement; 600000 more to deploy a wallet
@@ -154,9 +163,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let mut networks: Vec<Arc<dyn Network>> = Vec::new();
     let mut counts = Vec::new();
     for (index, network) in config.networks.iter().enumerate() {
-        let counted = Arc::new(RpcCounts::new(&network.id));
-        networks.push(Arc::new(network_of(index, network, Some(Arc::clone(&counted)))?));
-        counts.push(counted);
+        networks.push(Arc::new(network_of(index, network, Some(&mut counts))?));
     }
     let options = Options { failpoints: Failpoints::from_env()?, ..config.options() };
     let journal = journal(&config, &SystemClock).await?;
@@ -279,12 +286,16 @@ fn key_hash(index: usize, caller: &config::Caller) -> Result<KeyHash, Misconfigu
     })
 }
 
-/// Tells the counts of one network how questions to its nodes ended.
-struct Counting(Arc<RpcCounts>);
+/// Tells the counts of one node how questions to it ended, and the log how it stands.
+struct Counting {
+    counts: Arc<RpcCounts>,
+    network: pay402_core::NetworkId,
+    node: String,
+}
 
 impl RpcWatch for Counting {
     fn ended(&self, method: &'static str, end: RpcEnd) {
-        self.0.add(
+        self.counts.add(
             method,
             match end {
                 RpcEnd::Answered => RpcOutcome::Answered,
@@ -293,12 +304,44 @@ impl RpcWatch for Counting {
             },
         );
     }
+
+    fn took(&self, time: Duration) {
+        self.counts.took(time);
+    }
+
+    fn saw(&self, head: u64) {
+        self.counts.saw(head);
+    }
+
+    fn stands(&self, state: NodeState) {
+        let Self { counts, network, node } = self;
+        match state {
+            NodeState::Well => {
+                tracing::info!(%network, node, "the node answers again");
+                counts.stands(NodeStanding::Well);
+            }
+            NodeState::Resting => {
+                tracing::warn!(%network, node, "the node keeps failing; it is left alone for a while");
+                counts.stands(NodeStanding::Resting);
+            }
+            NodeState::OtherChain => {
+                tracing::error!(%network, node, "the node is on another chain; it is not asked");
+                counts.stands(NodeStanding::OtherChain);
+            }
+        }
+    }
+
+    fn disagreed(&self) {
+        let Self { counts, network, node } = self;
+        tracing::warn!(%network, node, "nodes show a payment differently; it stays open");
+        counts.disagreed();
+    }
 }
 
 fn network_of(
     index: usize,
     network: &config::Network,
-    counts: Option<Arc<RpcCounts>>,
+    mut counts: Option<&mut Vec<Arc<RpcCounts>>>,
 ) -> Result<EvmNetwork, Misconfigured> {
     let setting = format!("network[{index}]");
     let mut assets = AssetTable::defaults();
@@ -312,11 +355,20 @@ fn network_of(
     let signers =
         signers.map(|(setting, given)| signer(&setting, given)).collect::<Result<_, _>>()?;
     let clock = Arc::new(SystemClock);
-    let mut rpc = Rpc::http(&format!("{setting}.rpc"), &network.id, &network.rpc.0)?;
-    if let Some(counts) = counts {
-        rpc = rpc.watched(Arc::new(Counting(counts)));
+    let id = &network.id;
+    let mut reached = Vec::new();
+    for nodes::Node { name, setting, url } in network.nodes(&setting) {
+        let mut rpc = Rpc::http(&setting, id, url)?;
+        if let Some(all) = &mut counts {
+            let counts = Arc::new(RpcCounts::new(id, &name));
+            all.push(Arc::clone(&counts));
+            rpc =
+                rpc.watched(Arc::new(Counting { counts, network: id.clone(), node: name.clone() }));
+        }
+        reached.push((name, rpc));
     }
-    EvmNetwork::new(network.id.clone(), rpc, signers, assets, clock, settings)
+    let reached = Nodes::new(&format!("{setting}.node"), reached)?;
+    EvmNetwork::new(id.clone(), reached, signers, assets, clock, settings)
 }
 
 fn with_asset(

@@ -143,7 +143,7 @@ async fn the_figures_are_those_of_the_chain() {
     let gas = sample(&text, &format!("x402_gas_spent_gwei_total{{{network}}}"));
     assert_eq!(gas, spent.to_string());
     let sent = format!(
-        "x402_rpc_calls_total{{{network},method=\"eth_sendRawTransaction\",outcome=\"answered\"}}"
+        "x402_rpc_calls_total{{{network},node=\"0\",method=\"eth_sendRawTransaction\",outcome=\"answered\"}}"
     );
     assert_eq!(sample(&text, &sent), "3");
     assert!(!text.contains("method=\"other\""), "a method of ours has no label:\n{text}");
@@ -205,7 +205,7 @@ async fn who_is_asked_to_stop_leaves_step_by_step() {
     let first = settling(1);
     let is_sent = async |count: &str| {
         let sent = format!(
-            "x402_rpc_calls_total{{network=\"eip155:{CHAIN_ID}\",method=\"eth_sendRawTransaction\",\
+            "x402_rpc_calls_total{{network=\"eip155:{CHAIN_ID}\",node=\"0\",method=\"eth_sendRawTransaction\",\
              outcome=\"answered\"}} {count}"
         );
         while !metrics(&url).await.contains(&sent) {

@@ -16,22 +16,38 @@ const PUBLIC_CHARS_MAX: usize = 160;
 const REVERT_CODE: i64 = 3;
 
 /// The pool has these very bytes already.
-const KNOWN: &[&str] =
-    &["already known", "known transaction", "already imported", "already in mempool"];
+const KNOWN: &[&str] = &[
+    "already known",
+    "alreadyknown",
+    "known transaction",
+    "already imported",
+    "already in mempool",
+];
 
 /// The nonce was consumed by a mined transaction, maybe by these very bytes.
-const NONCE_SPENT: &[&str] =
-    &["nonce too low", "nonce is too low", "old nonce", "invalid nonce: too low"];
+const NONCE_SPENT: &[&str] = &[
+    "nonce too low",
+    "nonce_too_low",
+    "nonce is too low",
+    "old nonce",
+    "oldnonce",
+    "invalid nonce: too low",
+];
 
 /// Refused for certain, by a check that comes before the pool.
 const REJECTED: &[&str] = &[
     "insufficient funds",
+    "insufficientfunds",
+    "insufficient_funds",
+    "upfront cost exceeds account balance",
     "intrinsic gas too low",
     "exceeds block gas limit",
     "gas limit too high",
     "less than block base fee",
     "fee too low",
+    "feetoolow",
     "underpriced",
+    "replacementnotallowed",
     "exceeds the configured cap",
     "invalid sender",
     "invalid chain id",
@@ -58,6 +74,58 @@ const STATE_MISSING: &[&str] = &[
     "unknown block",
 ];
 
+/// The node cannot answer now, or not this: another one may, or it later.
+const BUSY: &[&str] = &[
+    "too many requests",
+    "rate limit",
+    "rate-limit",
+    "request limit",
+    "request count exceeded",
+    "requests per second",
+    "compute units",
+    "capacity exceeded",
+    "throughput",
+    "quota",
+    "over capacity",
+    "overloaded",
+    "server is busy",
+    "try again",
+    "retry",
+    "temporarily",
+    "service unavailable",
+    "backend",
+    "upstream",
+    "bad gateway",
+    "request timed out",
+    "request timeout",
+    "timeout waiting",
+    "execution aborted (timeout",
+    "unfinalized data",
+    "still syncing",
+    "node is syncing",
+    "not synced",
+    "behind the head",
+];
+
+/// What nodes and providers answer when they are asked too much: HTTP's code, EIP-1474's "limit
+/// exceeded", and Infura's and Alchemy's own.
+const BUSY_CODES: &[i64] = &[429, -32_005, -32_097, -32_016];
+
+/// It answers smaller questions of the kind.
+const TOO_WIDE: &[&str] =
+    &["query returned more than", "block range", "blocks range", "range too", "range is too"];
+
+/// Whether a node says that it cannot answer now what another one, or itself later, may.
+pub(crate) fn is_busy(error: &RpcError) -> bool {
+    // What a contract says while it reverts is no word of the node.
+    if error.data.is_some() || execution_failure(error).is_some() {
+        return false;
+    }
+    let text = error.message.to_lowercase();
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
+    !says(TOO_WIDE) && (BUSY_CODES.contains(&error.code) || is_state_missing(error) || says(BUSY))
+}
+
 /// Whether a node says that it has no state of the block that was asked about.
 pub(crate) fn is_state_missing(error: &RpcError) -> bool {
     let text = error.message.to_lowercase();
@@ -68,7 +136,10 @@ pub(crate) fn is_state_missing(error: &RpcError) -> bool {
 pub(crate) fn sent(error: &RpcError) -> Result<(), SendError> {
     let text = error.message.to_lowercase();
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
-    if says(KNOWN) {
+    if is_busy(error) {
+        // Whatever else it says: a node that is asked too much may say that of others' words.
+        Err(SendError::Unknown(error.public_text()))
+    } else if says(KNOWN) {
         Ok(())
     } else if says(NONCE_SPENT) {
         Err(SendError::NonceSpent)
@@ -132,6 +203,85 @@ mod tests {
         for unknown in ["", "internal error", "header not found", "too many requests", "timeout"] {
             let reading = reading(unknown);
             assert!(matches!(reading, Err(SendError::Unknown(_))), "{unknown}: {reading:?}");
+        }
+    }
+
+    /// Of geth, reth, nethermind, erigon, besu and anvil.
+    #[test]
+    fn each_nodes_words_are_understood() {
+        let reading = |message: &str| sent(&error(-32000, message));
+        for known in [
+            "already known",
+            "AlreadyKnown",
+            "Known transaction",
+            "transaction already imported",
+            "transaction already in mempool",
+        ] {
+            assert_eq!(reading(known), Ok(()), "{known}");
+        }
+        for spent in [
+            "nonce too low: address 0x1, tx: 4 state: 5",
+            "nonce too low",
+            "OldNonce",
+            "OldNonce, Current nonce: 5, nonce of rejected tx: 4",
+            "Nonce too low",
+            "Transaction nonce is too low. Try incrementing the nonce.",
+            "NONCE_TOO_LOW",
+        ] {
+            assert_eq!(reading(spent), Err(SendError::NonceSpent), "{spent}");
+        }
+        for refused in [
+            "insufficient funds for gas * price + value: address 0x1 have 0 want 1",
+            "InsufficientFunds, Account balance: 0, cumulative cost: 1",
+            "INSUFFICIENT_FUNDS",
+            "Upfront cost exceeds account balance",
+            "Insufficient funds for gas * price + value",
+            "intrinsic gas too low: gas 1, minimum needed 21000",
+            "exceeds block gas limit",
+            "FeeTooLow, MaxFeePerGas too low",
+            "FeeTooLowToCompete",
+            "replacement transaction underpriced",
+            "transaction underpriced: gas tip cap 1, minimum needed 1000000",
+            "ReplacementNotAllowed",
+            "max fee per gas less than block base fee: address 0x1",
+            "tx fee (2.00 ether) exceeds the configured cap (1.00 ether)",
+            "invalid sender",
+            "txpool is full",
+        ] {
+            let reading = reading(refused);
+            assert!(matches!(reading, Err(SendError::Rejected(_))), "{refused}: {reading:?}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_answer_now_is_told_from_who_refuses() {
+        for (code, busy) in [
+            (-32005, "daily request count exceeded, request rate limited"),
+            (429, "Your app has exceeded its compute units per second capacity."),
+            (-32005, "limit exceeded"),
+            (-32007, "50/second request limit reached - reduce calls per second"),
+            (-32000, "header not found"),
+            (-32000, "missing trie node 1a (path ) state 0x2b is not available"),
+            (-32000, "Too Many Requests, retry in 10s"),
+            (-32603, "service temporarily unavailable"),
+            (-32000, "no backend is currently healthy to serve traffic"),
+            (-32000, "execution aborted (timeout = 5s)"),
+            (-32001, "Unable to complete request at this time: upstream"),
+        ] {
+            let error = error(code, busy);
+            assert!(is_busy(&error), "{busy}");
+            assert!(matches!(sent(&error), Err(SendError::Unknown(_))), "{busy}");
+        }
+        for (code, other) in [
+            (3, "execution reverted: too many requests"),
+            (-32005, "query returned more than 10000 results"),
+            (-32602, "block range is too wide"),
+            (-32000, "nonce too low"),
+            (-32000, "already known"),
+            (-32000, "insufficient funds"),
+            (-32601, "the method eth_foo does not exist"),
+        ] {
+            assert!(!is_busy(&error(code, other)), "{other}");
         }
     }
 

@@ -118,7 +118,13 @@ impl Batch for Glance {
         let call = question(questions, self.transfer_gas);
         let asked = async {
             match self.rpc.read_call(self.rpc.ask(call).await.ok()?).ok()? {
-                Called::Returned(bytes) => read(&bytes, count),
+                Called::Returned(bytes) => {
+                    let seen = read(&bytes, count)?;
+                    if let Some(first) = seen.first() {
+                        self.rpc.saw(first.block).ok()?;
+                    }
+                    Some(seen)
+                }
                 Called::Failed(_) => None,
             }
         };

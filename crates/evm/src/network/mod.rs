@@ -11,6 +11,7 @@ pub(crate) mod errand;
 pub(crate) mod errors;
 pub mod glance;
 mod lookout;
+pub mod nodes;
 pub mod pack;
 pub(crate) mod plan;
 pub mod setup;
@@ -47,6 +48,7 @@ use crate::address::canonical;
 use crate::assets::{Asset, AssetTable};
 use crate::contracts::{Eip3009, Erc20};
 use crate::mandate::Delegation;
+use crate::pool::{Nodes, Pool};
 use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
 use crate::sponsor::{ACCOUNT_ADOPTION, EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GAS_SPONSORING};
@@ -81,9 +83,6 @@ const SETTLEMENT_GAS: u64 = 100_000;
 pub const SETTLEMENTS_IN_HAND: u64 = 20;
 /// Time between blocks unless configured otherwise, in seconds.
 pub const BLOCK_TIME_S_DEFAULT: u64 = 2;
-
-/// Nodes that a network is reached through.
-const NODES: u32 = 1;
 
 /// The key of `extra` by which `upto` payers learn who must settle.
 pub(crate) const FACILITATOR_ADDRESS: &str = "facilitatorAddress";
@@ -199,25 +198,28 @@ pub struct EvmNetwork {
     pub(crate) id: NetworkId,
     pub(crate) chain_id: u64,
     pub(crate) rpc: Rpc,
-    signers: Vec<PrivateKeySigner>,
+    signers: Arc<[PrivateKeySigner]>,
     pub(crate) assets: AssetTable,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: Settings,
     glances: Glances,
     lookout: Lookout,
     fees_seen: FeesSeen,
-    found: OnceLock<Found>,
+    found: Arc<OnceLock<Found>>,
+    pool: Arc<Pool>,
+    /// The same network as the nodes beside the first show it.
+    others: Vec<EvmNetwork>,
 }
 
 impl EvmNetwork {
-    /// The network `id`, reached through `rpc`; transactions are sent from `signers`, and only the
+    /// The network `id`, reached through its `nodes`; transactions are sent from `signers`, and only the
     /// tokens that `assets` has for this network are settled.
     ///
     /// # Errors
     /// When `id` is not an EVM network, or signers or assets are missing.
     pub fn new(
         id: NetworkId,
-        rpc: Rpc,
+        nodes: impl Into<Nodes>,
         signers: Vec<PrivateKeySigner>,
         assets: AssetTable,
         clock: Arc<dyn Clock>,
@@ -241,24 +243,28 @@ impl EvmNetwork {
         if assets.iter().next().is_none() {
             return bad("assets", format!("no token is known on {id}; add one"));
         }
-        settings.check_tiers(&assets, NODES)?;
-        let found = OnceLock::new();
-        let glances = Glances::new(rpc.clone(), settings.gas_limit_max);
-        let lookout = Lookout::new(rpc.clone());
-        let fees_seen = FeesSeen::default();
-        Ok(Self {
-            id,
+        let nodes = nodes.into();
+        settings.check_tiers(&assets, nodes.len())?;
+        let (pool, rpcs) = nodes.seat();
+        let (signers, found) = (Arc::from(signers), Arc::new(OnceLock::new()));
+        let through = |rpc: Rpc| Self {
+            id: id.clone(),
             chain_id,
+            signers: Arc::clone(&signers),
+            assets: assets.clone(),
+            clock: Arc::clone(&clock),
+            glances: Glances::new(rpc.clone(), settings.gas_limit_max),
+            lookout: Lookout::new(rpc.clone()),
+            settings: settings.clone(),
+            fees_seen: FeesSeen::default(),
+            found: Arc::clone(&found),
+            pool: Arc::clone(&pool),
+            others: Vec::new(),
             rpc,
-            signers,
-            assets,
-            clock,
-            settings,
-            glances,
-            lookout,
-            fees_seen,
-            found,
-        })
+        };
+        let mut rpcs = rpcs.into_iter();
+        let first = through(rpcs.next().expect("a network has a node at least"));
+        Ok(Self { others: rpcs.map(through).collect(), ..first })
     }
 
     /// As [`EvmNetwork::new`], with a node at an HTTP URL.
@@ -463,36 +469,15 @@ impl Network for EvmNetwork {
     }
 
     async fn check(&self) -> Result<(), Misconfigured> {
-        let down = |error: Unavailable| self.misconfigured("rpc", error.problem);
-        let mut calls = vec![Call::chain_id()];
-        for asset in self.assets.iter() {
-            calls.extend(Self::asset_calls(asset));
-        }
-        calls.extend([PERMIT2, EXACT_PROXY, UPTO_PROXY, MULTICALL3, PACKER].map(Call::code));
-        for signer in &self.signers {
-            calls.push(Call::balance(signer.address()));
-        }
-        let mut answers = self.rpc.ask_many(calls).await.map_err(down)?.into_iter();
-        let mut next = || answers.next().expect("one answer per call");
-
-        let chain_id: U64 = self.rpc.read(next()).map_err(down)?;
-        if chain_id.to::<u64>() != self.chain_id {
-            let problem = format!("is a node of eip155:{chain_id}, not of {}", self.id);
-            return Err(self.misconfigured("rpc", problem));
-        }
-        for asset in self.assets.iter() {
-            self.check_asset(asset, [next(), next(), next()])?;
-        }
-        self.check_contracts([next(), next(), next(), next(), next()])?;
-        for signer in &self.signers {
-            let wei: U256 = self.rpc.read(next()).map_err(down)?;
-            if wei.is_zero() {
-                let problem =
-                    format!("{} has nothing to pay gas with; send it some", signer.address());
-                return Err(self.misconfigured("signers", problem));
+        let mut checked = Ok(());
+        for node in self.check_nodes().await? {
+            checked = node.check_here().await;
+            // What is said of the node may be otherwise with the next.
+            if !checked.as_ref().is_err_and(|error| error.key.ends_with(".rpc")) {
+                break;
             }
         }
-        Ok(())
+        checked
     }
 
     fn form(&self, presented: &Presented) -> Result<(), Malformed> {
@@ -508,7 +493,7 @@ impl Network for EvmNetwork {
     }
 
     async fn verify(&self, payment: &Payment) -> Result<Verified, Unverified> {
-        verify::verify(self, payment).await
+        self.decide(|node| verify::verify(node, payment)).await
     }
 
     fn account_form(&self, request: &Map<String, Value>) -> Result<(), Malformed> {
@@ -523,7 +508,7 @@ impl Network for EvmNetwork {
         &self,
         request: &Map<String, Value>,
     ) -> Result<Option<Errand>, Unverified> {
-        account::check(self, request).await
+        self.decide(|node| account::check(node, request)).await
     }
 
     fn sender(&self, plan: &SecretBytes) -> Option<String> {
@@ -542,24 +527,11 @@ impl Network for EvmNetwork {
     }
 
     async fn funds(&self) -> Result<Vec<Funds>, Unavailable> {
-        let calls = self.signers.iter().map(|signer| Call::balance(signer.address())).collect();
-        let floor = match self.settings.signer_wei_min {
-            Some(wei) => U256::from(wei),
-            None => self.floor().await?,
-        };
-        let answers = self.rpc.ask_many(calls).await?;
-        let funds = self.signers.iter().zip(answers).map(|(signer, wei)| {
-            let wei = Amount::new(self.rpc.read(wei)?);
-            let signer = signer.address().to_checksum(None);
-            Ok(Funds { signer, wei, floor: Amount::new(floor) })
-        });
-        funds.collect()
+        self.decide(Self::funds_here).await
     }
 
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
-        let signer = self.signer(signer).ok_or_else(|| self.rpc.unavailable("unknown signer"))?;
-        let count = self.rpc.ask(Call::mined_nonces(signer.address())).await?;
-        self.rpc.read::<U64>(count).map(|count| count.to())
+        self.decide(|node| node.consumed_nonces_here(signer)).await
     }
 
     async fn sign(
@@ -568,10 +540,7 @@ impl Network for EvmNetwork {
         nonce: u64,
         plan: &SecretBytes,
     ) -> Result<SignedTransaction, Unavailable> {
-        match ErrandPlan::decode(plan) {
-            Some(errand) => submit::sign_errand(self, signer, nonce, &errand).await,
-            None => submit::sign(self, signer, nonce, &self.plan(plan)?).await,
-        }
+        self.decide(|node| node.sign_here(signer, nonce, plan)).await
     }
 
     fn packing(&self) -> Option<Packing> {
@@ -583,7 +552,8 @@ impl Network for EvmNetwork {
     }
 
     async fn pack(&self, plans: &[&SecretBytes]) -> Vec<Pack> {
-        self.pack_together(plans.iter().map(|plan| Plan::decode(plan)).collect()).await
+        let plans = plans.iter().map(|plan| Plan::decode(plan)).collect();
+        self.preferred().pack_together(plans).await
     }
 
     async fn sign_pack(
@@ -594,18 +564,14 @@ impl Network for EvmNetwork {
         item_gas: u64,
     ) -> Result<SignedTransaction, Unavailable> {
         let plans = plans.iter().map(|plan| self.plan(plan)).collect::<Result<Vec<_>, _>>()?;
-        submit::sign_pack(self, signer, nonce, &plans, item_gas).await
+        self.decide(|node| submit::sign_pack(node, signer, nonce, &plans, item_gas)).await
     }
 
     async fn statuses(
         &self,
         members: &[(&SecretBytes, &SentAs)],
     ) -> Vec<Result<ChainStatus, Unavailable>> {
-        let plans = members.iter().map(|(plan, sent)| Ok((self.plan(plan)?, *sent)));
-        match plans.collect::<Result<Vec<_>, Unavailable>>() {
-            Ok(plans) => status::statuses(self, &plans).await,
-            Err(error) => members.iter().map(|_| Err(error.clone())).collect(),
-        }
+        self.agreed_statuses(members).await
     }
 
     async fn replacement(
@@ -613,14 +579,97 @@ impl Network for EvmNetwork {
         sent: &SentAs,
         raw: &SecretBytes,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
-        submit::replacement(self, sent, raw).await
+        self.decide(|node| submit::replacement(node, sent, raw)).await
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
-        submit::send(&self.rpc, raw).await
+        self.broadcast(raw).await
     }
 
     async fn status(
+        &self,
+        plan: &SecretBytes,
+        sent: Option<&SentAs>,
+    ) -> Result<ChainStatus, Unavailable> {
+        self.agreed_status(plan, sent, self.nodes_to_close(plan)?).await
+    }
+}
+
+impl EvmNetwork {
+    /// What [`Network::check`] looks at beside the chain id, as one node shows it.
+    async fn check_here(&self) -> Result<(), Misconfigured> {
+        let down = |error: Unavailable| self.misconfigured("rpc", error.problem);
+        let mut calls = Vec::new();
+        for asset in self.assets.iter() {
+            calls.extend(Self::asset_calls(asset));
+        }
+        calls.extend([PERMIT2, EXACT_PROXY, UPTO_PROXY, MULTICALL3, PACKER].map(Call::code));
+        for signer in self.signers.iter() {
+            calls.push(Call::balance(signer.address()));
+        }
+        let mut answers = self.rpc.ask_many(calls).await.map_err(down)?.into_iter();
+        let mut next = || answers.next().expect("one answer per call");
+
+        for asset in self.assets.iter() {
+            self.check_asset(asset, [next(), next(), next()])?;
+        }
+        self.check_contracts([next(), next(), next(), next(), next()])?;
+        for signer in self.signers.iter() {
+            let wei: U256 = self.rpc.read(next()).map_err(down)?;
+            if wei.is_zero() {
+                let problem =
+                    format!("{} has nothing to pay gas with; send it some", signer.address());
+                return Err(self.misconfigured("signers", problem));
+            }
+        }
+        Ok(())
+    }
+
+    async fn funds_here(&self) -> Result<Vec<Funds>, Unavailable> {
+        let mut calls = self.head_beside_others();
+        let others = calls.len();
+        calls.extend(self.signers.iter().map(|signer| Call::balance(signer.address())));
+        let floor = match self.settings.signer_wei_min {
+            Some(wei) => U256::from(wei),
+            None => self.floor().await?,
+        };
+        let answers = self.rpc.ask_many(calls).await?.into_iter().skip(others);
+        let funds = self.signers.iter().zip(answers).map(|(signer, wei)| {
+            let wei = Amount::new(self.rpc.read(wei)?);
+            let signer = signer.address().to_checksum(None);
+            Ok(Funds { signer, wei, floor: Amount::new(floor) })
+        });
+        funds.collect()
+    }
+
+    async fn consumed_nonces_here(&self, signer: &str) -> Result<u64, Unavailable> {
+        let signer = self.signer(signer).ok_or_else(|| self.rpc.unavailable("unknown signer"))?;
+        let mut calls = self.head_beside_others();
+        calls.push(Call::mined_nonces(signer.address()));
+        let mut answers = self.rpc.ask_many(calls).await?;
+        let count = answers.pop().expect("one answer per call");
+        self.rpc.read::<U64>(count).map(|count| count.to())
+    }
+
+    /// The question that tells whether a node is behind the others; none where there are none.
+    fn head_beside_others(&self) -> Vec<Call> {
+        if self.is_alone() { Vec::new() } else { vec![Call::head()] }
+    }
+
+    async fn sign_here(
+        &self,
+        signer: &str,
+        nonce: u64,
+        plan: &SecretBytes,
+    ) -> Result<SignedTransaction, Unavailable> {
+        match ErrandPlan::decode(plan) {
+            Some(errand) => submit::sign_errand(self, signer, nonce, &errand).await,
+            None => submit::sign(self, signer, nonce, &self.plan(plan)?).await,
+        }
+    }
+
+    /// Where a payment or an errand stands, as this node shows it.
+    async fn status_here(
         &self,
         plan: &SecretBytes,
         sent: Option<&SentAs>,
@@ -632,9 +681,31 @@ impl Network for EvmNetwork {
             None => status::status(self, &self.plan(plan)?, sent).await,
         }
     }
-}
 
-impl EvmNetwork {
+    /// Where payments of one transaction stand, as this node shows them; an error if it shows none.
+    async fn statuses_here(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Result<Vec<Result<ChainStatus, Unavailable>>, Unavailable> {
+        let plans = members.iter().map(|(plan, sent)| Ok((self.plan(plan)?, *sent)));
+        let plans = plans.collect::<Result<Vec<_>, Unavailable>>()?;
+        let statuses = status::statuses(self, &plans).await;
+        match statuses.iter().find_map(|status| status.as_ref().err()) {
+            Some(error) if statuses.iter().all(Result::is_err) => Err(error.clone()),
+            _ => Ok(statuses),
+        }
+    }
+
+    /// How many nodes must show what closes the entry of this plan.
+    fn nodes_to_close(&self, plan: &SecretBytes) -> Result<u32, Unavailable> {
+        // The least is one of them everywhere: no plan has to be read for it.
+        if self.is_alone() || self.settings.tiers.is_empty() || ErrandPlan::decode(plan).is_some() {
+            return Ok(self.settings.least().nodes);
+        }
+        let plan = self.plan(plan)?;
+        Ok(self.settings.certainty(plan.token, plan.charge).nodes)
+    }
+
     fn plan(&self, plan: &SecretBytes) -> Result<Plan, Unavailable> {
         Plan::decode(plan).ok_or_else(|| {
             self.rpc.unavailable("the settlement plan is damaged, or of a later version")

@@ -94,16 +94,36 @@ impl EvmNetwork {
     /// When the node does not answer.
     pub async fn survey(&self) -> Result<Survey, Unavailable> {
         let mut survey = Survey::default();
-        let [chain_id, head] = self.rpc.ask_all([Call::chain_id(), Call::head()]).await?;
-        let chain_id: u64 = self.rpc.read::<U64>(chain_id)?.to();
-        if chain_id != self.chain_id {
-            let message = format!("the node is one of eip155:{chain_id}; correct id or rpc");
-            survey.add("node", self.id.to_string(), Grade::Problem, message);
-            return Ok(survey);
+        let (mut first, mut failed) = (None, None);
+        for node in self.through_each() {
+            match node.look_at_node(&mut survey).await {
+                Ok(Some(head)) => first = first.or(Some((node, head))),
+                Ok(None) => {}
+                Err(error) => {
+                    let subject = node.node_name();
+                    survey.add("node", subject, Grade::Warning, error.problem.clone());
+                    failed = Some(error);
+                }
+            }
         }
-        let head: Head = self.rpc.read(head)?;
-        self.look_at_node(&head, &mut survey);
-        let fee = self.look_at_fee(&head, &mut survey).await?;
+        match (first, failed) {
+            (Some((node, head)), _) => node.look_further(&head, survey).await,
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(survey),
+        }
+    }
+
+    /// What the node is called where it is told of.
+    fn node_name(&self) -> String {
+        match self.rpc.name() {
+            Some(name) => format!("{} {name}", self.id),
+            None => self.id.to_string(),
+        }
+    }
+
+    /// Looks at all but the nodes, by this one.
+    async fn look_further(&self, head: &Head, mut survey: Survey) -> Result<Survey, Unavailable> {
+        let fee = self.look_at_fee(head, &mut survey).await?;
         for asset in self.assets.iter() {
             self.look_at_asset(asset, &mut survey).await?;
         }
@@ -114,7 +134,16 @@ impl EvmNetwork {
         Ok(survey)
     }
 
-    fn look_at_node(&self, head: &Head, survey: &mut Survey) {
+    /// The node's newest block; none where it is one of another chain.
+    async fn look_at_node(&self, survey: &mut Survey) -> Result<Option<Head>, Unavailable> {
+        let [chain_id, head] = self.rpc.ask_all([Call::chain_id(), Call::head()]).await?;
+        let chain_id: u64 = self.rpc.read::<U64>(chain_id)?.to();
+        if chain_id != self.chain_id {
+            let message = format!("the node is one of eip155:{chain_id}; correct id or rpc");
+            survey.add("node", self.node_name(), Grade::Problem, message);
+            return Ok(None);
+        }
+        let head: Head = self.rpc.read(head)?;
         let (now, time) = (self.clock.now().0, head.timestamp.to::<u64>());
         let number: u64 = head.number.to();
         let (grade, message) = match time.checked_sub(now) {
@@ -126,7 +155,8 @@ impl EvmNetwork {
             }
             _ => (Grade::Good, format!("block {number}, {} s old", now.saturating_sub(time))),
         };
-        survey.add("node", self.id.to_string(), grade, message);
+        survey.add("node", self.node_name(), grade, message);
+        Ok(Some(head))
     }
 
     /// The present fee for a unit of gas, in wei.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use alloy::primitives::U256;
+use alloy::primitives::{U64, U256};
 use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::{
     ErrorPayload, RequestPacket, Response, ResponsePacket, ResponsePayload,
@@ -33,6 +33,14 @@ pub(crate) enum Meddling {
     Answer(Value),
     /// The node refuses.
     Refuse(&'static str),
+    /// The node refuses, and does not act on it.
+    Keep(&'static str),
+    /// Nothing gets through.
+    Drop,
+    /// No answer ever comes.
+    Hang,
+    /// The node answers with a block that is so many blocks older.
+    Earlier(u64),
 }
 
 type Script = Arc<dyn Fn(&str, &Value) -> Meddling + Send + Sync>;
@@ -65,6 +73,21 @@ impl Service<RequestPacket> for Line {
                 let params: Value = serde_json::from_str(request.params().unwrap().get()).unwrap();
                 let meddling = (line.script)(request.method(), &params);
                 let id = request.id().clone();
+                let refusal = |why: &'static str| {
+                    let error = ErrorPayload { code: -32600, message: why.into(), data: None };
+                    Response { id: id.clone(), payload: ResponsePayload::Failure(error) }
+                };
+                match meddling {
+                    Meddling::Keep(why) => {
+                        responses.push(refusal(why));
+                        continue;
+                    }
+                    Meddling::Drop => {
+                        return Err(TransportErrorKind::custom_str("connection lost"));
+                    }
+                    Meddling::Hang => std::future::pending::<()>().await,
+                    _ => {}
+                }
                 let answered = line.chain.call(RequestPacket::Single(request)).await?;
                 responses.push(match meddling {
                     Meddling::Pass => match answered {
@@ -78,9 +101,10 @@ impl Service<RequestPacket> for Line {
                         let raw = serde_json::value::to_raw_value(&value).unwrap();
                         Response { id, payload: ResponsePayload::Success(raw) }
                     }
-                    Meddling::Refuse(why) => {
-                        let error = ErrorPayload { code: -32600, message: why.into(), data: None };
-                        Response { id, payload: ResponsePayload::Failure(error) }
+                    Meddling::Refuse(why) => refusal(why),
+                    Meddling::Earlier(blocks) => earlier(answered, blocks),
+                    Meddling::Keep(_) | Meddling::Drop | Meddling::Hang => {
+                        unreachable!("did not come so far")
                     }
                 });
             }
@@ -90,6 +114,30 @@ impl Service<RequestPacket> for Line {
             })
         })
     }
+}
+
+/// The block that was answered with, as if it were so many blocks older.
+fn earlier(answered: ResponsePacket, blocks: u64) -> Response {
+    let ResponsePacket::Single(mut response) = answered else {
+        unreachable!("one request was sent")
+    };
+    if let ResponsePayload::Success(raw) = &response.payload {
+        let mut block: Value = serde_json::from_str(raw.get()).unwrap();
+        let number: U64 = serde_json::from_value(block["number"].take()).unwrap();
+        block["number"] = json!(number - U64::from(blocks));
+        let raw = serde_json::value::to_raw_value(&block).unwrap();
+        response.payload = ResponsePayload::Success(raw);
+    }
+    response
+}
+
+/// A node over a line that `script` meddles with.
+pub(crate) fn rpc_over(
+    house: &House,
+    script: impl Fn(&str, &Value) -> Meddling + Send + Sync + 'static,
+) -> Rpc {
+    let line = Line { chain: house.chain.transport(), script: Arc::new(script) };
+    Rpc::over(&network_id(), &RpcClient::new(line, true))
 }
 
 /// The facilitator's network over a line that `script` meddles with.
@@ -106,10 +154,9 @@ pub(crate) fn over_as(
     settings: Settings,
     script: impl Fn(&str, &Value) -> Meddling + Send + Sync + 'static,
 ) -> EvmNetwork {
-    let line = Line { chain: house.chain.transport(), script: Arc::new(script) };
     EvmNetwork::new(
         network_id(),
-        Rpc::over(&network_id(), &RpcClient::new(line, true)),
+        rpc_over(house, script),
         vec![dev_signer(FACILITATOR)],
         AssetTable::defaults(),
         house.time.clone(),

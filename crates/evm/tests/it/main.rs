@@ -16,6 +16,7 @@ mod form;
 mod glance;
 mod mutations;
 mod permit;
+mod pool;
 mod rpc;
 mod server;
 mod settle;

@@ -25,7 +25,7 @@ use super::Api;
 use super::fitness::{Look, look};
 use crate::Engine;
 use crate::desk::Desk;
-use crate::metrics::{Calls, Durations, Forwards, NetworkMetrics, Settlements};
+use crate::metrics::{Calls, Durations, Forwards, NetworkMetrics, RpcCounts, Settlements};
 use crate::post::{Place, Post};
 
 /// What stands for the network and the scheme of calls that nobody here serves.
@@ -253,14 +253,39 @@ impl Page<'_> {
     fn rpc(&mut self, api: &Api) -> fmt::Result {
         let calls = api.0.rpc.iter().flat_map(|counts| {
             counts.read().map(|(method, outcome, count)| {
-                let network = label("network", counts.network());
-                (vec![network, label("method", method), label("outcome", outcome)], count)
+                let mut labels = of_node(counts);
+                labels.extend([label("method", method), label("outcome", outcome)]);
+                (labels, count)
             })
         });
         let calls: Vec<_> = calls.collect();
         let help = "Questions to nodes by method; one in a batch counts as one. An error may be a \
                     simulation that reverted";
-        self.counters("rpc_calls", help, calls)
+        self.counters("rpc_calls", help, calls)?;
+        let nodes = &api.0.rpc;
+        let newest = |network: &str| {
+            let of = nodes.iter().filter(|counts| counts.network() == network);
+            of.map(|counts| counts.head()).max().unwrap_or(0)
+        };
+        let each = |value: &dyn Fn(&RpcCounts) -> u64| -> Vec<Sample> {
+            nodes.iter().map(|counts| (of_node(counts), value(counts))).collect()
+        };
+        let help = "Whether a node is asked: it answers, and is on the right chain";
+        self.gauges("rpc_node_up", help, each(&|counts| u64::from(counts.is_well())))?;
+        let behind = |counts: &RpcCounts| newest(counts.network()).saturating_sub(counts.head());
+        let help =
+            "How many blocks a node was behind the newest that any node of its network showed";
+        self.gauges("rpc_node_lag_blocks", help, each(&behind))?;
+        let help = "Looks at a payment of which a node showed something else than another one; one \
+                    that is behind does so too";
+        self.counters("rpc_disagreements", help, each(&|counts| counts.disagreements()))?;
+        let help = "Round trips to a node that were answered, in seconds";
+        let name = "rpc_round_trip_duration_seconds";
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for counts in nodes {
+            histogram(metric.encode_family(&of_node(counts))?, counts.durations())?;
+        }
+        Ok(())
     }
 
     fn process(&mut self, api: &Api) -> fmt::Result {
@@ -317,6 +342,10 @@ fn histogram(mut metric: MetricEncoder<'_>, durations: &Durations) -> fmt::Resul
 }
 
 type Sample = (Vec<Label>, u64);
+
+fn of_node(counts: &RpcCounts) -> Vec<Label> {
+    vec![label("network", counts.network()), label("node", counts.node())]
+}
 
 fn outcomes<const N: usize>(
     of: impl Fn() -> Vec<Label>,

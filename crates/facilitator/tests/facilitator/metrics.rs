@@ -55,7 +55,7 @@ fn on(rest: &str) -> String {
 #[tokio::test]
 async fn what_happened_is_counted() {
     let bed = Bed::with_signers(&["0xsigner", "0xspare"]);
-    let counts = Arc::new(RpcCounts::new(&network()));
+    let counts = Arc::new(RpcCounts::new(&network(), "0"));
     let api = Api::counting(Access::Open, Vec::new(), vec![Arc::clone(&counts)]);
     api.open(bed.start().await);
     let api = api.router();
@@ -119,7 +119,13 @@ async fn what_happened_is_counted() {
         // Three fees of 21,000 wei.
         (format!("x402_gas_spent_gwei_total{one_network}"), 0.0),
         ("x402_requests_turned_away_total{reason=\"malformed\"}".into(), 2.0),
-        (format!("x402_rpc_calls_total{}", on(",method=\"eth_call\",outcome=\"error\"")), 1.0),
+        (
+            format!(
+                "x402_rpc_calls_total{}",
+                on(",node=\"0\",method=\"eth_call\",outcome=\"error\"")
+            ),
+            1.0,
+        ),
     ] {
         assert_eq!(samples.get(&series), Some(&expected), "{series}\n{samples:#?}");
     }
