@@ -448,6 +448,32 @@ pub trait Journal: Send + Sync {
     /// When storage failed.
     async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError>;
 
+    /// The last record that the hook of this name has come to on a network; `None` when it is new there.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn hook(&self, name: &str, network: &NetworkId) -> Result<Option<u64>, JournalError>;
+
+    /// Notes that a hook has come to record `to`, if it still is at `from`. Says whether it was.
+    ///
+    /// # Errors
+    /// [`JournalError::LeaseLost`] when the lease is another's: then somebody else sends; when storage
+    /// failed.
+    async fn move_hook(
+        &self,
+        lease: &Lease,
+        name: &str,
+        from: Option<u64>,
+        to: u64,
+    ) -> Result<bool, JournalError>;
+
+    /// Sets a hook back on all networks, so that what is recorded after `after` is sent again. Says on how
+    /// many it had come further.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn replay_hook(&self, name: &str, after: u64) -> Result<u64, JournalError>;
+
     /// The records of one payment in `span`.
     ///
     /// # Errors

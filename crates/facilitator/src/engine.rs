@@ -31,6 +31,7 @@ use crate::metrics::{Calls, NetworkMetrics};
 use crate::options::Options;
 use crate::post::{Place, Post};
 use crate::settle::{Call, refused_by};
+use crate::webhooks::Webhook;
 use crate::worker::Crew;
 
 /// Shortest lease that leaves time to renew it: leases are counted in whole seconds.
@@ -449,6 +450,11 @@ impl Engine {
     /// What happens to settlements, as it happens.
     pub(crate) fn feed(&self) -> &Feed {
         &self.0.feed
+    }
+
+    /// Who is sent events.
+    pub(crate) fn webhooks(&self) -> &[Webhook] {
+        &self.0.options.webhooks
     }
 
     /// The network with this id.

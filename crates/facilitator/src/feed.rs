@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{Journal, JournalError};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -24,11 +24,16 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Rung when this process has changed an entry.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bell(Arc<Notify>);
+pub(crate) struct Bell(Arc<watch::Sender<()>>);
 
 impl Bell {
     pub(crate) fn ring(&self) {
-        self.0.notify_one();
+        self.0.send_replace(());
+    }
+
+    /// Hears it from now on.
+    pub(crate) fn listen(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
     }
 }
 
@@ -134,6 +139,7 @@ impl Shared {
 }
 
 async fn pump(shared: Arc<Shared>) {
+    let mut news = shared.bell.listen();
     loop {
         if shared.live.receiver_count() == 0 {
             shared.followed.notified().await;
@@ -142,7 +148,7 @@ async fn pump(shared: Arc<Shared>) {
         let after = *shared.position();
         match shared.journal.history(after, PAGE).await {
             Ok(records) if records.is_empty() => {
-                _ = timeout(LOOK, shared.bell.0.notified()).await;
+                _ = timeout(LOOK, news.changed()).await;
             }
             Ok(records) => {
                 let mut position = shared.position();

@@ -40,6 +40,7 @@ mod seal;
 mod settle;
 mod strikes;
 mod waiters;
+pub mod webhooks;
 mod worker;
 
 pub use engine::{Engine, NetworkHealth, Standing};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::failpoint::Failpoints;
+use crate::webhooks::Webhook;
 
 /// How long one settle call waits for the outcome before it is told `settlement_pending`. Below
 /// the 90 s after which official servers give up on their facilitator.
@@ -89,6 +90,8 @@ pub struct Options {
     pub rescan: Duration,
     /// How long the chain may lag behind the journal's nonces before missing ones are used again.
     pub gap_patience: Duration,
+    /// Who is sent events.
+    pub webhooks: Vec<Webhook>,
     /// Where to stop on purpose. Never without the feature `failpoints`.
     pub failpoints: Failpoints,
 }
@@ -122,6 +125,7 @@ impl Default for Options {
             funds_every: FUNDS_EVERY,
             rescan: RESCAN,
             gap_patience: GAP_PATIENCE,
+            webhooks: Vec::new(),
             failpoints: Failpoints::default(),
         }
     }

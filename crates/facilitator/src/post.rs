@@ -21,7 +21,7 @@ use crate::desk::{Desk, Run};
 use crate::lease::{self, ASK_AGAIN};
 use crate::scribe::Scribe;
 use crate::worker::{self, Crew};
-use crate::{funds, recover};
+use crate::{funds, recover, webhooks};
 
 /// How long who leaves waits for somebody else to lead before it finishes by itself what it began.
 const SUCCESSION: Duration = Duration::from_secs(1);
@@ -287,6 +287,10 @@ impl Post {
         };
         let desk = Arc::new(self.idle.fresh(holder.clone(), run));
         desk.spawn(lease::keep(Arc::clone(&desk), holder, lease.clone()));
+        for webhook in &desk.options.webhooks {
+            let delivering = webhooks::deliver(Arc::clone(&desk), lease.clone(), webhook.clone());
+            desk.spawn(delivering);
+        }
         let scribe = Scribe::start(&desk, lease);
         worker::start(&desk, scribe)
     }

@@ -263,6 +263,63 @@ impl Journal for SqliteJournal {
         self.within(sql, name, span).await
     }
 
+    async fn hook(&self, name: &str, network: &NetworkId) -> Result<Option<u64>, JournalError> {
+        let (name, network) = (name.to_owned(), network.clone());
+        self.writer
+            .run(Access::Read, move |connection| {
+                let seq: Option<i64> = connection
+                    .prepare_cached("SELECT seq FROM hook WHERE name = ?1 AND network = ?2")?
+                    .query_row((&name, network.as_str()), |row| row.get(0))
+                    .optional()?;
+                let number = seq.map(u64::try_from).transpose();
+                number.map_err(|_| Stop::Broken("a number below zero".into()))
+            })
+            .await
+    }
+
+    async fn move_hook(
+        &self,
+        lease: &Lease,
+        name: &str,
+        from: Option<u64>,
+        to: u64,
+    ) -> Result<bool, JournalError> {
+        let (lease, name) = (lease.clone(), name.to_owned());
+        self.writer
+            .run(Access::Write, move |connection| {
+                check_token(connection, &lease)?;
+                let (network, to) = (lease.network.as_str(), whole(to));
+                let changed = match from {
+                    None => connection
+                        .prepare_cached(
+                            "INSERT INTO hook (name, network, seq) VALUES (?1, ?2, ?3)
+                             ON CONFLICT DO NOTHING",
+                        )?
+                        .execute((&name, network, to))?,
+                    Some(from) => connection
+                        .prepare_cached(
+                            "UPDATE hook SET seq = ?3
+                             WHERE name = ?1 AND network = ?2 AND seq = ?4",
+                        )?
+                        .execute((&name, network, to, whole(from)))?,
+                };
+                Ok(changed == 1)
+            })
+            .await
+    }
+
+    async fn replay_hook(&self, name: &str, after: u64) -> Result<u64, JournalError> {
+        let name = name.to_owned();
+        self.writer
+            .run(Access::Write, move |connection| {
+                let changed = connection
+                    .prepare_cached("UPDATE hook SET seq = ?2 WHERE name = ?1 AND seq > ?2")?
+                    .execute((&name, whole(after)))?;
+                Ok(u64::try_from(changed).unwrap_or(u64::MAX))
+            })
+            .await
+    }
+
     async fn history_of_payment(
         &self,
         key: &PaymentKey,

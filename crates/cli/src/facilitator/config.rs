@@ -15,11 +15,12 @@ use pay402_evm::address::parse_address;
 use pay402_evm::network::pack::PackSettings;
 use pay402_evm::{AssetTable, Certainty, Settings, Tier};
 use pay402_facilitator::Options;
-use pay402_facilitator::api::Limits;
 use serde::Deserialize;
 
+use super::caller::Caller;
 use super::nodes::{self, Node, NodeSection, Urls};
 use super::sponsor::Sponsor;
+use super::webhooks;
 
 /// The chain id of Ethereum, whose blocks are slower than those of the others.
 const ETHEREUM: u64 = 1;
@@ -48,8 +49,6 @@ const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
 const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
 /// What `lease_s` may be.
 const LEASE_S: RangeInclusive<u64> = 3..=60;
-/// What `calls_per_minute` may be.
-const CALLS_PER_MINUTE: RangeInclusive<u32> = 1..=10_000_000;
 /// What `drain_delay_s` may be.
 const DRAIN_DELAY_S: RangeInclusive<u64> = 0..=300;
 /// Most signers of one network.
@@ -89,6 +88,11 @@ pub(crate) struct Config {
     /// How long after a signal to stop payments are still taken while `/readyz` says 503 already, in
     /// seconds. Default none.
     pub(crate) drain_delay_s: Option<u64>,
+    /// Where the operator is sent events.
+    pub(crate) webhook: Option<webhooks::Settings>,
+    /// Whether webhooks may go to this machine and to private networks, and by plain HTTP. Default no.
+    #[serde(default)]
+    pub(crate) dangerous_private_webhooks: bool,
     /// Networks to settle on.
     #[serde(default, rename = "network")]
     pub(crate) networks: Vec<Network>,
@@ -442,7 +446,10 @@ impl Network {
     }
 }
 
-fn contracts(setting: &str, addresses: &[String]) -> Result<Vec<Address>, Misconfigured> {
+pub(super) fn contracts(
+    setting: &str,
+    addresses: &[String],
+) -> Result<Vec<Address>, Misconfigured> {
     let read = |(index, text): (usize, &String)| {
         parse_address(text)
             .map_err(|error| Misconfigured::new(format!("{setting}[{index}]"), error.to_string()))
@@ -468,66 +475,6 @@ pub(crate) enum Signer {
         /// A file with the password, relative to the configuration file.
         password_file: Option<PathBuf>,
     },
-}
-
-/// `[[caller]]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Caller {
-    /// No other caller's: its payments are known by it, whichever key it has later.
-    pub(crate) name: String,
-    /// SHA-256 of the API key, 64 hexadecimal digits: `printf %s "$KEY" | sha256sum`.
-    pub(crate) key_sha256: String,
-    /// What it is. Default a caller.
-    #[serde(default)]
-    pub(crate) role: CallerRole,
-    /// Addresses that its payments may be made to. Default anybody's.
-    payees: Option<Vec<String>>,
-    /// Contracts of the assets that its payments may be made in. Default all that are settled.
-    assets: Option<Vec<String>>,
-    /// How often it may ask for `/verify`, `/settle` and `/account` in a minute, up to ten seconds of that
-    /// at once. Default as often as it likes.
-    calls_per_minute: Option<u32>,
-}
-
-impl Caller {
-    /// Its limits; `index` is its place in the file.
-    pub(crate) fn limits(&self, index: usize) -> Result<Limits, Misconfigured> {
-        let setting = |field: &str| format!("caller[{index}].{field}");
-        let addresses = |field: &str, texts: &Option<Vec<String>>| match texts.as_deref() {
-            Some([]) => {
-                let problem = "is empty, so nothing of this caller's could be settled; add an \
-                               address, or remove it";
-                Err(Misconfigured::new(setting(field), problem))
-            }
-            Some(texts) => {
-                contracts(&setting(field), texts)?;
-                Ok(texts.to_vec())
-            }
-            None => Ok(Vec::new()),
-        };
-        if self.calls_per_minute.is_some_and(|calls| !CALLS_PER_MINUTE.contains(&calls)) {
-            let (from, to) = (CALLS_PER_MINUTE.start(), CALLS_PER_MINUTE.end());
-            let problem = format!("must be from {from} to {to}");
-            return Err(Misconfigured::new(setting("calls_per_minute"), problem));
-        }
-        Ok(Limits {
-            payees: addresses("payees", &self.payees)?,
-            assets: addresses("assets", &self.assets)?,
-            calls_per_minute: self.calls_per_minute,
-        })
-    }
-}
-
-/// `role` of a `[[caller]]`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum CallerRole {
-    /// It settles, and sees what it entered.
-    #[default]
-    Caller,
-    /// It sees everybody's settlements too.
-    Operator,
 }
 
 /// A text that may hold a secret.
@@ -606,7 +553,7 @@ fn check_variables(setting: &str, signer: &Signer) -> Result<(), Misconfigured> 
 }
 
 /// Refuses what is no name of a variable, without repeating it: it may well be the secret itself.
-fn check_variable(setting: &str, name: &str) -> Result<(), Misconfigured> {
+pub(super) fn check_variable(setting: &str, name: &str) -> Result<(), Misconfigured> {
     let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let begins_well = !name.is_empty() && !name.starts_with(|first: char| first.is_ascii_digit());
     // A key without 0x may look like a name.
@@ -620,7 +567,7 @@ fn check_variable(setting: &str, name: &str) -> Result<(), Misconfigured> {
 }
 
 /// Replaces `${VAR}` by the variable's value.
-fn expand(setting: &str, text: &str) -> Result<String, Misconfigured> {
+pub(super) fn expand(setting: &str, text: &str) -> Result<String, Misconfigured> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {

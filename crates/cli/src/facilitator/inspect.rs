@@ -55,6 +55,8 @@ type Looked = (NetworkId, Result<Survey, Unavailable>);
 pub(super) async fn run(verb: Verb, config: &Config) -> Result<(), CliError> {
     // Before any node is asked, as at the start.
     let access = access(config)?;
+    super::named(config)?;
+    super::webhooks::all(config)?;
     let mut networks = Vec::new();
     for (index, network) in config.networks.iter().enumerate() {
         networks.push(network_of(index, network, None)?);

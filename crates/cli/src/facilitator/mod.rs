@@ -1,10 +1,12 @@
 //! `pay402 facilitator`: verify and settle for resource servers.
 
+mod caller;
 mod config;
 mod inspect;
 mod nodes;
 mod setup;
 mod sponsor;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -26,6 +28,7 @@ use pay402_facilitator::{Engine, NodeStanding, Options, RpcCounts, RpcOutcome};
 use pay402_store::{PgJournal, SqliteJournal};
 use zeroize::Zeroizing;
 
+use self::caller::{Caller, CallerRole};
 use self::config::{Config, Database, Signer};
 use crate::error::CliError;
 use crate::{secret, serve, terminal};
@@ -126,7 +129,16 @@ Callers from other machines, or through a proxy, need an API key each:
   [[caller]]
   name = "shop"
   key_sha256 = "..."          # printf %s "$KEY" | sha256sum
-  role = "caller"             # "operator" sees what happens to everybody's payments"#)]
+  role = "caller"             # "operator" sees what happens to everybody's payments
+  webhook = { url = "https://...", secret_env = "SHOP_WEBHOOK_SECRET" }
+
+A webhook is sent how payments ended, signed as in Standard Webhooks; a caller's, those that the
+caller entered; the operator's, all:
+  [webhook]
+  url = "https://..."
+  secret_env = "WEBHOOK_SECRET"        # whsec_ and base64: echo whsec_$(openssl rand -base64 32)
+They go to public addresses by HTTPS, unless it is set:
+  dangerous_private_webhooks = false   # beside the others: this machine, private networks, HTTP"#)]
 pub(crate) struct Args {
     /// The configuration file.
     #[arg(
@@ -150,6 +162,9 @@ enum Verb {
     ///
     /// Says what it would cost and asks first, or needs --yes. Run it while no facilitator sends from the same signer.
     Setup(setup::Args),
+    /// Send events to webhooks anew.
+    #[command(subcommand)]
+    Webhooks(webhooks::Verb),
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
@@ -157,6 +172,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     match args.verb {
         Some(Verb::Look(verb)) => return inspect::run(verb, &config).await,
         Some(Verb::Setup(args)) => return setup::run(args, &config).await,
+        Some(Verb::Webhooks(verb)) => return webhooks::run(verb, &config).await,
         None => {}
     }
     let access = access(&config)?;
@@ -165,7 +181,8 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     for (index, network) in config.networks.iter().enumerate() {
         networks.push(Arc::new(network_of(index, network, Some(&mut counts))?));
     }
-    let options = Options { failpoints: Failpoints::from_env()?, ..config.options() };
+    let webhooks = webhooks::all(&config)?;
+    let options = Options { failpoints: Failpoints::from_env()?, webhooks, ..config.options() };
     let journal = journal(&config, &SystemClock).await?;
     let listener = serve::listen(config.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
@@ -271,15 +288,15 @@ fn named(config: &Config) -> Result<Vec<Named>, Misconfigured> {
             return wrong(format!("{name:?} is another caller's too; give each its own"));
         }
         let role = match caller.role {
-            config::CallerRole::Caller => Role::Caller,
-            config::CallerRole::Operator => Role::Operator,
+            CallerRole::Caller => Role::Caller,
+            CallerRole::Operator => Role::Operator,
         };
         named.push(Named { key, name, role, limits: caller.limits(index)? });
     }
     Ok(named)
 }
 
-fn key_hash(index: usize, caller: &config::Caller) -> Result<KeyHash, Misconfigured> {
+fn key_hash(index: usize, caller: &Caller) -> Result<KeyHash, Misconfigured> {
     KeyHash::parse(&caller.key_sha256).map_err(|error| {
         let setting = format!("caller[{index}].key_sha256");
         Misconfigured::new(setting, format!("of {:?} is {error}", caller.name))

@@ -7,7 +7,7 @@ use super::Subject;
 use super::journal::{advance, change, enter, failed, key, lease, network, new, settled, signed};
 use crate::Amount;
 use crate::history::{Change, Record, Sent, Span};
-use crate::journal::{Advance, Delivery, Event, Journal, NewEntry, SignedAs};
+use crate::journal::{Advance, Delivery, Event, Journal, JournalError, NewEntry, SignedAs};
 use crate::time::UnixTime;
 
 /// Runs the suite of the journal's history against the backend that the argument makes.
@@ -24,6 +24,7 @@ macro_rules! history_conformance {
                 a_caller_finds_its_own,
                 pages_join_without_a_gap,
                 readers_skip_nothing_while_many_write,
+                a_hook_is_moved_by_who_holds_the_lease,
             ]
         );
     };
@@ -220,6 +221,34 @@ pub async fn readers_skip_nothing_while_many_write<J: Journal + 'static>(on: On<
             .collect();
         assert_eq!(of, ["entered", "signed", "handed_over", "settled"], "of payment {name}");
     }
+}
+
+/// From where it is, by the holder of the lease, and set back by anybody.
+pub async fn a_hook_is_moved_by_who_holds_the_lease<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    let at = |name| async move { journal.hook(name, &network()).await };
+    let moves = |from, to| {
+        let lease = &lease;
+        async move { journal.move_hook(lease, "shop", from, to).await }
+    };
+    assert_eq!(at("shop").await, Ok(None));
+    assert_eq!(moves(Some(1), 2).await, Ok(false), "it is not there yet");
+    assert_eq!(moves(None, 10).await, Ok(true));
+    assert_eq!(moves(None, 11).await, Ok(false), "it is there already");
+    assert_eq!(moves(Some(9), 12).await, Ok(false), "it is elsewhere");
+    assert_eq!(moves(Some(10), 12).await, Ok(true));
+    assert_eq!((at("shop").await, at("other").await), (Ok(Some(12)), Ok(None)));
+    let old = crate::journal::Lease { token: lease.token + 1, ..lease.clone() };
+    for from in [Some(12), None] {
+        let late = journal.move_hook(&old, "shop", from, 20).await;
+        assert_eq!(late, Err(JournalError::LeaseLost(network())));
+    }
+    assert_eq!(journal.replay_hook("shop", 5).await, Ok(1));
+    assert_eq!(moves(Some(12), 13).await, Ok(false), "it was set back");
+    assert_eq!(journal.replay_hook("shop", 7).await, Ok(0), "that is no way forward");
+    assert_eq!(journal.replay_hook("nobody", 0).await, Ok(0));
+    assert_eq!(at("shop").await, Ok(Some(5)));
 }
 
 async fn journal_end(journal: &impl Journal) -> u64 {

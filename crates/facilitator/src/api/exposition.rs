@@ -82,6 +82,7 @@ impl Collector for Scrape {
         page.backlogs(&self.engine, &self.look)?;
         page.lanes(&self.engine, &self.look)?;
         page.journal(&self.engine, &self.look)?;
+        page.webhooks(&self.engine)?;
         page.rpc(&self.api)?;
         page.process(&self.api)
     }
@@ -248,6 +249,18 @@ impl Page<'_> {
         let help =
             "Who leads: the address that calls are forwarded to, and whether it is this process";
         self.gauges("leader", help, leads)
+    }
+
+    fn webhooks(&mut self, engine: &Engine) -> fmt::Result {
+        let counts = engine.webhooks().iter().flat_map(|webhook| {
+            webhook.counts().map(|(outcome, count)| {
+                (vec![label("webhook", webhook.name()), label("outcome", outcome)], count)
+            })
+        });
+        let counts: Vec<_> = counts.collect();
+        let help =
+            "Events that receivers took, that were sent to them again, and that were given up";
+        self.counters("webhook_events", help, counts)
     }
 
     fn rpc(&mut self, api: &Api) -> fmt::Result {

@@ -41,11 +41,12 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::{Engine, RpcCounts};
-use access::Reader;
+pub(crate) use access::Reader;
 pub use access::{Access, KeyHash, KeyHashError, Named, Role};
 use answer::{Turned, TurnedAway, json_answer, unavailable};
 use dashboard::Sessions;
 use events::Streams;
+pub(crate) use events::event;
 use fitness::Look;
 pub(crate) use forward::check_advertised;
 use forward::{Forwarder, Incoming};

@@ -179,6 +179,27 @@ impl Journal for Flaky {
         self.journal.history_of_caller(name, span).await
     }
 
+    async fn hook(&self, name: &str, network: &NetworkId) -> Result<Option<u64>, JournalError> {
+        self.works()?;
+        self.journal.hook(name, network).await
+    }
+
+    async fn move_hook(
+        &self,
+        lease: &Lease,
+        name: &str,
+        from: Option<u64>,
+        to: u64,
+    ) -> Result<bool, JournalError> {
+        self.works()?;
+        self.journal.move_hook(lease, name, from, to).await
+    }
+
+    async fn replay_hook(&self, name: &str, after: u64) -> Result<u64, JournalError> {
+        self.works()?;
+        self.journal.replay_hook(name, after).await
+    }
+
     async fn history_of_payment(
         &self,
         key: &PaymentKey,

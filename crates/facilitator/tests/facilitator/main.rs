@@ -39,3 +39,4 @@ mod postgres_replicas;
 mod settle;
 mod settlements;
 mod strikes;
+mod webhooks;

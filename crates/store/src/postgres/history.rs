@@ -193,7 +193,7 @@ async fn within(client: &Client, sql: &'static str, of: &str, span: Span) -> Out
     found.iter().map(|row| read_record(row).map_err(Stop::Failed)).collect()
 }
 
-fn whole(seq: u64) -> i64 {
+pub(super) fn whole(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 

@@ -26,6 +26,7 @@
 mod cluster;
 mod connect;
 mod history;
+mod hook;
 mod schema;
 
 use std::collections::HashMap;
@@ -490,6 +491,24 @@ impl Journal for PgJournal {
 
     async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError> {
         self.records_of_caller(name, span).await
+    }
+
+    async fn hook(&self, name: &str, network: &NetworkId) -> Result<Option<u64>, JournalError> {
+        self.hook_at(name, network).await
+    }
+
+    async fn move_hook(
+        &self,
+        lease: &Lease,
+        name: &str,
+        from: Option<u64>,
+        to: u64,
+    ) -> Result<bool, JournalError> {
+        self.hook_moved(lease, name, from, to).await
+    }
+
+    async fn replay_hook(&self, name: &str, after: u64) -> Result<u64, JournalError> {
+        self.hook_set_back(name, after).await
     }
 
     async fn history_of_payment(

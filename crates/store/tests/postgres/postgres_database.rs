@@ -79,7 +79,7 @@ async fn schemas_of_strangers_and_of_the_future_are_refused_and_left_alone() {
 
     let database = Cluster::shared().database();
     drop(open(&database).await);
-    for format in ["5", "99", "-1", "0"] {
+    for format in ["6", "99", "-1", "0"] {
         let set = "DELETE FROM pay402_journal.migration; INSERT INTO pay402_journal.migration";
         database.sql(&format!("{set} VALUES ({format})")).unwrap();
         let refused = PgJournal::open(&database.url(), None).await.unwrap_err();
@@ -192,7 +192,8 @@ async fn a_journal_of_the_second_format_keeps_its_leases() {
     let lease = journal.lease(&network(), &here, UnixTime(0), LASTS).await.unwrap();
     journal.enter(entry("one")).await.unwrap();
     drop(journal);
-    let back = "ALTER TABLE pay402_journal.lease DROP COLUMN url;
+    let back = "DROP TABLE pay402_journal.hook;
+                ALTER TABLE pay402_journal.lease DROP COLUMN url;
                 ALTER TABLE pay402_journal.entry DROP COLUMN parts, DROP COLUMN part,
                     DROP COLUMN spent;
                 DELETE FROM pay402_journal.migration WHERE format > 2";

@@ -239,12 +239,12 @@ fn later_formats_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     drop(SqliteJournal::open(&path).unwrap());
-    for version in ["6", "99", "-1"] {
+    for version in ["7", "99", "-1"] {
         tamper(&path, &format!("PRAGMA user_version = {version}"));
         let error = refused(&path);
         assert!(error.problem.contains("upgrade pay402"), "{error}");
     }
-    tamper(&path, "PRAGMA user_version = 5");
+    tamper(&path, "PRAGMA user_version = 6");
     drop(SqliteJournal::open(&path).unwrap());
 }
 
@@ -264,7 +264,7 @@ async fn a_journal_of_the_first_format_counts_its_failures() {
     let change = change("one", Event::Closed(failed));
     journal.advance(&lease.unwrap().granted().unwrap(), vec![change]).await.unwrap();
     drop(journal);
-    let back = "DROP INDEX entry_costly_failure; DROP TABLE history;
+    let back = "DROP INDEX entry_costly_failure; DROP TABLE history; DROP TABLE hook;
                 ALTER TABLE lease DROP COLUMN url;
                 ALTER TABLE entry DROP COLUMN entered_by; ALTER TABLE entry DROP COLUMN parts;
                 ALTER TABLE entry DROP COLUMN part; ALTER TABLE entry DROP COLUMN spent;

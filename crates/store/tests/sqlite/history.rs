@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
 
-const BACK: &str = "DROP TABLE history; ALTER TABLE entry DROP COLUMN entered_by;
+const BACK: &str = "DROP TABLE history; DROP TABLE hook; ALTER TABLE entry DROP COLUMN entered_by;
                     ALTER TABLE lease DROP COLUMN url;
                     ALTER TABLE entry DROP COLUMN parts; ALTER TABLE entry DROP COLUMN part;
                     ALTER TABLE entry DROP COLUMN spent; PRAGMA user_version = 2";

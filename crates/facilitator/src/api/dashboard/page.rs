@@ -263,7 +263,7 @@ fn newest(entries: &[Entry]) -> Html {
             Html::raw("<p class=none>None was entered yet.</p>")
         );
     }
-    let head = ["Entered", "Payment", "Payer", "Amount", "State", "Fee, gwei", "Caller"];
+    let head = ["Entered, UTC", "Payment", "Payer", "Amount", "State", "Fee, gwei", "Caller"];
     let rows = entries.iter().map(|entry| {
         let new = &entry.new;
         let name = new.key.as_str().rsplit('/').next().unwrap_or_default();
@@ -297,8 +297,8 @@ pub(super) fn payment(entry: &Entry, history: &[Record], is_whole: bool) -> Html
     fact("Network", code(new.network.as_str()));
     fact("Payer", code(&new.payer));
     fact("Amount, atomic units", Html::text(&new.amount));
-    fact("Entered", time(new.entered_at));
-    fact("Expires", time(new.expires));
+    fact("Entered, UTC", time(new.entered_at));
+    fact("Expires, UTC", time(new.expires));
     fact("Caller", Html::text(new.entered_by.as_deref().unwrap_or("—")));
     fact("Told", Html::text(delivery(entry.delivery)));
     if let Some(transaction) = hash(entry) {
@@ -312,7 +312,7 @@ pub(super) fn payment(entry: &Entry, history: &[Record], is_whole: bool) -> Html
         fact("Refusal", code(refused.reason.code()));
         fact("Message", Html::text(&refused.message));
     }
-    let head = ["", "When", "What", "Transaction", "By", "Told"];
+    let head = ["Id", "When, UTC", "What", "Transaction", "By", "Told"];
     let rows = history.iter().map(|record| {
         vec![
             Html::text(&record.seq),
@@ -329,7 +329,7 @@ pub(super) fn payment(entry: &Entry, history: &[Record], is_whole: bool) -> Html
         (false, true) => Html::default(),
         (false, false) => Html::raw("<p class=none>There is more than is shown here.</p>"),
     };
-    let table = table(&head, &["n", "t", "", "", "", ""], rows.into_iter());
+    let table = table(&head, &["n", "t", "", "", "", "t"], rows.into_iter());
     html!(
         "<section><h2>Payment</h2><dl class=facts>{}</dl></section>\
          <section><h2>History</h2>{}{}</section>",
