@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use base64::Engine as _;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use pay402_facilitator::api::{Access, Api, KeyHash, Named, Role};
+use pay402_facilitator::api::{Access, Api, KeyHash, Limits, Named, Role};
 use pay402_facilitator::webhooks::{Of, Receiver, Targets, Webhook};
 use pay402_facilitator::{Engine, Options};
 use serde_json::Value;
@@ -99,8 +99,12 @@ fn with(webhooks: Vec<Webhook>) -> Options {
 }
 
 fn keyed(engine: &Engine) -> Router {
-    let named =
-        |name: &str| Named { key: KeyHash::of(name), name: name.into(), role: Role::Caller };
+    let named = |name: &str| Named {
+        key: KeyHash::of(name),
+        name: name.into(),
+        role: Role::Caller,
+        limits: Limits::default(),
+    };
     let keys = ["alice", "bob"];
     let access = Access::Keys(keys.map(KeyHash::of).to_vec());
     let api = Api::counting(access, keys.map(named).to_vec(), Vec::new());
