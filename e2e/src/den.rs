@@ -559,7 +559,7 @@ impl Den {
             };
             let (settled, fee) = match outcome {
                 Outcome::Settled { fee, .. } => (true, fee),
-                Outcome::Failed { fee, .. } => (false, fee),
+                Outcome::Failed { fee, .. } | Outcome::Reverted { fee, .. } => (false, fee),
             };
             fees += fee.to_u256();
             assert_eq!(settled, delivered, "{key}: {outcome:?}, {state:?}");

@@ -26,6 +26,8 @@ pub(crate) struct Figures {
     pub(crate) charged: usize,
     /// Told as a success and not charged, below the tier: the risk that an operator takes there.
     pub(crate) lost_below: usize,
+    /// Of these, those that the journal says are lost.
+    pub(crate) booked_below: usize,
     /// Told as failed and charged, below the tier.
     pub(crate) denied_below: usize,
     /// Refused, and not charged.
@@ -42,6 +44,7 @@ impl Figures {
         self.high += other.high;
         self.charged += other.charged;
         self.lost_below += other.lost_below;
+        self.booked_below += other.booked_below;
         self.denied_below += other.denied_below;
         self.refused += other.refused;
         self.slowest = self.slowest.max(other.slowest);
@@ -54,12 +57,13 @@ impl fmt::Display for Figures {
         write!(
             f,
             "payments={} high={} charged={} refused={} success_not_charged_below={} \
-             failure_charged_below={} slowest_s={} violations={}",
+             of_these_booked={} failure_charged_below={} slowest_s={} violations={}",
             self.payments,
             self.high,
             self.charged,
             self.refused,
             self.lost_below,
+            self.booked_below,
             self.denied_below,
             self.slowest.as_secs(),
             self.violations.len(),
@@ -139,7 +143,11 @@ fn judge(figures: &mut Figures, order: &Order, told: &Told, stage: Option<&Stage
     match (high, success_not_charged, failure_charged) {
         (true, true, _) => violation("a success above the tier that the chain does not show"),
         (true, _, true) => violation("a failure above the tier that was charged"),
-        (false, true, _) => figures.lost_below += 1,
+        (false, true, _) => {
+            let is_booked = matches!(stage, Some(Stage::Final(Outcome::Reverted { .. })));
+            figures.lost_below += 1;
+            figures.booked_below += usize::from(is_booked);
+        }
         (false, _, true) => figures.denied_below += 1,
         (_, false, false) => {}
     }
@@ -212,6 +220,13 @@ mod tests {
         };
         assert_eq!(of(Worth::High, success(1), settled(), 0), (1, 0, 0));
         assert_eq!(of(Worth::Low, success(1), settled(), 0), (0, 1, 0));
+        let (reason, message) = ("invalid_exact_evm_payload_authorization_valid_before", "late");
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        let lost = Outcome::Reverted { reason, message, transaction: None, fee: Amount::ZERO };
+        let booked = |worth| figures(worth, success(1), Some(Stage::Final(lost.clone())), 0);
+        assert_eq!((booked(Worth::Low).lost_below, booked(Worth::Low).booked_below), (1, 1));
+        assert_eq!(booked(Worth::High).violations.len(), 1, "a loss above the tier is no success");
+        assert_eq!(figures(Worth::Low, success(1), settled(), 0).booked_below, 0);
         assert_eq!(of(Worth::High, failure("x"), settled(), 1), (1, 0, 0));
         assert_eq!(of(Worth::Low, failure("x"), None, 1), (0, 0, 1));
         assert_eq!(of(Worth::High, failure("x"), None, 0), (0, 0, 0));

@@ -71,6 +71,17 @@ pub enum Change {
         /// What it cost us, in wei.
         fee: Amount,
     },
+    /// The money had moved and somebody was told so; the block was undone, and it never will move again.
+    Reverted {
+        /// The wire code of why.
+        reason: String,
+        /// The transaction that failed in the end, when there was one.
+        transaction: Option<String>,
+        /// What it cost us, in wei.
+        fee: Amount,
+    },
+    /// The block that closed it was undone: it goes on where it was.
+    Reopened,
     /// Only who may be told of a success changed.
     HandedOver,
 }
@@ -87,29 +98,42 @@ pub struct Sent {
 }
 
 impl Change {
-    /// The change of an entry at `stage` by `event`.
-    pub fn by(event: &Event, stage: &Stage) -> Self {
+    /// The change by `event` of an entry that is at `stage` since. `None` for an event that changes
+    /// nothing but what is kept.
+    pub fn by(event: &Event, stage: &Stage) -> Option<Self> {
         let sent = |signed: &SignedAs| Sent {
             transaction: signed.sent.transaction.clone(),
             signer: signed.sent.signer.clone(),
             nonce: signed.sent.nonce,
         };
-        match event {
-            Event::Signed(signed) => Self::Signed(sent(signed)),
-            Event::Replaced(signed) => Self::Replaced(sent(signed)),
-            Event::Sent => Self::Sent {
-                transaction: match stage {
-                    Stage::Signed(signed) | Stage::Sent(signed) => signed.sent.transaction.clone(),
-                    // No step leads there.
-                    Stage::Due | Stage::Final(_) => String::new(),
-                },
-            },
-            Event::Closed(Outcome::Settled { transaction, block, fee }) => {
+        match (event, stage) {
+            (Event::Signed(signed), _) => Some(Self::Signed(sent(signed))),
+            (Event::Replaced(signed), _) => Some(Self::Replaced(sent(signed))),
+            (Event::Sent, Stage::Signed(signed) | Stage::Sent(signed)) => {
+                Some(Self::Sent { transaction: signed.sent.transaction.clone() })
+            }
+            (Event::Closed(_) | Event::ClosedIn(..), Stage::Final(outcome)) => {
+                Some(Self::closed(outcome))
+            }
+            (Event::Reopened, _) => Some(Self::Reopened),
+            // No step leads from the others to where they would stand.
+            (Event::Buried | Event::Sent | Event::Closed(_) | Event::ClosedIn(..), _) => None,
+        }
+    }
+
+    fn closed(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Settled { transaction, block, fee } => {
                 Self::Settled { transaction: transaction.clone(), block: *block, fee: *fee }
             }
-            Event::Closed(Outcome::Failed { reason, transaction, fee, .. }) => {
+            Outcome::Failed { reason, transaction, fee, .. } => {
                 Self::Failed { reason: reason.clone(), transaction: transaction.clone(), fee: *fee }
             }
+            Outcome::Reverted { reason, transaction, fee, .. } => Self::Reverted {
+                reason: reason.clone(),
+                transaction: transaction.clone(),
+                fee: *fee,
+            },
         }
     }
 
@@ -122,6 +146,8 @@ impl Change {
             Self::Sent { .. } => "sent",
             Self::Settled { .. } => "settled",
             Self::Failed { .. } => "failed",
+            Self::Reverted { .. } => "reverted",
+            Self::Reopened => "reopened",
             Self::HandedOver => "handed_over",
         }
     }
@@ -129,11 +155,13 @@ impl Change {
     /// The transaction it is about.
     pub fn transaction(&self) -> Option<&str> {
         match self {
-            Self::Entered | Self::HandedOver => None,
+            Self::Entered | Self::Reopened | Self::HandedOver => None,
             Self::Signed(sent) | Self::Replaced(sent) => Some(&sent.transaction),
             Self::Sent { transaction } => Some(transaction),
             Self::Settled { transaction, .. } => Some(transaction).filter(|hash| !hash.is_empty()),
-            Self::Failed { transaction, .. } => transaction.as_ref(),
+            Self::Failed { transaction, .. } | Self::Reverted { transaction, .. } => {
+                transaction.as_ref()
+            }
         }
         .map(String::as_str)
     }

@@ -8,6 +8,10 @@
 //! - **One road.** An entry moves Due → Signed → Sent → Final and only by [`step`]; what is
 //!   signed stays recorded, so a retry sends the same bytes. An entry without a plan goes from Due
 //!   to Final: nothing is sent for it.
+//! - **Final is watched.** An entry that a block closed keeps what it needs to go on (its [`Watch`])
+//!   until that block is buried. Until then a block that is undone opens it again, or closes it in
+//!   another way; after that nothing moves it. A success that somebody was told of and that cannot
+//!   be had again ends as [`Outcome::Reverted`], never as a mere failure.
 //! - **One writer.** Whoever advances entries holds the network's [`Lease`]; its fencing token is
 //!   checked in the same transaction as the change.
 //! - **One success.** [`Delivery`] says who may be told that the money moved. `Delivered` is
@@ -15,7 +19,7 @@
 //! - **Nothing unrecorded.** Every change of an entry leaves a [`Record`] in the same transaction
 //!   ([`history`](crate::history)).
 //! - **Nothing spendable at rest.** `plan` and `raw` arrive sealed by the caller; they are wiped
-//!   when the entry is final.
+//!   when the entry is final and its block is buried.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +28,7 @@ use async_trait::async_trait;
 
 use crate::error::Unavailable;
 use crate::history::{Record, Span};
-use crate::network::SentAs;
+use crate::network::{BlockId, SentAs};
 use crate::time::UnixTime;
 use crate::{Amount, Digest, NetworkId, PaymentKey};
 
@@ -62,12 +66,23 @@ pub struct NewEntry {
 /// A journal entry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Entry {
-    /// As entered; `plan` is empty once the entry is final.
+    /// As entered; `plan` is empty once the entry is final and not watched any more.
     pub new: NewEntry,
     /// How far it has come.
     pub stage: Stage,
     /// Who may be told of a success.
     pub delivery: Delivery,
+    /// Of a final entry: what is kept until the block that closed it is buried.
+    pub watch: Option<Watch>,
+}
+
+/// What a final entry keeps, beside its plan, while the block that closed it may be undone.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Watch {
+    /// The block that has the evidence.
+    pub block: BlockId,
+    /// What was signed for it, when something was.
+    pub signed: Option<SignedAs>,
 }
 
 /// How far an entry has come.
@@ -88,8 +103,7 @@ pub enum Stage {
 pub struct SignedAs {
     /// Signer, nonce and hash.
     pub sent: SentAs,
-    /// The signed bytes, sealed. Empty once the entry is final, and where another entry with the same
-    /// transaction has them.
+    /// The signed bytes, sealed. Empty where another entry with the same transaction has them.
     pub raw: Vec<u8>,
     /// What earlier transactions cost that carried it among others and were mined without its
     /// transfer, in wei: its share of them.
@@ -115,6 +129,18 @@ pub enum Outcome {
         /// For people.
         message: String,
         /// The transaction that failed, when there was one.
+        transaction: Option<String>,
+        /// What it cost us, in wei.
+        fee: Amount,
+    },
+    /// It had moved, and somebody was told so; then its block was undone, and it never will move
+    /// again. What is charged is lost to whoever was to have it.
+    Reverted {
+        /// The wire code of why it cannot move any more.
+        reason: String,
+        /// For people.
+        message: String,
+        /// The transaction that failed in the end, when there was one.
         transaction: Option<String>,
         /// What it cost us, in wei.
         fee: Amount,
@@ -145,8 +171,16 @@ pub enum Event {
     Replaced(SignedAs),
     /// The bytes were handed to a node.
     Sent,
-    /// The chain closed it.
+    /// It is closed for good.
     Closed(Outcome),
+    /// The chain closed it, in a block that may be undone: it is watched from now on. Also of a watched
+    /// entry, when another block closes it.
+    ClosedIn(Outcome, BlockId),
+    /// The block that closed a watched entry is undone, and the outcome with it: it goes on where it
+    /// was.
+    Reopened,
+    /// The block that closed a watched entry is buried.
+    Buried,
 }
 
 /// An event that does not fit the entry's stage.
@@ -160,39 +194,98 @@ pub struct IllegalStep {
 /// The pure step function: the only road an entry can take.
 ///
 /// # Errors
-/// When the event does not fit. A final entry takes no event at all.
-pub fn step(stage: Stage, event: Event) -> Result<Stage, IllegalStep> {
-    match (stage, event) {
-        (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Signed(signed)) => {
-            Ok(Stage::Signed(signed))
+/// When the event does not fit. A final entry that is not watched takes no event at all.
+pub fn step(mut entry: Entry, event: Event) -> Result<Entry, IllegalStep> {
+    let (from, by) = (entry.stage.name(), event.name());
+    entry.stage = match (entry.stage, event, entry.watch.take()) {
+        (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Signed(signed), None) => {
+            Stage::Signed(signed)
         }
-        (Stage::Signed(old) | Stage::Sent(old), Event::Replaced(new))
+        (Stage::Signed(old) | Stage::Sent(old), Event::Replaced(new), None)
             if old.sent.nonce == new.sent.nonce
                 && old.sent.signer == new.sent.signer
                 && old.sent.replaced.len() < REPLACEMENTS_MAX =>
         {
             let mut replaced = old.sent.replaced;
             replaced.push(old.sent.transaction);
-            Ok(Stage::Signed(SignedAs { sent: SentAs { replaced, ..new.sent }, ..new }))
+            Stage::Signed(SignedAs { sent: SentAs { replaced, ..new.sent }, ..new })
         }
-        (Stage::Signed(signed) | Stage::Sent(signed), Event::Sent) => Ok(Stage::Sent(signed)),
-        (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Closed(outcome)) => {
-            Ok(Stage::Final(outcome))
+        (Stage::Signed(signed) | Stage::Sent(signed), Event::Sent, None) => Stage::Sent(signed),
+        (Stage::Due | Stage::Signed(_) | Stage::Sent(_), Event::Closed(outcome), None) => {
+            entry.new.plan.clear();
+            Stage::Final(outcome.given_told(entry.delivery))
         }
-        (stage, event) => Err(IllegalStep {
-            from: match stage {
-                Stage::Due => "due",
-                Stage::Signed(_) => "signed",
-                Stage::Sent(_) => "sent",
-                Stage::Final(_) => "final",
-            },
-            event: match event {
-                Event::Signed(_) => "signed",
-                Event::Replaced(_) => "replaced",
-                Event::Sent => "sent",
-                Event::Closed(_) => "closed",
-            },
-        }),
+        (Stage::Due, Event::ClosedIn(outcome, block), None) => {
+            entry.watch = Some(Watch { block, signed: None });
+            Stage::Final(outcome.given_told(entry.delivery))
+        }
+        (Stage::Signed(signed) | Stage::Sent(signed), Event::ClosedIn(outcome, block), None) => {
+            entry.watch = Some(Watch { block, signed: Some(signed) });
+            Stage::Final(outcome.given_told(entry.delivery))
+        }
+        (Stage::Final(old), Event::ClosedIn(outcome, block), Some(watch)) => {
+            entry.delivery = old.undone(entry.delivery);
+            entry.watch = Some(Watch { block, ..watch });
+            Stage::Final(outcome.given_told(entry.delivery))
+        }
+        (Stage::Final(old), Event::Reopened, Some(watch)) => {
+            entry.delivery = old.undone(entry.delivery);
+            // No node may have the bytes any more.
+            watch.signed.map_or(Stage::Due, Stage::Signed)
+        }
+        (Stage::Final(outcome), Event::Buried, Some(_)) => {
+            entry.new.plan.clear();
+            Stage::Final(outcome)
+        }
+        _ => return Err(IllegalStep { from, event: by }),
+    };
+    Ok(entry)
+}
+
+impl Stage {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::Signed(_) => "signed",
+            Self::Sent(_) => "sent",
+            Self::Final(_) => "final",
+        }
+    }
+}
+
+impl Event {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Signed(_) => "signed",
+            Self::Replaced(_) => "replaced",
+            Self::Sent => "sent",
+            Self::Closed(_) | Self::ClosedIn(..) => "closed",
+            Self::Reopened => "reopened",
+            Self::Buried => "buried",
+        }
+    }
+}
+
+impl Outcome {
+    /// The outcome where somebody may have been told of a success before: a failure is a loss then.
+    fn given_told(self, delivery: Delivery) -> Self {
+        match (self, delivery) {
+            (Self::Failed { reason, message, transaction, fee }, Delivery::Delivered) => {
+                Self::Reverted { reason, message, transaction, fee }
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Who may be told now that this outcome is undone. Of a failure anybody may have been told: a
+    /// success that follows is owed to the next who asks.
+    const fn undone(&self, delivery: Delivery) -> Delivery {
+        match (self, delivery) {
+            (Self::Failed { .. }, Delivery::Delivered) => Delivery::Owed,
+            (Self::Settled { .. } | Self::Failed { .. } | Self::Reverted { .. }, delivery) => {
+                delivery
+            }
+        }
     }
 }
 
@@ -414,8 +507,31 @@ pub trait Journal: Send + Sync {
         since: UnixTime,
     ) -> Result<u64, JournalError>;
 
-    /// Changes who may be told, from `from` to `to`, if it still is `from`. Says whether it was.
-    /// `at` is for the history.
+    /// The blocks that closed the watched entries of a network, lowest first, each once.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn watched_blocks(&self, network: &NetworkId) -> Result<Vec<BlockId>, JournalError>;
+
+    /// The watched entries of a network that this block closed: as many as a block has room for.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn watched_in(
+        &self,
+        network: &NetworkId,
+        block: &BlockId,
+    ) -> Result<Vec<Entry>, JournalError>;
+
+    /// Applies [`Event::Buried`] to the watched entries that were closed in blocks up to `through`, at
+    /// most to `limit` of them. Returns to how many.
+    ///
+    /// # Errors
+    /// [`JournalError`]; nothing was changed.
+    async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError>;
+
+    /// Changes who may be told, from `from` to `to`, if it still is `from`; to
+    /// [`Delivery::Delivered`] only of an entry that is settled. Says whether it did. `at` is for the history.
     ///
     /// # Errors
     /// When storage failed.
@@ -507,36 +623,129 @@ mod tests {
         Outcome::Settled { transaction: "0x1".into(), block: 1, fee: Amount::ZERO }
     }
 
+    fn failed() -> Outcome {
+        let (reason, message) = ("expired".into(), "too late".into());
+        Outcome::Failed { reason, message, transaction: None, fee: Amount::ZERO }
+    }
+
+    fn block(hash: &str) -> BlockId {
+        BlockId { number: 7, hash: hash.into() }
+    }
+
+    fn due() -> Entry {
+        let network = NetworkId::eip155(1);
+        let new = NewEntry {
+            key: PaymentKey::new(&network, "0xasset", "0xpayer", "1"),
+            fingerprint: Digest::of(&[b"1"]),
+            network,
+            payer: "0xpayer".into(),
+            amount: Amount::from(5),
+            expires: UnixTime(9),
+            caller: None,
+            entered_by: None,
+            plan: vec![1],
+            entered_at: UnixTime(1),
+        };
+        Entry { new, stage: Stage::Due, delivery: Delivery::Waiting, watch: None }
+    }
+
+    fn after(entry: &Entry, events: impl IntoIterator<Item = Event>) -> Entry {
+        events.into_iter().fold(entry.clone(), |entry, event| step(entry, event).unwrap())
+    }
+
     #[test]
     fn a_replacement_keeps_what_it_replaces_and_its_nonce() {
-        let mut stage = step(Stage::Due, Event::Signed(signed(1))).unwrap();
-        assert!(step(Stage::Due, Event::Replaced(replacing(1, 0))).is_err(), "nothing to replace");
-        assert!(step(stage.clone(), Event::Replaced(signed(2))).is_err(), "another nonce");
+        let mut entry = after(&due(), [Event::Signed(signed(1))]);
+        assert!(step(due(), Event::Replaced(replacing(1, 0))).is_err(), "nothing to replace");
+        assert!(step(entry.clone(), Event::Replaced(signed(2))).is_err(), "another nonce");
         let mut elsewhere = replacing(1, 0);
         elsewhere.sent.signer = "0xb".into();
-        assert!(step(stage.clone(), Event::Replaced(elsewhere)).is_err(), "another signer");
+        assert!(step(entry.clone(), Event::Replaced(elsewhere)).is_err(), "another signer");
         for number in 1..=REPLACEMENTS_MAX {
-            stage = step(stage, Event::Sent).unwrap();
-            stage = step(stage, Event::Replaced(replacing(1, number))).unwrap();
-            let Stage::Signed(now) = &stage else { panic!("{stage:?}") };
+            entry = after(&entry, [Event::Sent, Event::Replaced(replacing(1, number))]);
+            let Stage::Signed(now) = &entry.stage else { panic!("{entry:?}") };
             assert_eq!(now.sent.transaction, format!("0x1/{number}"));
             assert_eq!(now.sent.replaced.len(), number);
             assert!(now.sent.is_any("0x1") && now.sent.is_any("0x1/1"));
             assert!(!now.sent.is_any("0x2"));
         }
-        assert!(step(stage, Event::Replaced(replacing(1, 99))).is_err(), "without end");
+        assert!(step(entry, Event::Replaced(replacing(1, 99))).is_err(), "without end");
     }
 
     #[test]
     fn an_entry_takes_one_road() {
-        let due = step(Stage::Due, Event::Signed(signed(1))).unwrap();
-        let sent = step(due.clone(), Event::Sent).unwrap();
-        assert_eq!(sent, Stage::Sent(signed(1)));
-        assert_eq!(step(sent, Event::Closed(settled())).unwrap(), Stage::Final(settled()));
-        assert!(step(Stage::Due, Event::Sent).is_err(), "sent without being signed");
-        let replaced = Event::Replaced(replacing(1, 1));
-        for event in [Event::Signed(signed(2)), replaced, Event::Sent, Event::Closed(settled())] {
-            assert!(step(Stage::Final(settled()), event).is_err(), "a final entry moved");
+        let sent = after(&due(), [Event::Signed(signed(1)), Event::Sent]);
+        assert_eq!(sent.stage, Stage::Sent(signed(1)));
+        assert!(step(due(), Event::Sent).is_err(), "sent without being signed");
+        for event in [Event::Reopened, Event::Buried] {
+            assert!(step(sent.clone(), event).is_err(), "it was not closed");
         }
+        let closed = after(&sent, [Event::Closed(settled())]);
+        let watched = after(&sent, [Event::ClosedIn(settled(), block("0xa"))]);
+        assert_eq!((&closed.stage, &watched.stage), (&watched.stage, &Stage::Final(settled())));
+        assert!(closed.new.plan.is_empty(), "spendable at rest");
+        let buried = after(&watched, [Event::Buried]);
+        assert_eq!(buried, closed);
+        let replaced = Event::Replaced(replacing(1, 1));
+        let forbidden = [Event::Signed(signed(2)), replaced, Event::Sent, Event::Closed(settled())];
+        for event in forbidden.clone() {
+            assert!(step(watched.clone(), event).is_err(), "a watched entry moved");
+        }
+        let more = [Event::Reopened, Event::Buried, Event::ClosedIn(settled(), block("0xb"))];
+        for event in forbidden.into_iter().chain(more) {
+            assert!(step(closed.clone(), event).is_err(), "a final entry moved");
+        }
+    }
+
+    #[test]
+    fn what_is_undone_goes_on_with_the_same_bytes() {
+        let sent = after(&due(), [Event::Signed(signed(1)), Event::Sent]);
+        let watched = after(&sent, [Event::ClosedIn(settled(), block("0xa"))]);
+        assert_eq!(watched.new.plan, [1], "nothing to go on with");
+        let open = after(&watched, [Event::Reopened]);
+        assert_eq!((&open.stage, &open.watch), (&Stage::Signed(signed(1)), &None));
+        let elsewhere = after(&open, [Event::ClosedIn(settled(), block("0xb"))]);
+        assert_eq!(elsewhere.watch, Some(Watch { block: block("0xb"), signed: Some(signed(1)) }));
+        let moved = after(&watched, [Event::ClosedIn(settled(), block("0xb"))]);
+        assert_eq!(moved, elsewhere, "the books follow in one step as in two");
+        // Settled by somebody else before anything was signed.
+        let unsigned = after(&due(), [Event::ClosedIn(settled(), block("0xa")), Event::Reopened]);
+        assert_eq!(unsigned.stage, Stage::Due);
+    }
+
+    #[test]
+    fn a_success_that_was_told_and_is_undone_for_good_is_a_loss() {
+        let settling = after(&due(), [Event::Signed(signed(1))]);
+        let watched = after(&settling, [Event::ClosedIn(settled(), block("0xa"))]);
+        let told = Entry { delivery: Delivery::Delivered, ..watched.clone() };
+        let owed = Entry { delivery: Delivery::Owed, ..watched };
+        let fails = || Event::ClosedIn(failed(), block("0xb"));
+        for events in [vec![Event::Reopened, fails()], vec![fails()]] {
+            let lost = after(&told, events.clone());
+            assert!(matches!(lost.stage, Stage::Final(Outcome::Reverted { .. })), "{lost:?}");
+            // It may come back yet.
+            let back = after(&lost, [Event::Reopened, Event::ClosedIn(settled(), block("0xc"))]);
+            assert_eq!(back.stage, Stage::Final(settled()));
+            assert_eq!(back.delivery, Delivery::Delivered, "two may be told");
+            let unknown = after(&owed, events);
+            assert_eq!(unknown.stage, Stage::Final(failed()), "nobody was told");
+        }
+    }
+
+    #[test]
+    fn a_failure_that_was_told_is_no_success_that_was() {
+        let open = after(&due(), [Event::Signed(signed(1)), fails_in("0xa")]);
+        let told = Entry { delivery: Delivery::Delivered, ..open };
+        for events in [vec![Event::Reopened], vec![]] {
+            let open = after(&told, events);
+            let settled = after(&open, [Event::ClosedIn(settled(), block("0xb"))]);
+            assert_eq!(settled.delivery, Delivery::Owed, "nobody was told of the success");
+            let again = after(&open, [fails_in("0xb")]);
+            assert_eq!(again.stage, Stage::Final(failed()), "nothing was lost");
+        }
+    }
+
+    fn fails_in(hash: &str) -> Event {
+        Event::ClosedIn(failed(), block(hash))
     }
 }

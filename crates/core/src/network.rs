@@ -223,6 +223,26 @@ impl Funds {
     }
 }
 
+/// A block, told from another with the same number.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct BlockId {
+    /// Its number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+/// What the chain says of a block, beside what is in it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// Which block.
+    pub block: BlockId,
+    /// The hash of the block that it follows.
+    pub parent: String,
+    /// Its time.
+    pub time: UnixTime,
+}
+
 /// Where a payment stands on the chain, read from logs and not from receipt status alone.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ChainStatus {
@@ -240,7 +260,7 @@ pub enum ChainStatus {
         /// authorization for us.
         transaction: String,
         /// The block it is in.
-        block: u64,
+        block: BlockId,
         /// What settling cost us, in wei: the fee of our own transaction, also of one that lost the
         /// race to another's. Zero when none of ours was mined.
         fee: Amount,
@@ -254,6 +274,8 @@ pub enum ChainStatus {
     LeftOut {
         /// Whether the authorization can no longer be used by chain time.
         expired: bool,
+        /// The block that the transaction is in.
+        block: BlockId,
         /// Its share of what the transaction cost us, in wei.
         fee: Amount,
     },
@@ -261,6 +283,8 @@ pub enum ChainStatus {
     Failed {
         /// Why.
         refused: Refused,
+        /// The block that shows it.
+        block: BlockId,
         /// What it cost us, in wei.
         fee: Amount,
     },
@@ -458,6 +482,28 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// See [`SendError`].
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError>;
+
+    /// The newest block.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked.
+    async fn head(&self) -> Result<Header, Unavailable>;
+
+    /// The newest block that is beyond the word of one node, where the network is asked for more than
+    /// that; `seen` is what [`Network::head`] gave.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked, or nodes contradict one another.
+    async fn common_head(&self, seen: Header) -> Result<Header, Unavailable> {
+        Ok(seen)
+    }
+
+    /// The canonical blocks with these numbers, in one question; `None` for each that is not there, not
+    /// yet, or of which nodes show different ones where several are asked.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked.
+    async fn headers(&self, numbers: &[u64]) -> Result<Vec<Option<Header>>, Unavailable>;
 
     /// Where a payment stands: by our `transaction` with `signer`'s `nonce` when it was signed,
     /// and by the authorization itself.

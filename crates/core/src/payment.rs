@@ -280,6 +280,11 @@ impl PaymentKey {
         Self(format!("{network}/{asset}/{payer}/{nonce}").into())
     }
 
+    /// The asset, in its family's canonical spelling.
+    pub fn asset(&self) -> &str {
+        self.0.split('/').nth(1).unwrap_or_default()
+    }
+
     /// A key as it was stored.
     pub fn from_stored(text: &str) -> Self {
         Self(text.into())

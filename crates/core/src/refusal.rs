@@ -206,6 +206,8 @@ refusals! {
     InvalidVersion = "invalid_x402_version", 402, Never, Untouched;
     /// The settlement was sent, or may have been, and its outcome is not known yet.
     SettlementPending = "settlement_pending", 503, Same, MaybeMoved;
+    /// The payment was settled, and the chain undid it: a reorganization dropped its block, and it can no longer be settled; nothing is charged.
+    SettlementReverted = "settlement_reverted", 402, NewPayment, Untouched;
     /// Settlement failed for a reason that is none of the payer's.
     UnexpectedSettleError = "unexpected_settle_error", 503, Same, MaybeMoved;
     /// Verification failed for a reason that is none of the payer's.

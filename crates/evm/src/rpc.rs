@@ -19,6 +19,8 @@ use alloy::transports::{BoxTransport, TransportError};
 use pay402_core::NetworkId;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::host::{is_loopback, is_metadata};
+use pay402_core::network::{BlockId, Header};
+use pay402_core::time::UnixTime;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -617,6 +619,8 @@ impl RpcError {
 pub(crate) struct Block {
     number: U64,
     pub(crate) hash: B256,
+    #[serde(default)]
+    parent_hash: B256,
     timestamp: U64,
     pub(crate) base_fee_per_gas: Option<U256>,
 }
@@ -627,6 +631,7 @@ impl Block {
         Self {
             number: U64::from(number),
             hash: B256::ZERO,
+            parent_hash: B256::ZERO,
             timestamp: U64::from(time),
             base_fee_per_gas: None,
         }
@@ -634,6 +639,15 @@ impl Block {
 
     pub(crate) fn number(&self) -> u64 {
         self.number.to()
+    }
+
+    pub(crate) fn id(&self) -> BlockId {
+        BlockId { number: self.number(), hash: self.hash.to_string() }
+    }
+
+    pub(crate) fn header(&self) -> Header {
+        let (parent, time) = (self.parent_hash.to_string(), UnixTime(self.time()));
+        Header { block: self.id(), parent, time }
     }
 
     pub(crate) fn time(&self) -> u64 {
@@ -681,6 +695,10 @@ impl Receipt {
 
     pub(crate) fn block(&self) -> u64 {
         self.block_number.to()
+    }
+
+    pub(crate) fn block_id(&self) -> BlockId {
+        BlockId { number: self.block(), hash: self.block_hash.to_string() }
     }
 
     /// What the sender paid, in wei.

@@ -21,9 +21,11 @@ use crate::exposure::{Exposure, Firm};
 use crate::feed::Bell;
 use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
+use crate::pulse::Pulse;
 use crate::seal::Sealer;
 use crate::strikes::Strikes;
 use crate::waiters::Waiters;
+use crate::watch::Watched;
 
 /// Questions about the status of payments that one network is asked at a time.
 const STATUS_CONCURRENCY: usize = 64;
@@ -73,6 +75,10 @@ pub(crate) struct Desk {
     pub(crate) holder: Option<Holder>,
     /// Whether the lease could not be renewed for want of the journal.
     pub(crate) journal_down: AtomicBool,
+    /// The blocks whose end is not beyond doubt yet.
+    pub(crate) watched: Watched,
+    /// Whether the chain moves.
+    pub(crate) pulse: Pulse,
     status_calls: Semaphore,
     in_hand: Mutex<HashSet<PaymentKey>>,
     shares: Mutex<Shares>,
@@ -237,6 +243,8 @@ impl Desk {
             bell,
             waiters: Arc::default(),
             journal_down: AtomicBool::new(false),
+            watched: Watched::default(),
+            pulse: Pulse::default(),
             status_calls: Semaphore::new(STATUS_CONCURRENCY),
             in_hand: Mutex::default(),
             shares: Mutex::default(),

@@ -90,7 +90,7 @@ pub struct Standing {
     pub payer: String,
     /// How much is charged, in atomic units.
     pub amount: Amount,
-    /// `due`, `signed`, `sent`, `settled` or `failed`.
+    /// `due`, `signed`, `sent`, `settled`, `failed` or `reverted`.
     pub stage: &'static str,
     /// The transaction that moved, or may move, the money.
     pub transaction: Option<String>,
@@ -110,6 +110,9 @@ impl From<Entry> for Standing {
                 ("settled", Some(transaction).filter(|hash| !hash.is_empty()), fee)
             }
             Stage::Final(Outcome::Failed { transaction, fee, .. }) => ("failed", transaction, fee),
+            Stage::Final(Outcome::Reverted { transaction, fee, .. }) => {
+                ("reverted", transaction, fee)
+            }
         };
         let new = entry.new;
         let (network, payer, amount) = (new.network, new.payer, new.amount);
@@ -578,6 +581,9 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     if let Some(url) = &options.advertise {
         api::check_advertised(url)?;
     }
+    if options.burial_blocks == 0 {
+        return Err(Misconfigured::new("burial_blocks", "must be at least 1"));
+    }
     if options.unfinished_max == 0 {
         return Err(Misconfigured::new("unfinished_max", "must be at least 1"));
     }
@@ -677,7 +683,7 @@ async fn collectable(
 /// Whether this caller may still be told of the success of `entry`.
 fn may_be_told(entry: &Entry, caller: Option<Digest>, fingerprint: &Digest) -> bool {
     entry.new.fingerprint == *fingerprint
-        && !matches!(entry.stage, Stage::Final(Outcome::Failed { .. }))
+        && !matches!(entry.stage, Stage::Final(Outcome::Failed { .. } | Outcome::Reverted { .. }))
         && match entry.new.caller {
             Some(keyed) => caller == Some(keyed),
             None => entry.delivery == Delivery::Owed,

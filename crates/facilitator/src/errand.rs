@@ -19,6 +19,7 @@ use crate::desk::{Desk, Run};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::funds;
+use crate::pulse;
 use crate::recover;
 use crate::seal::Content;
 use crate::settle::{hash, refused_by};
@@ -139,6 +140,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
         return Err(Unavailable::new(what(), "it is stopping"));
     }
     funds::check(desk)?;
+    pulse::check(desk)?;
     let place = Arc::clone(&desk.places)
         .try_acquire_owned()
         .map_err(|_| Unavailable::new(what(), "too many are unfinished"))?;

@@ -62,6 +62,10 @@ failpoints! {
     AfterSendBeforeSent = "after-send-before-sent";
     /// The chain proved the outcome; the journal does not have it.
     AfterProofBeforeClose = "after-proof-before-close";
+    /// The chain undid the block that closed an entry; the journal does not know of it.
+    AfterUndoneBeforeReopen = "after-undone-before-reopen";
+    /// The journal has the entry open again; nobody works on it.
+    AfterReopenBeforeResend = "after-reopen-before-resend";
     /// The journal has the outcome; the caller was not told.
     AfterCloseBeforeAnswer = "after-close-before-answer";
     /// The journal says that an owed success was told; the caller was not told.

@@ -5,7 +5,7 @@
 //! when its signer's nonce is consumed. The last one keeps lanes without gaps: a transaction that
 //! has become pointless (expired, or somebody else delivered the same authorization first) is still
 //! seen through, so that those behind it can be mined. Its bytes stay in the journal until then,
-//! across restarts.
+//! across restarts, and until the block that closed it is buried (see [`watch`](crate::watch)).
 //!
 //! What one transaction carries is followed together, and each payment is judged by its own proof. One
 //! that it left out is signed by itself, once; what its share of the fee was stays on its account.
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use pay402_core::error::Unavailable;
 use pay402_core::journal::{Entry, Event, Outcome, REPLACEMENTS_MAX, SignedAs, Stage};
-use pay402_core::network::{ChainStatus, SendError, SentAs};
+use pay402_core::network::{BlockId, ChainStatus, Header, SendError, SentAs};
 use pay402_core::{Amount, Refusal, Refused};
 use tokio::time::Instant;
 
@@ -90,8 +90,8 @@ pub(crate) async fn send(crew: &Crew, flight: &Flight) -> Handed {
 /// What one look at the chain means for a payment.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Next {
-    /// It is over.
-    Close(Outcome),
+    /// It is over, by what this block shows.
+    Close(Outcome, BlockId),
     /// It is over, and its transaction may not be mined yet.
     CloseWhenConsumed,
     /// The transaction that carried it among others was mined without it, and cost it so much: sign it
@@ -170,7 +170,9 @@ async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: 
         let payment = &member.custody.key;
         let transaction = &member.sent.transaction;
         match next {
-            Next::Close(outcome) => closing.push((member.custody, outcome)),
+            Next::Close(outcome, block) => {
+                closing.push((member.custody, Event::ClosedIn(outcome, block)));
+            }
             Next::Alone(fee) => {
                 tracing::warn!(%payment, transaction, "left out of its pack; signing it alone");
                 again.push(member.alone(fee));
@@ -191,7 +193,7 @@ async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: 
         if is_pack {
             crew.desk.options.failpoints.pass(Failpoint::AfterPackProofBeforeClose).await;
         }
-        close(crew, closing).await;
+        write_ends(crew, closing).await;
     }
     if is_pack && !again.is_empty() {
         crew.desk.options.failpoints.pass(Failpoint::AfterPackCloseBeforeAlone).await;
@@ -267,8 +269,17 @@ async fn look(crew: &Crew, flight: &mut Flight) -> Vec<Next> {
     // What somebody else signed is in no lane of ours.
     flight.consumed |= crew.desk.lane_of(&flight.sent().signer).is_none();
     let asked: Vec<_> = flight.members.iter().map(|it| (&it.plan, &it.sent)).collect();
-    let statuses = crew.desk.statuses(&asked).await;
-    let next = |(member, status)| next(member, status, flight.raw.is_some(), flight.consumed);
+    let mut statuses = crew.desk.statuses(&asked).await;
+    let bytes = flight.raw.is_some();
+    let is_over = |status: &Result<ChainStatus, Unavailable>| matches!(status, Ok(ChainStatus::Open { expired: true, displaced }) if *displaced || !bytes);
+    let mut head = None;
+    if statuses.iter().any(is_over) {
+        // What has expired is closed by a block: it must still be so after that was seen.
+        head = crew.desk.in_time(crew.desk.network.head()).await.ok().and_then(Result::ok);
+        statuses = crew.desk.statuses(&asked).await;
+    }
+    let known = (bytes, flight.consumed);
+    let next = |(member, status)| next(member, status, known, head.as_ref());
     flight.members.iter().zip(statuses).map(next).collect()
 }
 
@@ -277,8 +288,8 @@ async fn look(crew: &Crew, flight: &mut Flight) -> Vec<Next> {
 fn next(
     member: &Member,
     status: Result<ChainStatus, Unavailable>,
-    bytes: bool,
-    consumed: bool,
+    (bytes, consumed): (bool, bool),
+    head: Option<&Header>,
 ) -> Next {
     let status = match status {
         Ok(status) => status,
@@ -289,27 +300,33 @@ fn next(
     };
     let moved = matches!(status, ChainStatus::Shallow { .. } | ChainStatus::Proven { .. });
     member.custody.mined(moved);
-    let over = |outcome| Next::Close(with_spent(outcome, member.spent));
+    let over = |outcome, block| Next::Close(with_spent(outcome, member.spent), block);
     match status {
         // Bytes that nobody has are as good as displaced.
         ChainStatus::Open { expired: false, displaced } if displaced || !bytes => Next::SignAgain,
-        ChainStatus::Open { expired: true, displaced } if displaced || !bytes => {
-            over(failed(Refusal::ValidBefore.into(), Amount::ZERO))
-        }
+        ChainStatus::Open { expired: true, displaced } if displaced || !bytes => match head {
+            // It was unused after this block, which is past its end: so it is wherever the block is.
+            Some(head) if head.time >= member.expires => {
+                over(failed(Refusal::ValidBefore.into(), Amount::ZERO), head.block.clone())
+            }
+            _ => Next::Unknown,
+        },
         ChainStatus::Open { .. } => Next::Resend,
         ChainStatus::Shallow { .. } => Next::Look,
-        ChainStatus::LeftOut { expired: false, fee } => Next::Alone(fee),
-        ChainStatus::LeftOut { expired: true, fee } => {
-            over(failed(Refusal::ValidBefore.into(), fee))
+        ChainStatus::LeftOut { expired: false, fee, .. } => Next::Alone(fee),
+        ChainStatus::LeftOut { expired: true, block, fee } => {
+            over(failed(Refusal::ValidBefore.into(), fee), block)
         }
         // Closed only when our nonce is consumed, so that nothing behind it waits for bytes nobody
         // holds; and by a look after that, which has seen what ours cost.
         ChainStatus::Proven { transaction, block, fee }
             if consumed || member.sent.is_any(&transaction) =>
         {
-            over(Outcome::Settled { transaction, block, fee })
+            over(Outcome::Settled { transaction, block: block.number, fee }, block)
         }
-        ChainStatus::Failed { refused, fee } if consumed => over(failed(refused, fee)),
+        ChainStatus::Failed { refused, block, fee } if consumed => {
+            over(failed(refused, fee), block)
+        }
         ChainStatus::Proven { .. } | ChainStatus::Failed { .. } => Next::CloseWhenConsumed,
     }
 }
@@ -334,20 +351,24 @@ pub(crate) async fn recheck(crew: Crew, mut job: Job, delay: Duration) {
         pause = pause.max(options.poll_first).saturating_mul(2).min(options.resend_max);
         match crew.desk.status(&job.plan, job.displaced.as_ref()).await {
             Ok(ChainStatus::Proven { transaction, block, fee }) => {
-                return close_job(&crew, job, Outcome::Settled { transaction, block, fee }).await;
+                let outcome = Outcome::Settled { transaction, block: block.number, fee };
+                return close_job(&crew, job, outcome, block).await;
             }
-            Ok(ChainStatus::Failed { refused, fee }) => {
-                return close_job(&crew, job, failed(refused, fee)).await;
+            Ok(ChainStatus::Failed { refused, block, fee }) => {
+                return close_job(&crew, job, failed(refused, fee), block).await;
             }
             Ok(ChainStatus::Open { expired: true, .. }) => {
-                let outcome = failed(Refusal::ValidBefore.into(), Amount::ZERO);
-                return close_job(&crew, job, outcome).await;
+                if let Some(block) = expired_at(&crew, &job).await {
+                    let outcome = failed(Refusal::ValidBefore.into(), Amount::ZERO);
+                    return close_job(&crew, job, outcome, block).await;
+                }
             }
             // It was mined after all, without this one.
-            Ok(ChainStatus::LeftOut { fee, expired: true }) => {
-                return close_job(&crew, job, failed(Refusal::ValidBefore.into(), fee)).await;
+            Ok(ChainStatus::LeftOut { fee, block, expired: true }) => {
+                let outcome = failed(Refusal::ValidBefore.into(), fee);
+                return close_job(&crew, job, outcome, block).await;
             }
-            Ok(ChainStatus::LeftOut { fee, expired: false }) => {
+            Ok(ChainStatus::LeftOut { fee, expired: false, .. }) => {
                 job.spent = sum(job.spent, fee);
                 job.displaced = None;
             }
@@ -369,33 +390,38 @@ pub(crate) async fn hand_in(crew: &Crew, job: Job) {
 /// wait for. Closed it is for good: the authorization can never be settled for more.
 pub(crate) async fn close_uncharged(crew: Crew, custody: Custody) {
     let outcome = Outcome::Settled { transaction: String::new(), block: 0, fee: Amount::ZERO };
-    close(&crew, vec![(custody, outcome)]).await;
+    write_ends(&crew, vec![(custody, Event::Closed(outcome))]).await;
 }
 
-async fn close_job(crew: &Crew, job: Job, outcome: Outcome) {
-    close(crew, vec![(job.custody, with_spent(outcome, job.spent))]).await;
+async fn close_job(crew: &Crew, job: Job, outcome: Outcome, block: BlockId) {
+    let event = Event::ClosedIn(with_spent(outcome, job.spent), block);
+    write_ends(crew, vec![(job.custody, event)]).await;
 }
 
-/// Closes entries, in one commit.
-async fn close(crew: &Crew, closing: Vec<(Custody, Outcome)>) {
+/// Writes how entries end, in one commit. The scribe reports what goes wrong, and what came of it; an
+/// entry that is not written stays open for the next start.
+async fn write_ends(crew: &Crew, ending: Vec<(Custody, Event)>) {
     crew.desk.options.failpoints.pass(Failpoint::AfterProofBeforeClose).await;
-    let mut changes = Vec::with_capacity(closing.len());
-    for (custody, outcome) in &closing {
-        let payment = &custody.key;
-        match outcome {
-            Outcome::Settled { transaction, block, .. } => {
-                // Before anybody is told: who is told may present the next payment at once.
-                custody.mined(true);
-                tracing::info!(%payment, transaction, block, "settled");
-            }
-            Outcome::Failed { reason, transaction, .. } => {
-                tracing::info!(%payment, reason, transaction, "failed");
-            }
+    for (custody, event) in &ending {
+        if let Event::Closed(Outcome::Settled { .. })
+        | Event::ClosedIn(Outcome::Settled { .. }, _) = event
+        {
+            // Before anybody is told: who is told may present the next payment at once.
+            custody.mined(true);
         }
-        changes.push((payment.clone(), Event::Closed(outcome.clone())));
     }
-    // The scribe reports what goes wrong; the entry then stays open for the next start.
-    _ = crew.scribe.write(changes).await;
+    let change = |(custody, event): &(Custody, Event)| (custody.key.clone(), event.clone());
+    _ = crew.scribe.write(ending.iter().map(change).collect()).await;
+}
+
+/// A block by which an unsigned payment has expired unused. `None` when that cannot be told: it must be
+/// so after the block was seen to be the newest, so that it is so on every chain that has the block.
+async fn expired_at(crew: &Crew, job: &Job) -> Option<BlockId> {
+    let desk = &crew.desk;
+    let head = desk.in_time(desk.network.head()).await.ok()?.ok()?;
+    let again = desk.status(&job.plan, job.displaced.as_ref()).await.ok()?;
+    let is_over = matches!(again, ChainStatus::Open { expired: true, .. });
+    (is_over && head.time >= job.expires).then_some(head.block)
 }
 
 /// What two transactions cost together, in wei.
@@ -411,6 +437,9 @@ fn with_spent(outcome: Outcome, spent: Amount) -> Outcome {
         }
         Outcome::Failed { reason, message, transaction, fee } => {
             Outcome::Failed { reason, message, transaction, fee: sum(fee, spent) }
+        }
+        Outcome::Reverted { reason, message, transaction, fee } => {
+            Outcome::Reverted { reason, message, transaction, fee: sum(fee, spent) }
         }
     }
 }

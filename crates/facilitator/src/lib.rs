@@ -13,8 +13,11 @@
 //! - an entry whose transaction was signed is closed only when its signer's nonce is consumed, so
 //!   a signer's lane never has a gap that nobody holds the bytes for (`follow`);
 //! - what is sent beside payments has an entry of its own and takes the same road (`errand`);
+//! - what a block closed is watched until that block is buried, and opened again when it is undone
+//!   (`watch`);
 //! - what the journal stores is sealed (`seal`);
-//! - nothing new is accepted while every signer has too little to pay gas with (`funds`);
+//! - nothing new is accepted while every signer has too little to pay gas with (`funds`), or while the
+//!   chain stands still (`pulse`);
 //! - a payer's money is promised once, however many payments of it are verified (`exposure`);
 //! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`).
 //!
@@ -34,12 +37,14 @@ mod lease;
 mod metrics;
 pub mod options;
 mod post;
+mod pulse;
 mod recover;
 mod scribe;
 mod seal;
 mod settle;
 mod strikes;
 mod waiters;
+mod watch;
 pub mod webhooks;
 mod worker;
 

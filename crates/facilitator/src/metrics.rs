@@ -4,7 +4,9 @@
 //! request, whatever it says, makes a new one. No payer and no payee is in any of them. How they are
 //! written for a monitor is in `api::exposition`.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pay402_core::error::Unavailable;
@@ -12,7 +14,7 @@ use pay402_core::facilitator::{Settled, Verdict};
 use pay402_core::journal::{Entry, Outcome, Stage};
 use pay402_core::refusal::Reason;
 use pay402_core::time::UnixTime;
-use pay402_core::{Refusal, Scheme};
+use pay402_core::{Amount, Refusal, Scheme};
 
 /// Upper bounds of the buckets for calls, in milliseconds. The last is [`SETTLE_WAIT_MAX`], longer
 /// than which no call takes.
@@ -203,6 +205,33 @@ impl GasSpent {
     }
 }
 
+/// Settlements that were told, undone and lost, by asset. Only assets that are settled come here.
+#[derive(Debug, Default)]
+pub(crate) struct Losses(Mutex<BTreeMap<String, Loss>>);
+
+/// What was lost of one asset.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Loss {
+    pub(crate) count: u64,
+    /// In atomic units; no more than fits.
+    pub(crate) amount: u64,
+}
+
+impl Losses {
+    fn add(&self, asset: &str, amount: Amount) {
+        let mut losses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let loss = losses.entry(asset.to_owned()).or_default();
+        loss.count = loss.count.saturating_add(1);
+        let amount = u64::try_from(amount.to_u256()).unwrap_or(u64::MAX);
+        loss.amount = loss.amount.saturating_add(amount);
+    }
+
+    pub(crate) fn read(&self) -> Vec<(String, Loss)> {
+        let losses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        losses.iter().map(|(asset, loss)| (asset.clone(), *loss)).collect()
+    }
+}
+
 /// What happened on one network.
 #[derive(Debug)]
 pub(crate) struct NetworkMetrics {
@@ -218,6 +247,10 @@ pub(crate) struct NetworkMetrics {
     /// From the entry to its end, whatever end.
     pub(crate) entries: Durations,
     pub(crate) gas: GasSpent,
+    /// Entries that were opened again since their block was undone.
+    pub(crate) reopened: Count,
+    /// Settlements that were told and are lost.
+    pub(crate) reverted: Losses,
 }
 
 impl NetworkMetrics {
@@ -239,6 +272,8 @@ impl NetworkMetrics {
             failed: Refusals::default(),
             entries: Durations::of_entries(),
             gas: GasSpent::default(),
+            reopened: Count::default(),
+            reverted: Losses::default(),
         }
     }
 
@@ -263,6 +298,10 @@ impl NetworkMetrics {
             }
             Outcome::Failed { reason, fee, .. } => {
                 self.failed.add(&Reason::parse(reason));
+                fee
+            }
+            Outcome::Reverted { fee, .. } => {
+                self.reverted.add(entry.new.key.asset(), entry.new.amount);
                 fee
             }
         };

@@ -44,6 +44,14 @@ pub const RESCAN: Duration = Duration::from_secs(30);
 /// a reorganisation took out usually comes back sooner.
 pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How deep the block that closed an entry is buried, in blocks: from then on nothing is kept to settle
+/// it again. Ethereum's own finality takes 64 to 95 blocks.
+pub const BURIAL_BLOCKS: u64 = 64;
+/// How often the newest block is looked at while anything waits for it or is watched.
+pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How long no block may come while settlements wait for one, before nothing new is accepted.
+pub const HALT_AFTER: Duration = Duration::from_secs(120);
+
 /// Settings of an [`Engine`](crate::Engine). Start from [`Options::default`].
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -90,6 +98,13 @@ pub struct Options {
     pub rescan: Duration,
     /// How long the chain may lag behind the journal's nonces before missing ones are used again.
     pub gap_patience: Duration,
+    /// How deep a block must be for what it closed to be final for good; at least 1, and no less than
+    /// any settlement waits for before it is told.
+    pub burial_blocks: u64,
+    /// How often the newest block is looked at while anything waits for it or is watched.
+    pub watch_every: Duration,
+    /// How long no block may come while settlements wait for one, before nothing new is accepted.
+    pub halt_after: Duration,
     /// Who is sent events.
     pub webhooks: Vec<Webhook>,
     /// Where to stop on purpose. Never without the feature `failpoints`.
@@ -125,6 +140,9 @@ impl Default for Options {
             funds_every: FUNDS_EVERY,
             rescan: RESCAN,
             gap_patience: GAP_PATIENCE,
+            burial_blocks: BURIAL_BLOCKS,
+            watch_every: WATCH_EVERY,
+            halt_after: HALT_AFTER,
             webhooks: Vec::new(),
             failpoints: Failpoints::default(),
         }

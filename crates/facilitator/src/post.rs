@@ -291,13 +291,16 @@ impl Post {
             let delivering = webhooks::deliver(Arc::clone(&desk), lease.clone(), webhook.clone());
             desk.spawn(delivering);
         }
-        let scribe = Scribe::start(&desk, lease);
-        worker::start(&desk, scribe)
+        let scribe = Scribe::start(&desk, lease.clone());
+        let crew = worker::start(&desk, scribe);
+        desk.spawn(crate::watch::watch(crew.clone(), lease));
+        crew
     }
 
     /// Takes up what earlier tenures left unfinished, then takes calls.
     async fn take_up(&self, crew: &Crew) -> Result<(), recover::Unrecovered> {
         let desk = &crew.desk;
+        crate::watch::take_up(desk).await?;
         match recover::recover(crew).await? {
             0 => {}
             count => tracing::info!(network = %desk.id, count, "took up unfinished settlements"),

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pay402_core::PaymentKey;
-use pay402_core::journal::{Advance, Delivery, Entry, Event, JournalError, Lease, Leased, Stage};
+use pay402_core::journal::{
+    Advance, Delivery, Entry, Event, JournalError, Lease, Leased, Outcome, Stage,
+};
 use pay402_core::time::{Clock, UnixTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -212,6 +214,7 @@ impl Task {
             for entry in entries.iter().filter(|entry| is_final(entry)) {
                 // Before anybody is told: who is told may present the next payment at once.
                 let now = self.desk.clock.now();
+                self.report(entry);
                 self.desk.strikes.note(entry, now);
                 self.desk.metrics.closed(entry, now);
                 self.desk.waiters.tell(&Arc::new(entry.clone()));
@@ -222,12 +225,33 @@ impl Task {
         }
     }
 
+    /// Logs how an entry ended, and has the block that closed it watched.
+    fn report(&self, entry: &Entry) {
+        let (payment, amount) = (&entry.new.key, entry.new.amount);
+        match &entry.stage {
+            Stage::Final(Outcome::Settled { transaction, block, .. }) => {
+                tracing::info!(%payment, transaction, block, "settled");
+            }
+            Stage::Final(Outcome::Failed { reason, transaction, .. }) => {
+                tracing::info!(%payment, reason, transaction, "failed");
+            }
+            Stage::Final(Outcome::Reverted { reason, transaction, .. }) => {
+                tracing::error!(%payment, %amount, reason, transaction, "reverted after grant: \
+                    the chain undid a settlement that was told, and it cannot be had again");
+            }
+            Stage::Due | Stage::Signed(_) | Stage::Sent(_) => {}
+        }
+        if let Some(watch) = &entry.watch {
+            self.desk.watched.add(watch.block.clone());
+        }
+    }
+
     /// Writes changes until the journal says that they are written, or that they never will be.
     async fn apply(&self, mut changes: Vec<Advance>) -> Result<Vec<Entry>, Unwritten> {
         let mut pause = RETRY.0;
         loop {
             for change in &mut changes {
-                let closes = matches!(change.event, Event::Closed(_));
+                let closes = matches!(change.event, Event::Closed(_) | Event::ClosedIn(..));
                 change.deliver = closes && self.desk.waiters.owned(&change.key);
             }
             match self.desk.journal.advance(&self.lease, changes.clone()).await {
@@ -266,6 +290,11 @@ impl Task {
                 }
                 (Event::Sent, Stage::Sent(_)) => true,
                 (Event::Closed(wanted), Stage::Final(found)) => wanted == found,
+                (Event::ClosedIn(..), Stage::Final(_)) => {
+                    let watched = entry.watch.as_ref().map(|watch| &watch.block);
+                    matches!(&change.event, Event::ClosedIn(_, block) if watched == Some(block))
+                }
+                (Event::Reopened, Stage::Due | Stage::Signed(_)) => true,
                 _ => false,
             };
             if !is_written {

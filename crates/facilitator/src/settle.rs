@@ -29,6 +29,7 @@ use crate::exposure::{self, Firm};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::funds;
+use crate::pulse;
 use crate::recover;
 use crate::scribe::told_by_close;
 use crate::seal::Content;
@@ -169,6 +170,7 @@ impl Call {
             return Err(Unavailable::new(format!("settling on {}", desk.id), "it is stopping"));
         }
         funds::check(desk)?;
+        pulse::check(desk)?;
         let place = Arc::clone(&desk.places).try_acquire_owned().map_err(|_| {
             Unavailable::new(format!("settling on {}", desk.id), "too many are unfinished")
         })?;
@@ -317,7 +319,9 @@ impl Call {
             return Step::Answer(duplicate(entry, settled_hash(entry)));
         }
         match (&entry.stage, entry.new.caller) {
-            (Stage::Final(Outcome::Failed { .. }), _) => Step::Answer(failed_again(entry)),
+            (Stage::Final(Outcome::Failed { .. } | Outcome::Reverted { .. }), _) => {
+                Step::Answer(failed_again(entry))
+            }
             // Whatever this caller would like to charge, the first charge stands.
             _ if entry.new.amount != self.payment.charge() => {
                 Step::Answer(duplicate(entry, hash(entry)))
@@ -452,7 +456,9 @@ impl Call {
             Stage::Final(Outcome::Settled { .. }) if told_by_close(entry) => {
                 Step::Answer(self.done_once(entry))
             }
-            Stage::Final(Outcome::Failed { .. }) => Step::Answer(failed_again(entry)),
+            Stage::Final(Outcome::Failed { .. } | Outcome::Reverted { .. }) => {
+                Step::Answer(failed_again(entry))
+            }
             _ => Step::Again,
         }
     }
@@ -460,9 +466,9 @@ impl Call {
     /// A success that only this answer carries, unless keys prove a repeat.
     fn done_once(&self, entry: &Entry) -> Answer {
         let desk = Arc::clone(&self.crew.desk);
-        let receipt = Receipt { desk, key: entry.new.key.clone(), unread: true };
+        let receipt = || Receipt { desk, key: entry.new.key.clone(), unread: true };
         let settled = self.done(entry);
-        Answer { settled, receipt: entry.new.caller.is_none().then_some(receipt) }
+        Answer { settled, receipt: entry.new.caller.is_none().then(receipt) }
     }
 
     /// A success told to the same request again.
@@ -540,12 +546,21 @@ fn failed_again(entry: &Entry) -> Answer {
 
 /// The refusal with which an entry ended; `None` for one that did not fail.
 pub(crate) fn refused_by(entry: &Entry) -> Option<Refused> {
-    let Stage::Final(Outcome::Failed { reason, message, transaction, .. }) = &entry.stage else {
-        return None;
+    let (reason, message, transaction) = match &entry.stage {
+        Stage::Final(Outcome::Failed { reason, message, transaction, .. }) => {
+            (Reason::parse(reason), message.clone(), transaction)
+        }
+        Stage::Final(Outcome::Reverted { message, transaction, .. }) => {
+            let reverted = Refusal::SettlementReverted;
+            (reverted.into(), format!("{}: {message}", reverted.describe()), transaction)
+        }
+        Stage::Final(Outcome::Settled { .. }) | Stage::Due | Stage::Signed(_) | Stage::Sent(_) => {
+            return None;
+        }
     };
     Some(Refused {
-        reason: Reason::parse(reason),
-        message: message.clone(),
+        reason,
+        message,
         payer: Some(entry.new.payer.clone()),
         transaction: transaction.clone(),
     })
@@ -566,6 +581,8 @@ pub(crate) fn hash(entry: &Entry) -> Option<String> {
         Stage::Final(Outcome::Settled { transaction, .. }) => {
             Some(transaction.clone()).filter(|transaction| !transaction.is_empty())
         }
-        Stage::Final(Outcome::Failed { transaction, .. }) => transaction.clone(),
+        Stage::Final(
+            Outcome::Failed { transaction, .. } | Outcome::Reverted { transaction, .. },
+        ) => transaction.clone(),
     }
 }

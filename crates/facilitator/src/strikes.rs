@@ -86,7 +86,11 @@ impl Strikes {
 
     /// Takes note of an entry that was closed at `now`: a failure at a price is a strike.
     pub(crate) fn note(&self, entry: &Entry, now: UnixTime) {
-        let Stage::Final(Outcome::Failed { fee, .. }) = &entry.stage else { return };
+        let Stage::Final(Outcome::Failed { fee, .. } | Outcome::Reverted { fee, .. }) =
+            &entry.stage
+        else {
+            return;
+        };
         if fee.is_zero() {
             return;
         }

@@ -1,13 +1,15 @@
 //! What the journal's backends share: how an entry stands in columns, and the rules by which it and
 //! its network's lease change. A backend adds SQL, transactions and locks, and no rule.
 //!
-//! **Invariant:** an entry changes only by [`step`].
+//! **Invariant:** an entry changes only by [`step`]. Its own row holds nothing spendable once it is
+//! final: what a watched entry keeps is in a row beside it, and that row goes when its block is buried.
 
+use pay402_core::history::Change;
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entry, Holder, JournalError, NewEntry, Outcome, SignedAs, Stage,
-    step,
+    Watch, step,
 };
-use pay402_core::network::{Part, SentAs};
+use pay402_core::network::{BlockId, Part, SentAs};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, PaymentKey};
 
@@ -20,16 +22,25 @@ pub(crate) struct EntryRow {
     pub(crate) entry: Entry,
 }
 
-/// The entry after one change by the holder of its network's lease.
-pub(crate) fn advanced(mut entry: Entry, change: Advance) -> Result<Entry, JournalError> {
-    entry.stage = step(entry.stage, change.event)?;
-    if let Stage::Final(_) = &entry.stage {
-        entry.new.plan.clear();
-        if change.deliver && entry.delivery == Delivery::Waiting {
-            entry.delivery = Delivery::Delivered;
-        }
+/// The entry after one change by the holder of its network's lease, and what is told of the change.
+pub(crate) fn advanced(
+    entry: Entry,
+    change: Advance,
+) -> Result<(Entry, Option<Change>), JournalError> {
+    let event = change.event.clone();
+    let mut entry = step(entry, change.event)?;
+    let is_told = matches!(entry.stage, Stage::Final(_)) && change.deliver;
+    if is_told && entry.delivery == Delivery::Waiting {
+        entry.delivery = Delivery::Delivered;
     }
-    Ok(entry)
+    let told = Change::by(&event, &entry.stage);
+    Ok((entry, told))
+}
+
+/// The plan as it stands in the entry's own row: that of a final entry, while there is one, is among
+/// what is watched.
+pub(crate) fn plan_of(entry: &Entry) -> &[u8] {
+    if entry.watch.is_some() { &[] } else { &entry.new.plan }
 }
 
 /// A lease as it is stored.
@@ -94,6 +105,18 @@ pub(crate) struct StageColumns<'a> {
     pub(crate) fee: Option<Money>,
     pub(crate) reason: Option<&'a str>,
     pub(crate) message: Option<&'a str>,
+    pub(crate) reverted: bool,
+}
+
+/// The place in a transaction that carries several out, and of how many.
+pub(crate) fn part_of(signed: &SignedAs) -> Option<(i64, i64)> {
+    let part = Some(signed.sent.part).filter(|part| !part.is_whole());
+    part.map(|part| (part.index.into(), part.of.into()))
+}
+
+/// What earlier transactions cost; `None` for nothing.
+pub(crate) fn spent_of(signed: &SignedAs) -> Option<Money> {
+    Some(signed.spent).filter(|spent| !spent.is_zero()).map(Money)
 }
 
 pub(crate) fn columns(stage: &Stage) -> StageColumns<'_> {
@@ -102,10 +125,8 @@ pub(crate) fn columns(stage: &Stage) -> StageColumns<'_> {
         Stage::Signed(signed) | Stage::Sent(signed) => StageColumns {
             stage: if matches!(stage, Stage::Signed(_)) { "signed" } else { "sent" },
             signed: Some(signed),
-            part: Some(signed.sent.part)
-                .filter(|part| !part.is_whole())
-                .map(|part| (part.index.into(), part.of.into())),
-            spent: Some(signed.spent).filter(|spent| !spent.is_zero()).map(Money),
+            part: part_of(signed),
+            spent: spent_of(signed),
             transaction: Some(&signed.sent.transaction),
             ..StageColumns::default()
         },
@@ -116,12 +137,16 @@ pub(crate) fn columns(stage: &Stage) -> StageColumns<'_> {
             fee: Some(Money(*fee)),
             ..StageColumns::default()
         },
-        Stage::Final(Outcome::Failed { reason, message, transaction, fee }) => StageColumns {
+        Stage::Final(
+            outcome @ (Outcome::Failed { reason, message, transaction, fee }
+            | Outcome::Reverted { reason, message, transaction, fee }),
+        ) => StageColumns {
             stage: "failed",
             transaction: transaction.as_deref(),
             fee: Some(Money(*fee)),
             reason: Some(reason),
             message: Some(message),
+            reverted: matches!(outcome, Outcome::Reverted { .. }),
             ..StageColumns::default()
         },
     }
@@ -147,6 +172,8 @@ pub(crate) fn count(backlog: &mut Backlog, row: &impl Columns) -> Result<(), Str
 /// The entry in a row, or what is wrong with it.
 pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
     let key: String = row.read("key")?;
+    let watch = read_watch(row)?;
+    let plan = if watch.is_some() { "watched_plan" } else { "plan" };
     let new = NewEntry {
         key: PaymentKey::from_stored(&key),
         fingerprint: row.read::<Hash>("fingerprint")?.0,
@@ -156,7 +183,7 @@ pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
         expires: row.read::<Whole>("expires")?.into(),
         caller: row.read::<Option<Hash>>("caller")?.map(|hash| hash.0),
         entered_by: row.read("entered_by")?,
-        plan: row.read("plan")?,
+        plan: row.read(plan)?,
         entered_at: row.read::<Whole>("entered_at")?.into(),
     };
     let delivery = read_delivery(row)?;
@@ -170,37 +197,66 @@ pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
             block: row.read::<Whole>("block")?.0,
             fee: row.read::<Money>("fee")?.0,
         }),
-        "failed" => Stage::Final(Outcome::Failed {
-            reason: row.read("reason")?,
-            message: row.read::<Words>("message")?.0,
-            transaction: row.read("transaction_hash")?,
-            fee: row.read::<Money>("fee")?.0,
-        }),
+        "failed" => {
+            let (reason, message) = (row.read("reason")?, row.read::<Words>("message")?.0);
+            let (transaction, fee) = (row.read("transaction_hash")?, row.read::<Money>("fee")?.0);
+            Stage::Final(match row.read("reverted")? {
+                true => Outcome::Reverted { reason, message, transaction, fee },
+                false => Outcome::Failed { reason, message, transaction, fee },
+            })
+        }
         other => return Err(format!("unknown stage {other:?} of {key}")),
     };
-    Ok(EntryRow { seq: row.read("seq")?, entry: Entry { new, stage, delivery } })
+    Ok(EntryRow { seq: row.read("seq")?, entry: Entry { new, stage, delivery, watch } })
 }
 
 fn read_signed(row: &impl Columns) -> Result<SignedAs, String> {
-    // The transactions whose place the recorded one was to take; every query brings them along.
-    let replaced: Option<String> = row.read("replaced")?;
-    let part = match (row.read::<Option<i64>>("part")?, row.read::<Option<i64>>("parts")?) {
-        (None, None) => Some(Part::WHOLE),
-        (Some(index), Some(of)) => match (index.try_into(), of.try_into()) {
-            (Ok(index), Ok(of)) if index < of => Some(Part { index, of }),
-            _ => None,
-        },
-        _ => None,
-    };
     let sent = SentAs {
-        part: part.ok_or_else(|| "a part of no whole".to_owned())?,
+        part: read_part(row.read("part")?, row.read("parts")?)?,
         signer: row.read("signer")?,
         nonce: row.read::<Whole>("nonce")?.0,
         transaction: row.read("transaction_hash")?,
-        replaced: replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+        replaced: read_replaced(row)?,
     };
     let spent = row.read::<Option<Money>>("spent")?.map_or(Amount::ZERO, |money| money.0);
     Ok(SignedAs { sent, raw: row.read("raw")?, spent })
+}
+
+fn read_part(index: Option<i64>, of: Option<i64>) -> Result<Part, String> {
+    let no_whole = || "a part of no whole".to_owned();
+    match (index, of) {
+        (None, None) => Ok(Part::WHOLE),
+        (Some(index), Some(of)) => match (index.try_into(), of.try_into()) {
+            (Ok(index), Ok(of)) if index < of => Ok(Part { index, of }),
+            _ => Err(no_whole()),
+        },
+        _ => Err(no_whole()),
+    }
+}
+
+/// The transactions whose place the recorded one was to take; every query brings them along.
+fn read_replaced(row: &impl Columns) -> Result<Vec<String>, String> {
+    let replaced: Option<String> = row.read("replaced")?;
+    Ok(replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect())
+}
+
+/// What is kept of a final entry, when something is; every query brings it along.
+fn read_watch(row: &impl Columns) -> Result<Option<Watch>, String> {
+    let Some(Whole(number)) = row.read("watched_block")? else { return Ok(None) };
+    let block = BlockId { number, hash: row.read("watched_hash")? };
+    let Some(signer) = row.read("watched_signer")? else {
+        return Ok(Some(Watch { block, signed: None }));
+    };
+    let sent = SentAs {
+        part: read_part(row.read("watched_part")?, row.read("watched_parts")?)?,
+        signer,
+        nonce: row.read::<Whole>("watched_nonce")?.0,
+        transaction: row.read("watched_transaction")?,
+        replaced: read_replaced(row)?,
+    };
+    let spent = row.read::<Option<Money>>("watched_spent")?.map_or(Amount::ZERO, |money| money.0);
+    let signed = SignedAs { sent, raw: row.read("watched_raw")?, spent };
+    Ok(Some(Watch { block, signed: Some(signed) }))
 }
 
 pub(crate) fn read_delivery(row: &impl Columns) -> Result<Delivery, String> {

@@ -75,7 +75,7 @@ impl Noted {
             reason: None,
         };
         match change {
-            Change::Entered | Change::HandedOver => {}
+            Change::Entered | Change::Reopened | Change::HandedOver => {}
             Change::Signed(sent) | Change::Replaced(sent) => {
                 noted.transaction = Some(sent.transaction);
                 noted.signer = Some(sent.signer);
@@ -87,7 +87,8 @@ impl Noted {
                 noted.block = Some(Whole(block));
                 noted.fee = Some(Money(fee));
             }
-            Change::Failed { reason, transaction, fee } => {
+            Change::Failed { reason, transaction, fee }
+            | Change::Reverted { reason, transaction, fee } => {
                 noted.reason = Some(reason);
                 noted.transaction = transaction;
                 noted.fee = Some(Money(fee));
@@ -138,6 +139,12 @@ fn read_change(row: &impl Columns) -> Result<Change, String> {
             transaction: row.read("transaction_hash")?,
             fee: row.read::<Money>("fee")?.0,
         },
+        "reverted" => Change::Reverted {
+            reason: row.read("reason")?,
+            transaction: row.read("transaction_hash")?,
+            fee: row.read::<Money>("fee")?.0,
+        },
+        "reopened" => Change::Reopened,
         "handed_over" => Change::HandedOver,
         other => return Err(format!("unknown change {other:?}")),
     })

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pay402_core::error::Misconfigured;
-use pay402_core::history::{Change, Record, Span};
+use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
-    Leased, NewEntry,
+    Leased, NewEntry, Watch,
 };
-use pay402_core::network::SentAs;
+use pay402_core::network::{BlockId, SentAs};
 use pay402_core::time::UnixTime;
 use pay402_core::{NetworkId, PaymentKey};
 use rusqlite::{Connection, OptionalExtension, named_params};
@@ -21,8 +21,8 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use crate::column::{Hash, Money, Net, Whole};
 use crate::database::{self, JOURNAL};
 use crate::entry::{
-    EntryRow, Held, RELEASED, Turn, advanced, columns, count, delivery_text, nonce_after,
-    read_entry,
+    EntryRow, Held, RELEASED, Turn, advanced, columns, count, delivery_text, nonce_after, part_of,
+    plan_of, read_entry, spent_of,
 };
 use crate::history::{Noted, read_record, records};
 use crate::writer::{Access, Stop, Writer};
@@ -130,7 +130,7 @@ impl Journal for SqliteJournal {
             .run(Access::Read, move |connection| {
                 let mut select = connection.prepare_cached(concat!(
                     entries!(),
-                    " WHERE network = ?1 AND stage IN ('due', 'signed', 'sent')
+                    " WHERE entry.network = ?1 AND stage IN ('due', 'signed', 'sent')
                      ORDER BY seq LIMIT ?2",
                 ))?;
                 let mut rows = select.query((&network, limit))?;
@@ -214,6 +214,65 @@ impl Journal for SqliteJournal {
                     )?
                     .query_row((&network, &payer, Whole::from(since)), |row| row.get(0))?;
                 u64::try_from(count).map_err(|_| Stop::Broken("a count below zero".into()))
+            })
+            .await
+    }
+
+    async fn watched_blocks(&self, network: &NetworkId) -> Result<Vec<BlockId>, JournalError> {
+        let network = Net(network.clone());
+        self.writer
+            .run(Access::Read, move |connection| {
+                let mut select = connection.prepare_cached(
+                    "SELECT DISTINCT block, block_hash FROM watched WHERE network = ?1
+                     ORDER BY block, block_hash",
+                )?;
+                let read = |row: &rusqlite::Row<'_>| {
+                    let Whole(number) = row.get(0)?;
+                    Ok(BlockId { number, hash: row.get(1)? })
+                };
+                let blocks = select.query_map([&network], read)?;
+                Ok(blocks.collect::<rusqlite::Result<_>>()?)
+            })
+            .await
+    }
+
+    async fn watched_in(
+        &self,
+        network: &NetworkId,
+        block: &BlockId,
+    ) -> Result<Vec<Entry>, JournalError> {
+        let (network, block) = (Net(network.clone()), block.clone());
+        self.writer
+            .run(Access::Read, move |connection| {
+                let mut select = connection.prepare_cached(concat!(
+                    entries!(),
+                    " WHERE watched.network = ?1 AND watched.block = ?2
+                        AND watched.block_hash = ?3 ORDER BY seq",
+                ))?;
+                let mut rows = select.query((&network, Whole(block.number), &block.hash))?;
+                let mut entries = Vec::new();
+                while let Some(row) = rows.next()? {
+                    entries.push(read_entry(row).map_err(Stop::Broken)?.entry);
+                }
+                Ok(entries)
+            })
+            .await
+    }
+
+    async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError> {
+        let lease = lease.clone();
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.writer
+            .run(Access::Write, move |connection| {
+                check_token(connection, &lease)?;
+                let buried = connection
+                    .prepare_cached(
+                        "DELETE FROM watched WHERE entry IN (
+                             SELECT entry FROM watched WHERE network = ?1 AND block <= ?2
+                             ORDER BY block LIMIT ?3)",
+                    )?
+                    .execute((lease.network.as_str(), Whole(through), limit))?;
+                Ok(u64::try_from(buried).unwrap_or(u64::MAX))
             })
             .await
     }
@@ -371,14 +430,23 @@ fn whole(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
-/// Selects entries, with the transactions whose place the recorded one was to take.
+/// Selects entries, with the transactions whose place the recorded one was to take, and with what is
+/// watched.
 macro_rules! entries {
     () => {
-        "SELECT *, (SELECT group_concat(other.transaction_hash, ' ') FROM signed_transaction AS other
-                    WHERE other.entry = entry.seq AND other.signer = entry.signer
-                      AND other.nonce = entry.nonce
-                      AND other.transaction_hash <> entry.transaction_hash) AS replaced
-         FROM entry"
+        "SELECT entry.*,
+                (SELECT group_concat(other.transaction_hash, ' ') FROM signed_transaction AS other
+                 WHERE other.entry = entry.seq
+                   AND other.signer = coalesce(entry.signer, watched.signer)
+                   AND other.nonce = coalesce(entry.nonce, watched.nonce)
+                   AND other.transaction_hash
+                       <> coalesce(watched.transaction_hash, entry.transaction_hash)) AS replaced,
+                watched.block AS watched_block, watched.block_hash AS watched_hash,
+                watched.plan AS watched_plan, watched.signer AS watched_signer,
+                watched.nonce AS watched_nonce, watched.raw AS watched_raw,
+                watched.transaction_hash AS watched_transaction, watched.part AS watched_part,
+                watched.parts AS watched_parts, watched.spent AS watched_spent
+         FROM entry LEFT JOIN watched ON watched.entry = entry.seq"
     };
 }
 use entries;
@@ -492,11 +560,54 @@ fn advance(connection: &Connection, lease: &Lease, change: Advance) -> Outcomes<
     if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
         record_signed(connection, seq, &entry.new.network, &signed.sent)?;
     }
-    let (happened, at) = (Change::by(&change.event, &entry.stage), change.at);
-    let entry = advanced(entry, change).map_err(Stop::Refused)?;
+    let was_watched = entry.watch.is_some();
+    let at = change.at;
+    let (entry, told) = advanced(entry, change).map_err(Stop::Refused)?;
     write_stage(connection, seq, &entry)?;
-    note(connection, &Noted::of(seq, &entry, happened, at))?;
+    match &entry.watch {
+        Some(watch) => write_watch(connection, seq, &entry, watch)?,
+        None if was_watched => {
+            connection.prepare_cached("DELETE FROM watched WHERE entry = ?1")?.execute([seq])?;
+        }
+        None => {}
+    }
+    if let Some(told) = told {
+        note(connection, &Noted::of(seq, &entry, told, at))?;
+    }
     Ok(entry)
+}
+
+fn write_watch(
+    connection: &Connection,
+    seq: i64,
+    entry: &Entry,
+    watch: &Watch,
+) -> rusqlite::Result<()> {
+    let signed = watch.signed.as_ref();
+    connection
+        .prepare_cached(
+            "INSERT INTO watched (entry, network, block, block_hash, plan, signer, nonce, raw,
+                                  transaction_hash, part, parts, spent)
+             VALUES (:entry, :network, :block, :hash, :plan, :signer, :nonce, :raw, :transaction,
+                     :part, :parts, :spent)
+             ON CONFLICT (entry) DO UPDATE
+             SET block = excluded.block, block_hash = excluded.block_hash",
+        )?
+        .execute(named_params! {
+            ":entry": seq,
+            ":network": entry.new.network.as_str(),
+            ":block": Whole(watch.block.number),
+            ":hash": watch.block.hash,
+            ":plan": entry.new.plan,
+            ":signer": signed.map(|signed| &signed.sent.signer),
+            ":nonce": signed.map(|signed| Whole(signed.sent.nonce)),
+            ":raw": signed.map(|signed| &signed.raw),
+            ":transaction": signed.map(|signed| &signed.sent.transaction),
+            ":part": signed.and_then(part_of).map(|(index, _)| index),
+            ":parts": signed.and_then(part_of).map(|(_, of)| of),
+            ":spent": signed.and_then(spent_of),
+        })?;
+    Ok(())
 }
 
 /// Hands an entry over and records it, if it still is `from`.
@@ -508,7 +619,10 @@ fn hand_over(
     at: UnixTime,
 ) -> Outcomes<bool> {
     let changed = connection
-        .prepare_cached("UPDATE entry SET delivery = ?3 WHERE key = ?1 AND delivery = ?2")?
+        .prepare_cached(
+            "UPDATE entry SET delivery = ?3 WHERE key = ?1 AND delivery = ?2
+               AND (?3 <> 'delivered' OR stage = 'settled')",
+        )?
         .execute((key.as_str(), delivery_text(from), delivery_text(to)))?;
     if changed == 1 {
         connection
@@ -568,14 +682,14 @@ fn write_stage(connection: &Connection, seq: i64, entry: &Entry) -> rusqlite::Re
              SET stage = :stage, delivery = :delivery, plan = :plan, signer = :signer,
                  nonce = :nonce, raw = :raw, part = :part, parts = :parts, spent = :spent,
                  transaction_hash = :transaction, block = :block,
-                 fee = :fee, reason = :reason, message = :message
+                 fee = :fee, reason = :reason, message = :message, reverted = :reverted
              WHERE seq = :seq",
         )?
         .execute(named_params! {
             ":seq": seq,
             ":stage": columns.stage,
             ":delivery": delivery_text(entry.delivery),
-            ":plan": entry.new.plan,
+            ":plan": plan_of(entry),
             ":signer": columns.signed.map(|signed| &signed.sent.signer),
             ":nonce": columns.signed.map(|signed| Whole(signed.sent.nonce)),
             ":raw": columns.signed.map(|signed| &signed.raw),
@@ -587,6 +701,7 @@ fn write_stage(connection: &Connection, seq: i64, entry: &Entry) -> rusqlite::Re
             ":fee": columns.fee,
             ":reason": columns.reason,
             ":message": columns.message,
+            ":reverted": columns.reverted,
         })?;
     Ok(())
 }

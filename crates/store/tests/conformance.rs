@@ -28,6 +28,12 @@ mod on_a_file {
         );
     }
 
+    mod watch {
+        pay402_core::watch_conformance!(
+            || pay402_store::SqliteJournal::open(super::fresh()).unwrap()
+        );
+    }
+
     mod grants {
         pay402_core::grants_conformance!(
             || pay402_store::SqliteGrants::open(super::fresh()).unwrap()
@@ -48,6 +54,10 @@ mod in_memory {
 
     mod history {
         pay402_core::history_conformance!(|| pay402_store::SqliteJournal::open_in_memory().unwrap());
+    }
+
+    mod watch {
+        pay402_core::watch_conformance!(|| pay402_store::SqliteJournal::open_in_memory().unwrap());
     }
 
     mod grants {

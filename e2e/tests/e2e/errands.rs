@@ -284,6 +284,8 @@ fn points() -> impl Iterator<Item = Failpoint> {
         Failpoint::AfterPackCloseBeforeAlone,
         Failpoint::AfterReplaceBeforeJournal,
         Failpoint::AfterReplaceJournalBeforeSend,
+        Failpoint::AfterUndoneBeforeReopen,
+        Failpoint::AfterReopenBeforeResend,
     ];
     Failpoint::ALL.iter().copied().filter(move |point| !others.contains(point))
 }

@@ -53,6 +53,10 @@ const LEASE_S: RangeInclusive<u64> = 3..=60;
 const DRAIN_DELAY_S: RangeInclusive<u64> = 0..=300;
 /// Most signers of one network.
 const SIGNERS_MAX: usize = 64;
+/// What `burial_blocks` may be. What is watched is in memory by block, and in the journal by entry.
+const BURIAL_BLOCKS: RangeInclusive<u64> = 1..=10_000;
+/// What `halt_after_s` may be.
+const HALT_AFTER_S: RangeInclusive<u64> = 10..=86_400;
 /// Hexadecimal digits of a private key.
 const KEY_DIGITS: usize = 64;
 /// How the URL of a PostgreSQL database begins.
@@ -88,6 +92,11 @@ pub(crate) struct Config {
     /// How long after a signal to stop payments are still taken while `/readyz` says 503 already, in
     /// seconds. Default none.
     pub(crate) drain_delay_s: Option<u64>,
+    /// How deep a block is beyond doubt: until then what it closed is watched. Default 64.
+    burial_blocks: Option<u64>,
+    /// How long no block may come while settlements wait for one, before nothing new is accepted, in
+    /// seconds. Default 120.
+    halt_after_s: Option<u64>,
     /// Where the operator is sent events.
     pub(crate) webhook: Option<webhooks::Settings>,
     /// Whether webhooks may go to this machine and to private networks, and by plain HTTP. Default no.
@@ -283,6 +292,8 @@ impl Config {
             lease: self.lease_s.map_or(default.lease, Duration::from_secs),
             strikes_max: self.strikes_max.unwrap_or(default.strikes_max),
             strikes_window: window.unwrap_or(default.strikes_window),
+            burial_blocks: self.burial_blocks.unwrap_or(default.burial_blocks),
+            halt_after: self.halt_after_s.map_or(default.halt_after, Duration::from_secs),
             ..default
         }
     }
@@ -323,6 +334,18 @@ impl Config {
         }
         if self.lease_s.is_some_and(|lease| !LEASE_S.contains(&lease)) {
             return outside("lease_s", *LEASE_S.start(), *LEASE_S.end());
+        }
+        if self.burial_blocks.is_some_and(|blocks| !BURIAL_BLOCKS.contains(&blocks)) {
+            return outside("burial_blocks", *BURIAL_BLOCKS.start(), *BURIAL_BLOCKS.end());
+        }
+        if self.halt_after_s.is_some_and(|after| !HALT_AFTER_S.contains(&after)) {
+            return outside("halt_after_s", *HALT_AFTER_S.start(), *HALT_AFTER_S.end());
+        }
+        let deepest = self.networks.iter().map(Network::deepest).max().unwrap_or(0);
+        if deepest > self.options().burial_blocks {
+            let problem =
+                format!("must be at least {deepest}, the most confirmations of a network");
+            return Err(Misconfigured::new("burial_blocks", problem));
         }
         if self.drain_delay_s.is_some_and(|delay| !DRAIN_DELAY_S.contains(&delay)) {
             return outside("drain_delay_s", *DRAIN_DELAY_S.start(), *DRAIN_DELAY_S.end());
@@ -400,6 +423,12 @@ impl Network {
     /// The nodes that the network is reached through, the preferred one first.
     pub(crate) fn nodes(&self, setting: &str) -> Vec<Node<'_>> {
         nodes::all(setting, self.rpc.as_ref(), &self.nodes)
+    }
+
+    /// The most confirmations that are set here.
+    fn deepest(&self) -> u64 {
+        let tiers = self.tiers.iter().map(|tier| tier.confirmations);
+        tiers.chain(self.confirmations).max().unwrap_or(0)
     }
 
     /// Where more certainty is asked for, of the tokens that are settled here.
@@ -661,6 +690,30 @@ mod tests {
         {
             let error = parse(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
             assert!(error.contains("must be from 1 to") || error.contains("line 1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_buried_before_it_counts() {
+        let options = |text: &str| parse(text).map(|config| config.options());
+        let default = options(GOOD).unwrap();
+        assert_eq!((default.burial_blocks, default.halt_after.as_secs()), (64, 120));
+        let set = options(&format!("burial_blocks = 9\nhalt_after_s = 30\n{GOOD}")).unwrap();
+        assert_eq!((set.burial_blocks, set.halt_after.as_secs()), (9, 30));
+        let tier = "[[network.tier]]\nfrom = \"1 USDC\"\nconfirmations = 10";
+        let deep = GOOD.replace("rpc =", "confirmations = 10\nrpc =");
+        for text in [deep, format!("{GOOD}\n{tier}")] {
+            assert!(options(&format!("burial_blocks = 10\n{text}")).is_ok());
+            let error = options(&format!("burial_blocks = 9\n{text}")).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "burial_blocks: must be at least 10, the most \
+                                           confirmations of a network"
+            );
+        }
+        for line in ["burial_blocks = 0", "burial_blocks = 10001", "halt_after_s = 9"] {
+            let error = options(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
+            assert!(error.contains("must be from"), "{error}");
         }
     }
 

@@ -59,6 +59,9 @@ const DRAIN_DELAY_S: u64 = 0;
 Beside them, here with the defaults, for all networks:
   strikes_max = 3             # settlements of one payer that failed at our cost, from which on
   strikes_window_s = 3600     # the payer is refused, until the first was so long ago
+  burial_blocks = 64          # how deep a block is beyond doubt; until then what it closed is
+                              # watched, and settled again when the chain undoes it
+  halt_after_s = 120          # nothing new is accepted when settlements wait and no block comes
   drain_delay_s = 0           # how long after a signal to stop payments are still taken while
                               # /readyz says 503: as long as a load balancer takes to notice
 

@@ -55,19 +55,19 @@ macro_rules! journal_conformance {
 
 type On<J> = Subject<J>;
 
-const NOW: UnixTime = UnixTime(1_000);
+pub(super) const NOW: UnixTime = UnixTime(1_000);
 /// How long leases last here, unless they are to run out.
-const LASTS: Duration = Duration::from_secs(30);
+pub(super) const LASTS: Duration = Duration::from_secs(30);
 
 pub(super) fn network() -> NetworkId {
     NetworkId::eip155(84_532)
 }
 
-fn other_network() -> NetworkId {
+pub(super) fn other_network() -> NetworkId {
     NetworkId::eip155(8_453)
 }
 
-fn key_on(network: &NetworkId, name: &str) -> PaymentKey {
+pub(super) fn key_on(network: &NetworkId, name: &str) -> PaymentKey {
     PaymentKey::new(network, "0xasset", "0xpayer", name)
 }
 
@@ -75,7 +75,7 @@ pub(super) fn key(name: &str) -> PaymentKey {
     key_on(&network(), name)
 }
 
-fn new_on(network: NetworkId, name: &str) -> NewEntry {
+pub(super) fn new_on(network: NetworkId, name: &str) -> NewEntry {
     NewEntry {
         key: key_on(&network, name),
         fingerprint: Digest::of(&[name.as_bytes()]),
@@ -127,19 +127,24 @@ pub(super) async fn enter(journal: &impl Journal, entry: NewEntry) {
     assert_eq!(entered, Entered::New);
 }
 
-async fn find(journal: &impl Journal, name: &str) -> Entry {
+pub(super) async fn find(journal: &impl Journal, name: &str) -> Entry {
     journal.find(&key(name)).await.expect("the store answers").expect("it was entered")
 }
 
-fn holder(name: &str) -> Holder {
+pub(super) fn holder(name: &str) -> Holder {
     Holder { name: name.into(), url: Some(format!("http://{name}")) }
 }
 
-async fn ask(journal: &impl Journal, name: &str, now: UnixTime, lasts: Duration) -> Leased {
+pub(super) async fn ask(
+    journal: &impl Journal,
+    name: &str,
+    now: UnixTime,
+    lasts: Duration,
+) -> Leased {
     journal.lease(&network(), &holder(name), now, lasts).await.expect("the store answers")
 }
 
-async fn try_lease(journal: &impl Journal, name: &str) -> Option<Lease> {
+pub(super) async fn try_lease(journal: &impl Journal, name: &str) -> Option<Lease> {
     ask(journal, name, NOW, LASTS).await.granted()
 }
 
@@ -148,7 +153,7 @@ pub(super) async fn lease(journal: &impl Journal) -> Lease {
 }
 
 /// The lease of somebody who lets it run out at once.
-async fn lapsed(journal: &impl Journal, name: &str) -> Lease {
+pub(super) async fn lapsed(journal: &impl Journal, name: &str) -> Lease {
     ask(journal, name, NOW, Duration::ZERO).await.granted().expect("nobody else holds it")
 }
 
@@ -176,7 +181,7 @@ pub async fn a_payment_is_entered_once<J: Journal + 'static>(on: On<J>) {
         plan: vec![9],
         ..first.clone()
     };
-    let met = Entry { new: first, stage: Stage::Due, delivery: Delivery::Waiting };
+    let met = Entry { new: first, stage: Stage::Due, delivery: Delivery::Waiting, watch: None };
     assert_eq!(on.store.enter(second).await, Ok(Entered::Known(Box::new(met.clone()))));
     assert_eq!(find(&*on.store, "one").await, met);
 }
@@ -547,6 +552,8 @@ pub async fn a_hand_over_compares_first<J: Journal + 'static>(on: On<J>) {
     assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Waiting);
     assert_eq!(hand_over(Delivery::Waiting, Delivery::Owed).await, Ok(true));
     assert_eq!(hand_over(Delivery::Waiting, Delivery::Owed).await, Ok(false));
+    let lease = lease(&*on.store).await;
+    advance(&*on.store, &lease, "one", Event::Closed(settled())).await;
     assert_eq!(hand_over(Delivery::Owed, Delivery::Delivered).await, Ok(true));
     assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Delivered);
     let nobody = key("nobody");
@@ -556,7 +563,9 @@ pub async fn a_hand_over_compares_first<J: Journal + 'static>(on: On<J>) {
 
 /// One success to one caller.
 pub async fn one_of_100_hand_overs_wins<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
     enter(&*on.store, new("one")).await;
+    advance(&*on.store, &lease, "one", Event::Closed(settled())).await;
     let answers = on
         .at_once(100, |journal, _| async move {
             let one = key("one");
@@ -568,7 +577,7 @@ pub async fn one_of_100_hand_overs_wins<J: Journal + 'static>(on: On<J>) {
     assert_eq!(told, 1, "{told} callers were told of one success");
 }
 
-/// Who was told of a success stays told, whatever happens to the entry at that moment.
+/// What was handed over stays so, whatever happens to the entry at that moment.
 pub async fn an_advance_undoes_no_hand_over<J: Journal + 'static>(on: On<J>) {
     const ENTRIES: u64 = 60;
     let lease = lease(&*on.store).await;
@@ -586,16 +595,15 @@ pub async fn an_advance_undoes_no_hand_over<J: Journal + 'static>(on: On<J>) {
                     return true;
                 }
                 let one = key(&name);
-                let handed =
-                    journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered, NOW).await;
+                let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Owed, NOW).await;
                 handed.expect("the store answers")
             }
         })
         .await;
-    assert!(told.into_iter().all(|told| told), "somebody else was told");
+    assert!(told.into_iter().all(|told| told), "somebody else handed it over");
     for number in 0..ENTRIES {
         let entry = find(&*on.store, &number.to_string()).await;
-        assert_eq!(entry.delivery, Delivery::Delivered, "entry {number} could be told again");
+        assert_eq!(entry.delivery, Delivery::Owed, "entry {number} is waited for again");
     }
 }
 

@@ -13,6 +13,7 @@ pub mod grants;
 pub mod history;
 pub mod journal;
 pub mod ledger;
+pub mod watch;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::errand::AccountErrand;
 use super::sight::LOG_SPANS_BLOCKS;
-use super::status::{Mined, is_past, mined};
+use super::status::{Mined, block_id, is_past, mined, time};
 use super::submit::{NoGas, estimate, gas_limit_that_works};
 use super::{EvmNetwork, errors};
 use crate::account::Contract as AgentAccount;
@@ -519,22 +519,23 @@ impl AccountErrand {
                 return Ok(ChainStatus::Open { expired: false, displaced: false });
             }
             // Not even signed, so that it cost nothing. What was signed is seen through.
-            Mined::No { time, .. } if sent.is_none() && is_past(self.expires, time) => {
+            Mined::No { head, .. } if sent.is_none() && is_past(self.expires, time(&head)) => {
                 let (refusal, message) = match self.call.is_empty() {
                     true => (Refusal::AdoptionNotEffective, "the adoption was not sent in time"),
                     false => (Refusal::OperationFailed, "the operation was not sent in time"),
                 };
                 let refused = Refused::new(refusal, message);
-                return Ok(ChainStatus::Failed { refused, fee: Amount::ZERO });
+                return Ok(ChainStatus::Failed { refused, block: head.id(), fee: Amount::ZERO });
             }
-            Mined::No { time, displaced } => {
-                let expired = is_past(self.expires, time);
+            Mined::No { head, displaced } => {
+                let expired = is_past(self.expires, time(&head));
                 return Ok(ChainStatus::Open { expired, displaced });
             }
         };
         let transaction = receipt.transaction_hash.to_string();
         let refused = |refusal: Refusal| ChainStatus::Failed {
             refused: Refused::from(refusal).with_transaction(transaction.clone()),
+            block: receipt.block_id(),
             fee,
         };
         let code = code_at(network, self.account, receipt.block()).await?;
@@ -556,12 +557,13 @@ impl AccountErrand {
             };
             return Ok(match another {
                 Some((transaction, block)) => {
+                    let block = block_id(&network.rpc, block).await?;
                     ChainStatus::Proven { transaction: transaction.to_string(), block, fee }
                 }
                 None => refused(Refusal::OperationFailed),
             });
         }
-        Ok(ChainStatus::Proven { transaction, block: receipt.block(), fee })
+        Ok(ChainStatus::Proven { transaction, block: receipt.block_id(), fee })
     }
 }
 

@@ -8,7 +8,7 @@
 use alloy::primitives::{B256, Bytes, U64, U256, b256, keccak256};
 use alloy::sol_types::{SolCall as _, SolValue as _};
 use pay402_core::error::Unavailable;
-use pay402_core::network::{ChainStatus, Errand, Part, Prerequisite, SecretBytes, SentAs};
+use pay402_core::network::{BlockId, ChainStatus, Errand, Part, Prerequisite, SecretBytes, SentAs};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, PaymentKey, Refusal, Refused};
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::EvmNetwork;
 use super::errand::{Advance, Approval};
 use super::errors;
-use super::status::{Mined, is_displaced_for_good, is_past, mined};
+use super::status::{Mined, is_displaced_for_good, is_past, mined, time};
 use crate::address::canonical;
 use crate::contracts::Erc20;
 use crate::read::ReadPayment;
@@ -247,30 +247,33 @@ impl Advance {
                 let transaction = receipt.transaction_hash.to_string();
                 if receipt.succeeded() {
                     let fee = Amount::new(receipt.fee().saturating_add(self.wei));
-                    ChainStatus::Proven { transaction, block: receipt.block(), fee }
+                    ChainStatus::Proven { transaction, block: receipt.block_id(), fee }
                 } else {
                     let message = "the gas for the approval could not be sent";
                     let refused = Refused::new(Refusal::Permit2AllowanceRequired, message)
                         .with_transaction(transaction);
-                    ChainStatus::Failed { refused, fee: Amount::new(receipt.fee()) }
+                    let block = receipt.block_id();
+                    ChainStatus::Failed { refused, block, fee: Amount::new(receipt.fee()) }
                 }
             }
             Mined::Shallow { transaction } => ChainStatus::Shallow { transaction },
             Mined::Reorganized => ChainStatus::Open { expired: false, displaced: false },
             // Not even signed, so that it cost nothing. What was signed is seen through.
-            Mined::No { time, .. } if sent.is_none() && is_past(self.expires, time) => {
+            Mined::No { head, .. } if sent.is_none() && is_past(self.expires, time(&head)) => {
                 let message = "the gas for the approval was not sent while the payment was good, and \
                                will not be; approve Permit2 for the token";
                 let refused = Refused::new(Refusal::Permit2AllowanceRequired, message);
-                ChainStatus::Failed { refused, fee: Amount::ZERO }
+                ChainStatus::Failed { refused, block: head.id(), fee: Amount::ZERO }
             }
-            Mined::No { .. } if is_displaced_for_good(network, sent).await? => {
+            Mined::No { .. } => {
+                let Some(block) = is_displaced_for_good(network, sent).await? else {
+                    return Ok(ChainStatus::Open { expired: false, displaced: false });
+                };
                 let message = "another transaction has the place of the one that sent gas for the \
                                approval, which is not sent again; approve Permit2 for the token";
                 let refused = Refused::new(Refusal::Permit2AllowanceRequired, message);
-                ChainStatus::Failed { refused, fee: Amount::ZERO }
+                ChainStatus::Failed { refused, block, fee: Amount::ZERO }
             }
-            Mined::No { .. } => ChainStatus::Open { expired: false, displaced: false },
         })
     }
 }
@@ -295,28 +298,32 @@ impl Approval {
         network: &EvmNetwork,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
-        let failed = |message: &str| ChainStatus::Failed {
+        let failed = |block: BlockId, message: &str| ChainStatus::Failed {
             refused: Refused::new(Refusal::ApprovalFailed, message)
                 .with_transaction(self.hash.to_string()),
+            block,
             fee: Amount::ZERO,
         };
         Ok(match mined(network, sent, network.settings.least()).await? {
             Mined::Deep(receipt) if receipt.succeeded() => ChainStatus::Proven {
                 transaction: receipt.transaction_hash.to_string(),
-                block: receipt.block(),
+                block: receipt.block_id(),
                 fee: Amount::ZERO,
             },
-            Mined::Deep(_) => failed("the approval was mined and reverted; sign another one"),
+            Mined::Deep(receipt) => {
+                failed(receipt.block_id(), "the approval was mined and reverted; sign another one")
+            }
             Mined::Shallow { transaction } => ChainStatus::Shallow { transaction },
             Mined::Reorganized => ChainStatus::Open { expired: false, displaced: false },
-            Mined::No { displaced: true, .. } => {
-                failed("another transaction of the payer came before the approval; sign it anew")
+            Mined::No { head, displaced: true } => failed(
+                head.id(),
+                "another transaction of the payer came before the approval; sign it anew",
+            ),
+            Mined::No { head, .. } if sent.is_some() && is_past(self.expires, time(&head)) => {
+                failed(head.id(), "the approval was not mined in time; sign it anew")
             }
-            Mined::No { time, .. } if sent.is_some() && is_past(self.expires, time) => {
-                failed("the approval was not mined in time; sign it anew")
-            }
-            Mined::No { time, .. } => {
-                ChainStatus::Open { expired: is_past(self.expires, time), displaced: false }
+            Mined::No { head, .. } => {
+                ChainStatus::Open { expired: is_past(self.expires, time(&head)), displaced: false }
             }
         })
     }

@@ -34,8 +34,8 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    ChainStatus, Errand, Funds, Identified, Network, Pack, Packing, SecretBytes, SendError, SentAs,
-    SignedTransaction, Unverified, Verified,
+    ChainStatus, Errand, Funds, Header, Identified, Network, Pack, Packing, SecretBytes, SendError,
+    SentAs, SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::Clock;
 use pay402_core::{
@@ -584,6 +584,18 @@ impl Network for EvmNetwork {
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
         self.broadcast(raw).await
+    }
+
+    async fn head(&self) -> Result<Header, Unavailable> {
+        self.decide(Self::head_here).await
+    }
+
+    async fn common_head(&self, seen: Header) -> Result<Header, Unavailable> {
+        self.agreed_head(seen).await
+    }
+
+    async fn headers(&self, numbers: &[u64]) -> Result<Vec<Option<Header>>, Unavailable> {
+        self.agreed_headers(numbers).await
     }
 
     async fn status(

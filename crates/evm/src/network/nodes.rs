@@ -2,13 +2,14 @@
 //!
 //! **Invariants:** all reads of one decision are of one node; if that fails, the whole decision is made
 //! anew with another one. A broadcast goes to all of them, and what any of them takes is sent. What
-//! closes an entry whose tier asks for several nodes is shown alike by so many of them, or it is unknown.
+//! closes an entry whose tier asks for several nodes is shown alike by so many of them, or it is unknown; and
+//! so is what is told of the blocks that closed entries.
 
 use std::time::{Duration, Instant};
 
 use alloy::primitives::{B256, U64};
 use pay402_core::error::{Misconfigured, Unavailable};
-use pay402_core::network::{ChainStatus, SecretBytes, SendError, SentAs, Unverified};
+use pay402_core::network::{ChainStatus, Header, SecretBytes, SendError, SentAs, Unverified};
 use tokio::sync::mpsc;
 
 use super::{EvmNetwork, submit};
@@ -227,7 +228,8 @@ impl EvmNetwork {
             if shown.is_empty() && !is_a_step(&status) {
                 return Ok(status);
             }
-            let is_alike = |other: &&Shown<'_>| (&other.status, &other.proof) == (&status, &proof);
+            let is_alike =
+                |other: &&Shown<'_>| is_same(&other.status, &status) && other.proof == proof;
             let alike = shown.iter().filter(is_alike).count() + 1;
             if u32::try_from(alike).is_ok_and(|alike| alike >= nodes) {
                 for other in shown.iter().filter(|other| !is_alike(other)) {
@@ -275,6 +277,84 @@ impl EvmNetwork {
         statuses
     }
 
+    /// The newest block as this node shows it.
+    pub(super) async fn head_here(&self) -> Result<Header, Unavailable> {
+        let head: Block = self.rpc.read(self.rpc.ask(Call::head()).await?)?;
+        Ok(head.header())
+    }
+
+    /// The newest block that as many nodes show alike as any tier asks for; `seen` is what one showed.
+    pub(super) async fn agreed_head(&self, seen: Header) -> Result<Header, Unavailable> {
+        let nodes = self.most_nodes();
+        if nodes <= 1 {
+            return Ok(seen);
+        }
+        self.look_at_nodes();
+        let ask = async |index: usize| {
+            let node = self.through(index);
+            let asked = node.in_time(node.attempt(Self::head_here));
+            asked.await.ok().map(|head: Header| head.block.number)
+        };
+        let asked = futures_util::future::join_all(self.pool.order().into_iter().map(ask)).await;
+        let mut heads: Vec<u64> = asked.into_iter().flatten().collect();
+        heads.sort_unstable_by(|a, b| b.cmp(a));
+        // So many have come as far, whatever one that lies shows.
+        let Some(number) = heads.get(place(nodes)) else {
+            return Err(self.rpc.unavailable("too few nodes show their newest block"));
+        };
+        let agreed = self.agreed_headers(&[*number]).await?.pop().flatten();
+        agreed.ok_or_else(|| self.rpc.unavailable("the nodes do not show the same newest block"))
+    }
+
+    /// The blocks with these numbers that as many nodes show alike as any tier asks for; `None` for each
+    /// that they do not.
+    pub(super) async fn agreed_headers(
+        &self,
+        numbers: &[u64],
+    ) -> Result<Vec<Option<Header>>, Unavailable> {
+        let nodes = self.most_nodes();
+        if nodes <= 1 {
+            return self.decide(|node| node.headers_here(numbers)).await;
+        }
+        self.look_at_nodes();
+        let mut shown: Vec<Vec<Option<Header>>> = Vec::new();
+        let mut failed = None;
+        for index in self.pool.order_in_turn() {
+            let node = self.through(index);
+            let asked = node.attempt(|node| node.headers_here(numbers));
+            match node.in_time(asked).await {
+                Ok(headers) => shown.push(headers),
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            }
+            let agreed = agreed_of(&shown, numbers.len(), nodes);
+            if agreed.iter().all(Option::is_some) {
+                return Ok(agreed);
+            }
+        }
+        match shown.len() > place(nodes) {
+            true => Ok(agreed_of(&shown, numbers.len(), nodes)),
+            false => {
+                Err(failed.unwrap_or_else(|| self.rpc.unavailable("too few nodes show blocks")))
+            }
+        }
+    }
+
+    async fn headers_here(&self, numbers: &[u64]) -> Result<Vec<Option<Header>>, Unavailable> {
+        let calls = numbers.iter().copied().map(Call::block).collect();
+        let answers = self.rpc.ask_many(calls).await?;
+        let read = |answer| Ok(self.rpc.read::<Option<Block>>(answer)?.map(|block| block.header()));
+        answers.into_iter().map(read).collect()
+    }
+
+    /// The most nodes that any tier asks for.
+    fn most_nodes(&self) -> u32 {
+        let asked = self.settings.tiers.iter().map(|tier| tier.certainty.nodes);
+        asked.max().unwrap_or(1).max(self.settings.least().nodes)
+    }
+
     /// The network as the node shows it that is asked first.
     pub(super) fn preferred(&self) -> &Self {
         match self.is_alone() {
@@ -289,7 +369,8 @@ impl EvmNetwork {
         let rpc = &self.rpc;
         let hash: B256 =
             transaction.parse().map_err(|_| rpc.unavailable("the transaction has no hash"))?;
-        let [block, receipt] = rpc.ask_all([Call::block(*block), Call::receipt(hash)]).await?;
+        let [block, receipt] =
+            rpc.ask_all([Call::block(block.number), Call::receipt(hash)]).await?;
         let block: Option<Block> = rpc.read(block)?;
         let receipt: Option<Receipt> = rpc.read(receipt)?;
         match (block, receipt) {
@@ -313,6 +394,33 @@ struct Shown<'a> {
 struct Proof {
     block: B256,
     receipt: Receipt,
+}
+
+/// The place of the last of so many, from zero.
+fn place(nodes: u32) -> usize {
+    usize::try_from(nodes.saturating_sub(1)).unwrap_or(usize::MAX)
+}
+
+/// Of each of so many numbers, the block that at least `nodes` of those who were asked showed.
+fn agreed_of(shown: &[Vec<Option<Header>>], count: usize, nodes: u32) -> Vec<Option<Header>> {
+    let agreed = |number: usize| {
+        let headers = || shown.iter().filter_map(move |headers| headers.get(number)?.as_ref());
+        let alike = |one: &&Header| headers().filter(|other| *other == *one).count() > place(nodes);
+        headers().find(alike).cloned()
+    };
+    (0..count).map(agreed).collect()
+}
+
+/// Whether two nodes show the same of a payment. A failure that no transaction shows is told at the newest
+/// block of each.
+fn is_same(a: &ChainStatus, b: &ChainStatus) -> bool {
+    match (a, b) {
+        (
+            ChainStatus::Failed { refused, fee, .. },
+            ChainStatus::Failed { refused: other, fee: cost, .. },
+        ) if refused.transaction.is_none() => (refused, fee) == (other, cost),
+        _ => a == b,
+    }
 }
 
 /// Whether something is done about an entry because of this: it is closed, or signed anew.
@@ -348,7 +456,26 @@ fn together(answers: Vec<Result<(), SendError>>) -> Result<(), SendError> {
 
 #[cfg(test)]
 mod tests {
+    use pay402_core::network::BlockId;
+    use pay402_core::{Amount, Refusal, Refused};
+
     use super::*;
+
+    #[test]
+    fn what_no_transaction_shows_is_the_same_at_each_nodes_newest_block() {
+        let block = |number| BlockId { number, hash: number.to_string() };
+        let failed = |refused: &Refused, number| {
+            let (refused, block) = (refused.clone(), block(number));
+            ChainStatus::Failed { refused, block, fee: Amount::ZERO }
+        };
+        let unseen = Refused::from(Refusal::NonceAlreadyUsed);
+        assert!(is_same(&failed(&unseen, 1), &failed(&unseen, 2)));
+        let other = Refused::from(Refusal::ValidBefore);
+        assert!(!is_same(&failed(&unseen, 1), &failed(&other, 1)));
+        let shown = unseen.with_transaction("0x1");
+        assert!(is_same(&failed(&shown, 1), &failed(&shown, 1)));
+        assert!(!is_same(&failed(&shown, 1), &failed(&shown, 2)), "in another block");
+    }
 
     #[test]
     fn one_that_takes_it_is_enough_and_all_must_refuse_it() {

@@ -15,7 +15,7 @@
 use alloy::primitives::{Address, B256, U64};
 use alloy::sol_types::SolEvent as _;
 use pay402_core::error::Unavailable;
-use pay402_core::network::{ChainStatus, Part, SentAs};
+use pay402_core::network::{BlockId, ChainStatus, Part, SentAs};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Refusal, Refused};
 
@@ -110,13 +110,13 @@ impl Inquiry<'_> {
             // What nothing on the chain refuses a second time is not signed a second time either.
             Mined::No { .. } if !self.plan.is_refused_twice() => {
                 return Ok(match is_displaced_for_good(self.network, Some(sent)).await? {
-                    true => {
+                    Some(block) => {
                         let message = "another transaction has the place of the one that was to settle \
                                        the payment; whether that one paid is not known";
                         let refused = Refused::new(self.used_refusal(), message);
-                        ChainStatus::Failed { refused, fee: Amount::ZERO }
+                        ChainStatus::Failed { refused, block, fee: Amount::ZERO }
                     }
-                    false => ChainStatus::Open { expired: false, displaced: false },
+                    None => ChainStatus::Open { expired: false, displaced: false },
                 });
             }
             Mined::No { displaced, .. } => return self.of_authorization(None, displaced).await,
@@ -127,7 +127,7 @@ impl Inquiry<'_> {
     /// Our transaction was mined: with the transfer, or without it.
     async fn of_mined(&self, receipt: &Receipt) -> Result<ChainStatus, Unavailable> {
         if proves(receipt, self.plan) {
-            let (transaction, block) = (receipt.transaction_hash.to_string(), receipt.block());
+            let (transaction, block) = (receipt.transaction_hash.to_string(), receipt.block_id());
             return Ok(ChainStatus::Proven { transaction, block, fee: self.fee_of(receipt) });
         }
         self.of_authorization(Some(receipt), false).await
@@ -168,11 +168,12 @@ impl Inquiry<'_> {
                     let hash = receipt.transaction_hash.to_string();
                     let refused =
                         Refused::from(Refusal::AdoptionNotEffective).with_transaction(hash);
-                    ChainStatus::Failed { refused, fee }
+                    let block = receipt.block_id();
+                    ChainStatus::Failed { refused, block, fee }
                 }
-                Some(_) if !self.part.is_whole() => {
+                Some(receipt) if !self.part.is_whole() => {
                     let expired = is_over(&self.plan.mandate, head_time);
-                    ChainStatus::LeftOut { expired, fee }
+                    ChainStatus::LeftOut { expired, block: receipt.block_id(), fee }
                 }
                 Some(receipt) => self.failed_of_ours(receipt),
             }),
@@ -180,7 +181,8 @@ impl Inquiry<'_> {
             Sighting::Cancelled { block, head } => {
                 if self.is_deep(head, block) && is_cancelled_for_good(block, head) {
                     let refused = Refusal::AuthorizationCanceled.into();
-                    return Ok(ChainStatus::Failed { refused, fee });
+                    let block = block_id(self.rpc, block).await?;
+                    return Ok(ChainStatus::Failed { refused, block, fee });
                 }
                 // Displaced or not, it is of no use to send anything while the cancellation stands.
                 Ok(ChainStatus::Open { expired: false, displaced: false })
@@ -193,7 +195,8 @@ impl Inquiry<'_> {
                     && is_over(&self.plan.mandate, head_time) =>
             {
                 let refused = self.used_refusal().into();
-                Ok(ChainStatus::Failed { refused, fee })
+                let head: Block = self.rpc.read(self.rpc.ask(Call::head()).await?)?;
+                Ok(ChainStatus::Failed { refused, block: head.id(), fee })
             }
             Sighting::UsedUnseen { .. } => Err(self
                 .rpc
@@ -244,14 +247,14 @@ impl Inquiry<'_> {
         };
         let fee = Amount::new(lost.to_u256().saturating_add(cost.to_u256()));
         if proves(&receipt, self.plan) {
-            return Ok(ChainStatus::Proven { transaction: name, block: receipt.block(), fee });
+            return Ok(ChainStatus::Proven { transaction: name, block: receipt.block_id(), fee });
         }
         if fruitless.is_some() && late.is_none() {
             // Ours, and not the transfer: the token kept a fee, for example.
             return Ok(self.failed_of_ours(&receipt));
         }
         let refused = Refused::from(self.used_refusal()).with_transaction(name);
-        Ok(ChainStatus::Failed { refused, fee })
+        Ok(ChainStatus::Failed { refused, block: receipt.block_id(), fee })
     }
 
     /// The refusal of a mandate that was used for something else, or that may have been.
@@ -269,7 +272,7 @@ impl Inquiry<'_> {
             false => Refusal::TransactionReverted,
         };
         let refused = Refused::from(refusal).with_transaction(receipt.transaction_hash.to_string());
-        ChainStatus::Failed { refused, fee: self.fee_of(receipt) }
+        ChainStatus::Failed { refused, block: receipt.block_id(), fee: self.fee_of(receipt) }
     }
 
     const fn is_deep(&self, head: u64, block: u64) -> bool {
@@ -286,7 +289,7 @@ pub(super) enum Mined {
     /// It was in a block that is no longer canonical.
     Reorganized,
     /// It is in no block; `displaced` when another one has its nonce.
-    No { time: UnixTime, displaced: bool },
+    No { head: Block, displaced: bool },
 }
 
 /// Looks up what became of a transaction, if one was signed.
@@ -298,7 +301,7 @@ pub(super) async fn mined(
     let rpc = &network.rpc;
     let Some(sent) = sent else {
         let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
-        return Ok(Mined::No { time: UnixTime(head.time()), displaced: false });
+        return Ok(Mined::No { head, displaced: false });
     };
     let (signer, transactions) = read_sent(rpc, sent)?;
     let Seen { head, count, mut receipt } =
@@ -310,7 +313,7 @@ pub(super) async fn mined(
         receipt = first_of(rpc, rpc.ask_many(again).await?.into_iter())?;
     }
     let Some(receipt) = receipt else {
-        return Ok(Mined::No { time: UnixTime(head.time()), displaced });
+        return Ok(Mined::No { head, displaced });
     };
     if !is_canonical(rpc, &head, &receipt).await? {
         return Ok(Mined::Reorganized);
@@ -329,23 +332,29 @@ fn read_sent(rpc: &Rpc, sent: &SentAs) -> Result<(Address, Vec<B256>), Unavailab
     sent.signer.parse().ok().zip(hashes).ok_or_else(damaged)
 }
 
-/// Whether another transaction has the nonce of this one for good: it was consumed so deep that the
-/// receipt would have to be there. For what nothing on the chain would refuse a second time.
+/// The block at which another transaction has the nonce of this one for good: it was consumed so deep
+/// that the receipt would have to be there. `None` when that is not so. For what nothing on the chain would refuse a second time.
 pub(super) async fn is_displaced_for_good(
     network: &EvmNetwork,
     sent: Option<&SentAs>,
-) -> Result<bool, Unavailable> {
+) -> Result<Option<BlockId>, Unavailable> {
     let rpc = &network.rpc;
-    let Some(sent) = sent else { return Ok(false) };
+    let Some(sent) = sent else { return Ok(None) };
     let (signer, transactions) = read_sent(rpc, sent)?;
     let head: Block = rpc.read(rpc.ask(Call::head()).await?)?;
-    let Some(deep) = head.number().checked_sub(CANCEL_DEPTH_BLOCKS) else { return Ok(false) };
+    let Some(deep) = head.number().checked_sub(CANCEL_DEPTH_BLOCKS) else { return Ok(None) };
     let mut calls = vec![Call::mined_nonces_at(signer, deep)];
     calls.extend(transactions.into_iter().map(Call::receipt));
     let mut answers = rpc.ask_many(calls).await?;
     let receipt = first_of(rpc, answers.split_off(1).into_iter())?;
     let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
-    Ok(count.to::<u64>() > sent.nonce && receipt.is_none())
+    let is_displaced = count.to::<u64>() > sent.nonce && receipt.is_none();
+    Ok(is_displaced.then(|| head.id()))
+}
+
+/// The time of a block.
+pub(super) fn time(block: &Block) -> UnixTime {
+    UnixTime(block.time())
 }
 
 /// Whether a block of this time is so far past an end that no reorganization brings it back.
@@ -364,6 +373,12 @@ async fn is_canonical(rpc: &Rpc, head: &Block, receipt: &Receipt) -> Result<bool
     let block = rpc.ask(Call::block(receipt.block())).await?;
     let block: Option<Block> = rpc.read(block)?;
     Ok(block.is_some_and(|block| block.hash == receipt.block_hash))
+}
+
+/// The canonical block with this number.
+pub(super) async fn block_id(rpc: &Rpc, number: u64) -> Result<BlockId, Unavailable> {
+    let block: Option<Block> = rpc.read(rpc.ask(Call::block(number)).await?)?;
+    block.map(|block| block.id()).ok_or_else(|| rpc.unavailable("a block is missing"))
 }
 
 /// Whether a receipt proves the transfer of `plan`: one of our own transaction, or of one that was

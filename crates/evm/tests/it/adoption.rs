@@ -155,7 +155,7 @@ fn adopted_code() -> Bytes {
 }
 
 fn failed_as(status: &ChainStatus, refusal: Refusal) -> bool {
-    matches!(status, ChainStatus::Failed { refused, fee }
+    matches!(status, ChainStatus::Failed { refused, fee, .. }
         if refused.reason == Reason::Known(refusal) && *fee > Amount::ZERO)
 }
 
@@ -395,7 +395,7 @@ async fn what_would_fail_by_now_is_not_signed() {
     assert_eq!(open, ChainStatus::Open { expired: false, displaced: false });
     house.advance_to(START + 601 + 60);
     let over = house.network.status(&errand.plan, None).await.unwrap();
-    let ChainStatus::Failed { refused, fee } = &over else { panic!("{over:?}") };
+    let ChainStatus::Failed { refused, fee, .. } = &over else { panic!("{over:?}") };
     assert_eq!((&refused.reason, *fee), (&Reason::Known(Refusal::OperationFailed), Amount::ZERO));
 }
 

@@ -368,7 +368,7 @@ async fn a_receipt_without_its_logs_proves_nothing() {
             _ => Meddling::Pass,
         });
         let status = liar.status(&verified.plan, Some(&sent)).await.unwrap();
-        let ChainStatus::Failed { refused, fee } = &status else { panic!("{status:?}") };
+        let ChainStatus::Failed { refused, fee, .. } = &status else { panic!("{status:?}") };
         assert_eq!(refused.reason, Reason::Known(Refusal::TransferEventMismatch));
         assert_eq!(fee.to_u256(), spent, "ours is counted once");
     }

@@ -244,7 +244,7 @@ async fn a_skipped_adoption_has_not_paid() {
         assert!(!house.runs_our_code().await);
         assert_eq!(house.shop_has().await, U256::ZERO);
         let status = house.network.status(&verified.plan, Some(&sent)).await.unwrap();
-        let ChainStatus::Failed { refused, fee } = &status else { panic!("{status:?}") };
+        let ChainStatus::Failed { refused, fee, .. } = &status else { panic!("{status:?}") };
         assert_eq!(refused.reason, Reason::Known(Refusal::AdoptionNotEffective));
         assert_eq!(refused.transaction, Some(sent.transaction));
         assert!(*fee > Amount::ZERO, "what it cost is booked");

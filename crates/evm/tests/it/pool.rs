@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alloy::primitives::U256;
+use alloy::providers::Provider as _;
 use pay402_core::network::{ChainStatus, Network as _, SecretBytes, SendError, SentAs};
 use pay402_devchain::genesis::dev_signer;
 use pay402_evm::{
@@ -283,6 +284,71 @@ async fn above_a_tier_too_few_nodes_leave_it_open() {
     let both = pool(&house, tiered(2), vec![honest(&house), honest(&house)]);
     let status = both.status(&plan, Some(&sent)).await.unwrap();
     assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+}
+
+async fn block(house: &House, number: &str) -> Value {
+    let asked = house.chain.provider();
+    asked.raw_request("eth_getBlockByNumber".into(), json!([number, false])).await.unwrap()
+}
+
+#[tokio::test]
+async fn above_a_tier_no_node_alone_undoes_a_block() {
+    // The same height, and other blocks.
+    let (house, elsewhere) = (House::new(), House::new());
+    let (_, _, raw) = signed(&house).await;
+    elsewhere.network.send(&raw).await.unwrap();
+    elsewhere.chain.mine(3);
+    let number = elsewhere.chain.block_number();
+    house.chain.mine(number - house.chain.block_number());
+    let hash = block(&house, &format!("{number:#x}")).await["hash"].as_str().unwrap().to_owned();
+    let rpcs = || vec![honest(&elsewhere), honest(&house), honest(&house)];
+    let shown = async |network: &EvmNetwork, number| {
+        let headers = network.headers(&[number]).await.unwrap();
+        headers[0].as_ref().map(|header| header.block.hash.clone())
+    };
+    let below = pool(&house, Settings::default(), rpcs());
+    assert_ne!(shown(&below, number).await.as_ref(), Some(&hash), "the node does not lie");
+    let network = pool(&house, tiered(2), rpcs());
+    for _ in 0..6 {
+        assert_eq!(shown(&network, number).await.as_ref(), Some(&hash), "one node alone");
+        assert_eq!(shown(&network, number + 1).await, None);
+    }
+    let two = pool(&house, tiered(2), rpcs().drain(..2).collect());
+    for _ in 0..2 {
+        assert_eq!(shown(&two, number).await, None, "of two nobody knows who lies");
+    }
+    let gone = rpc_over(&house, |_, _| Meddling::Drop);
+    let few = pool(&house, tiered(2), vec![honest(&house), gone]);
+    few.headers(&[number]).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn above_a_tier_no_node_alone_says_how_deep_a_block_is() {
+    let house = House::new();
+    house.chain.mine(10);
+    let mut ahead = block(&house, "latest").await;
+    ahead["number"] = json!("0xffffff");
+    let ahead = rpc_over(&house, move |method, params| match method {
+        "eth_getBlockByNumber" if params[0] == "latest" => Meddling::Answer(ahead.clone()),
+        _ => Meddling::Pass,
+    });
+    let behind = rpc_over(&house, |method, params| match method {
+        "eth_getBlockByNumber" if params[0] == "latest" => Meddling::Earlier(2),
+        _ => Meddling::Pass,
+    });
+    let top = house.chain.block_number();
+    for (rpcs, nodes, expected) in [
+        (vec![ahead.clone(), honest(&house), honest(&house)], 2, top),
+        (vec![behind.clone(), honest(&house), honest(&house)], 2, top),
+        (vec![behind.clone(), honest(&house)], 2, top - 2),
+        // Below every tier one node is believed.
+        (vec![ahead, honest(&house)], 1, 0xff_ffff),
+    ] {
+        let network = pool(&house, tiered(nodes), rpcs);
+        let seen = network.head().await.unwrap();
+        let head = network.common_head(seen).await.unwrap();
+        assert_eq!(head.block.number, expected);
+    }
 }
 
 #[test]

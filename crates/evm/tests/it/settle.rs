@@ -51,7 +51,7 @@ async fn the_money_moves_and_is_proven_to_the_wei() {
     else {
         panic!("not proven")
     };
-    assert_eq!((transaction, block), (sent.transaction.clone(), house.chain.block_number()));
+    assert_eq!((transaction, block.number), (sent.transaction.clone(), house.chain.block_number()));
     let amount = U256::from(10_000);
     assert_eq!(house.usdc_of(payee).await, payee_had + amount);
     assert_eq!(house.usdc_of(payer).await, payer_had - amount);

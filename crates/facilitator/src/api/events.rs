@@ -233,7 +233,9 @@ pub(crate) fn event(record: &Record, reader: &Reader) -> Option<Value> {
     }
     match &record.change {
         Change::Settled { block, .. } => _ = told.insert("block".into(), (*block).into()),
-        Change::Failed { reason, .. } => _ = told.insert("reason".into(), reason.clone().into()),
+        Change::Failed { reason, .. } | Change::Reverted { reason, .. } => {
+            _ = told.insert("reason".into(), reason.clone().into())
+        }
         _ => {}
     }
     if operator {
@@ -255,7 +257,7 @@ fn for_operators(record: &Record, told: &mut Map<String, Value>) {
             told.insert("signer".into(), sent.signer.clone().into());
             told.insert("nonce".into(), sent.nonce.into());
         }
-        Change::Settled { fee, .. } | Change::Failed { fee, .. } => {
+        Change::Settled { fee, .. } | Change::Failed { fee, .. } | Change::Reverted { fee, .. } => {
             told.insert("fee".into(), fee.to_string().into());
         }
         _ => {}

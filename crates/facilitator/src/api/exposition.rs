@@ -151,6 +151,29 @@ impl Page<'_> {
         let help = "Journal entries that reached their end, once each: payments, and errands such \
                     as adoptions";
         self.counters("entries_closed", help, closed)?;
+        let (mut reopened, mut watched) = (Vec::new(), Vec::new());
+        let (mut reverted, mut lost) = (Vec::new(), Vec::new());
+        for post in engine.posts() {
+            let desk = &post.idle;
+            let of = || vec![label("network", desk.id.as_str())];
+            reopened.push((of(), desk.metrics.reopened.read()));
+            // Only who leads watches.
+            let blocks = post.crew().map_or(0, |crew| crew.desk.watched.len());
+            watched.push((of(), u64::try_from(blocks).unwrap_or(u64::MAX)));
+            for (asset, loss) in desk.metrics.reverted.read() {
+                let of = || vec![label("network", desk.id.as_str()), label("asset", &asset)];
+                reverted.push((of(), loss.count));
+                lost.push((of(), loss.amount));
+            }
+        }
+        let help = "Closed entries that were opened again since the chain undid their block";
+        self.counters("entries_reopened", help, reopened)?;
+        let help = "Settlements that were told, that the chain undid, and that cannot be had again";
+        self.counters("settlements_reverted", help, reverted)?;
+        let help = "What was charged by them, in atomic units of the asset";
+        self.counters("settlements_reverted_amount", help, lost)?;
+        let help = "Blocks that closed entries and are not buried yet";
+        self.gauges("watched_blocks", help, watched)?;
         let help = "From an entry to its end, in whole seconds";
         self.durations("entry_duration_seconds", help, engine, |m| &m.entries)?;
         let help = "Fees of the transactions of closed entries, in whole gwei; what is below one is \

@@ -91,12 +91,14 @@ fn standing(entry: &Entry) -> Value {
         Stage::Sent(_) => "sent",
         Stage::Final(Outcome::Settled { .. }) => "settled",
         Stage::Final(Outcome::Failed { .. }) => "failed",
+        Stage::Final(Outcome::Reverted { .. }) => "reverted",
     };
     let mut told = Map::new();
     told.insert("id".into(), id_of(&new.key).into());
     told.insert("network".into(), new.network.as_str().into());
     told.insert("stage".into(), stage.into());
     told.insert("final".into(), matches!(entry.stage, Stage::Final(_)).into());
+    told.insert("watched".into(), entry.watch.is_some().into());
     told.insert("payer".into(), new.payer.clone().into());
     told.insert("amount".into(), new.amount.to_string().into());
     told.insert("enteredAt".into(), new.entered_at.0.into());

@@ -175,7 +175,10 @@ impl Webhook {
     /// Callers are sent how payments ended; operators everything that ended too. What is on its way is
     /// told by the stream of events.
     fn wants(&self, record: &Record) -> bool {
-        let ended = matches!(record.change, Change::Settled { .. } | Change::Failed { .. });
+        let ended = matches!(
+            record.change,
+            Change::Settled { .. } | Change::Failed { .. } | Change::Reverted { .. }
+        );
         ended
             && match &self.0.of {
                 Of::All => true,

@@ -1,6 +1,6 @@
 //! A chain that does what its script says: deterministic, in memory, no cryptography.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    ChainStatus, Identified, Network, Pack, Packing, SecretBytes, SendError, SentAs,
-    SignedTransaction, Unverified, Verified,
+    Backing, BlockId, ChainStatus, Header, Identified, Network, Pack, Packing, SecretBytes,
+    SendError, SentAs, SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::UnixTime;
 use pay402_core::{
@@ -71,6 +71,8 @@ pub struct State {
     pub reverts_next: bool,
     /// How payments are packed.
     pub packing: Option<Packing>,
+    /// What the payer had at first, in atomic units, where payments are held against that.
+    pub held: Option<u64>,
     /// Payments that a pack does not make.
     pub leave_out: Vec<PaymentKey>,
     /// Payments of which the chain shows nothing.
@@ -82,17 +84,40 @@ pub struct State {
     pub handed: Vec<Tx>,
     pub transfers: usize,
     pub reverted: usize,
-    block: u64,
+    /// How often the newest block was asked for.
+    pub heads: usize,
+    /// How often blocks were asked for by number.
+    pub headers: usize,
+    blocks: Vec<Block>,
     pool: BTreeMap<(String, u64), Tx>,
     consumed: HashMap<String, u64>,
-    used: HashMap<String, (String, u64)>,
-    mined: HashSet<String>,
+    used: HashMap<String, (String, BlockId)>,
+    mined: HashMap<String, BlockId>,
+    forks: usize,
+}
+
+/// A block and what is in it.
+#[derive(Debug)]
+struct Block {
+    hash: String,
+    txs: Vec<Tx>,
+    /// Authorizations that somebody else used.
+    preempted: Vec<String>,
+}
+
+/// What becomes of the transactions of blocks that are undone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Undone {
+    /// They are in no pool any more.
+    Lost,
+    /// They go back to the pool, and are in the first of the new blocks.
+    Returned,
 }
 
 impl State {
     /// Mines everything that can be mined.
     pub fn mine(&mut self) {
-        self.block += 1;
+        let block = self.next_block();
         loop {
             let next =
                 self.pool.keys().find(|(s, n)| self.consumed.get(s).copied().unwrap_or(0) == *n);
@@ -100,6 +125,7 @@ impl State {
             let tx = self.pool.remove(&next).unwrap();
             *self.consumed.entry(tx.signer.clone()).or_default() += 1;
             let reverts = std::mem::take(&mut self.reverts_next);
+            self.blocks.last_mut().unwrap().txs.push(tx.clone());
             self.spent += fee(tx.authorizations.len());
             let is_pack = tx.authorizations.len() > 1;
             for authorization in tx.authorizations {
@@ -113,10 +139,10 @@ impl State {
                     self.reverted += 1;
                 } else {
                     self.transfers += 1;
-                    self.used.insert(authorization, (tx.hash.clone(), self.block));
+                    self.used.insert(authorization, (tx.hash.clone(), block.clone()));
                 }
             }
-            self.mined.insert(tx.hash);
+            self.mined.insert(tx.hash, block.clone());
         }
         // What lost its nonce to another transaction leaves the pool.
         let consumed = &self.consumed;
@@ -130,13 +156,78 @@ impl State {
 
     /// Somebody else has the authorization mined first.
     pub fn preempt(&mut self, key: &PaymentKey) {
-        self.block += 1;
+        let block = self.next_block();
         self.transfers += 1;
-        self.used.insert(key.to_string(), ("0xsomebody-else".into(), self.block));
+        self.blocks.last_mut().unwrap().preempted.push(key.to_string());
+        self.used.insert(key.to_string(), ("0xsomebody-else".into(), block));
+    }
+
+    /// The number of the newest block.
+    pub fn height(&self) -> u64 {
+        self.blocks.len() as u64
+    }
+
+    fn next_block(&mut self) -> BlockId {
+        let hash = format!("0xfork{}-{}", self.forks, self.blocks.len() + 1);
+        self.blocks.push(Block { hash, txs: Vec::new(), preempted: Vec::new() });
+        self.block_id(self.blocks.len()).unwrap()
+    }
+
+    fn block_id(&self, number: usize) -> Option<BlockId> {
+        let block = self.blocks.get(number.checked_sub(1)?)?;
+        Some(BlockId { number: number as u64, hash: block.hash.clone() })
+    }
+
+    fn header(&self, number: usize) -> Option<Header> {
+        let parent = self.block_id(number.saturating_sub(1)).map(|block| block.hash);
+        let (block, time) = (self.block_id(number)?, UnixTime(self.time));
+        Some(Header { block, parent: parent.unwrap_or_default(), time })
+    }
+
+    /// Undoes the last `depth` blocks; one more than these takes their place.
+    pub fn reorganize(&mut self, depth: usize, undone: Undone) {
+        self.undo(depth, undone);
+        self.mine();
+        for _ in 0..depth {
+            self.next_block();
+        }
+    }
+
+    /// Undoes the last `depth` blocks; none has taken their place yet.
+    pub fn undo(&mut self, depth: usize, undone: Undone) {
+        self.forks += 1;
+        for block in self.blocks.split_off(self.blocks.len() - depth) {
+            for authorization in block.preempted {
+                self.used.remove(&authorization);
+                self.transfers -= 1;
+            }
+            for tx in block.txs {
+                *self.consumed.get_mut(&tx.signer).unwrap() -= 1;
+                self.mined.remove(&tx.hash);
+                self.spent -= fee(tx.authorizations.len());
+                for authorization in &tx.authorizations {
+                    match self.used.get(authorization) {
+                        Some((by, _)) if *by == tx.hash => {
+                            self.used.remove(authorization);
+                            self.transfers -= 1;
+                        }
+                        _ => self.reverted -= 1,
+                    }
+                }
+                if undone == Undone::Returned {
+                    self.pool.insert((tx.signer.clone(), tx.nonce), tx);
+                }
+            }
+        }
+        if undone == Undone::Lost {
+            self.pool.clear();
+        }
     }
 
     /// A reorganisation takes out everything that was mined, and nobody has it any more.
     pub fn forget(&mut self) {
+        self.forks += 1;
+        self.blocks.clear();
         self.used.clear();
         self.mined.clear();
         self.pool.clear();
@@ -163,6 +254,10 @@ pub struct Chain {
 pub const NOW: u64 = 1_000_000;
 /// When the payments of the tests expire.
 pub const EXPIRES: u64 = NOW + 300;
+/// What a payment of the tests charges, in atomic units.
+const PRICE: u64 = 10_000;
+/// What payments are taken from.
+const PURSE: &str = "0xasset/0xpayer";
 /// Stands in every plan and every signed transaction.
 pub const CANARY: &str = "CANARY-spendable-bytes";
 
@@ -174,7 +269,7 @@ pub fn terms() -> Requirements {
     Requirements {
         scheme: Scheme::EXACT,
         network: network(),
-        amount: Amount::from(10_000),
+        amount: Amount::from(PRICE),
         asset: "0xasset".into(),
         pay_to: "0xpayee".into(),
         max_timeout_seconds: 60,
@@ -342,14 +437,21 @@ impl Network for Chain {
         }
         let (key, amount) = (identified.key.as_str(), payment.charge());
         let plan = json!({"key": key, "amount": amount, "canary": CANARY}).to_string();
-        Ok(Verified::attest(
+        let held = state.held.map(|held| held - PRICE * u64::try_from(state.transfers).unwrap());
+        let backing = held.map(|held| Backing { source: PURSE.into(), held: held.into() });
+        let verified = Verified::attest(
             identified.key,
             identified.fingerprint,
             identified.payer,
             payment.terms().amount,
             UnixTime(EXPIRES),
             SecretBytes::new(plan.into_bytes()),
-        ))
+        );
+        Ok(verified.backed_by(backing.into_iter().collect()))
+    }
+
+    fn sources(&self, _: &SecretBytes) -> Vec<String> {
+        self.state().held.map(|_| PURSE.into()).into_iter().collect()
     }
 
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
@@ -440,6 +542,24 @@ impl Network for Chain {
         }
     }
 
+    async fn head(&self) -> Result<Header, Unavailable> {
+        self.maybe_hang().await;
+        let mut state = self.state();
+        state.heads += 1;
+        if state.blocks.is_empty() {
+            state.next_block();
+        }
+        Ok(state.header(state.blocks.len()).unwrap())
+    }
+
+    async fn headers(&self, numbers: &[u64]) -> Result<Vec<Option<Header>>, Unavailable> {
+        self.maybe_hang().await;
+        let mut state = self.state();
+        state.headers += numbers.len();
+        let header = |number: &u64| state.header(usize::try_from(*number).unwrap());
+        Ok(numbers.iter().map(header).collect())
+    }
+
     async fn status(
         &self,
         plan: &SecretBytes,
@@ -457,7 +577,7 @@ impl Network for Chain {
         if state.hidden.iter().any(|hidden| hidden.as_str() == key) {
             return Err(Unavailable::new("rpc", "no logs"));
         }
-        let ours = sent.filter(|sent| state.mined.contains(&sent.transaction));
+        let ours = sent.filter(|sent| state.mined.contains_key(&sent.transaction));
         let cost = ours.map_or(Amount::ZERO, |sent| {
             sent.part.share(fee(usize::try_from(sent.part.of).unwrap()).into())
         });
@@ -466,15 +586,17 @@ impl Network for Chain {
             if state.shallow {
                 return Ok(ChainStatus::Shallow { transaction });
             }
-            return Ok(ChainStatus::Proven { transaction, block: *block, fee: cost });
+            return Ok(ChainStatus::Proven { transaction, block: block.clone(), fee: cost });
         }
         if let Some(sent) = ours {
+            let block = state.mined[&sent.transaction].clone();
             if !sent.part.is_whole() {
-                return Ok(ChainStatus::LeftOut { expired: state.time >= EXPIRES, fee: cost });
+                let expired = state.time >= EXPIRES;
+                return Ok(ChainStatus::LeftOut { expired, block, fee: cost });
             }
             let refused = Refused::from(Refusal::TransactionReverted)
                 .with_transaction(sent.transaction.clone());
-            return Ok(ChainStatus::Failed { refused, fee: cost });
+            return Ok(ChainStatus::Failed { refused, block, fee: cost });
         }
         let consumed = |signer: &str| state.consumed.get(signer).copied().unwrap_or(0);
         Ok(ChainStatus::Open {

@@ -11,12 +11,15 @@ use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stag
 use crate::chain::payment;
 
 /// What only some payments come to: those that wait for an errand (see `approvals`), those that share a
-/// transaction (see `packs`), and those whose transaction is replaced (see `fees`).
-const ELSEWHERE: [Failpoint; 7] = [
+/// transaction (see `packs`), those whose transaction is replaced (see `fees`), and those whose block is
+/// undone (see `reorg`).
+const ELSEWHERE: [Failpoint; 9] = [
     Failpoint::AfterPackSignBeforeJournal,
     Failpoint::AfterPackJournalBeforeSend,
     Failpoint::AfterPackProofBeforeClose,
     Failpoint::AfterPackCloseBeforeAlone,
+    Failpoint::AfterUndoneBeforeReopen,
+    Failpoint::AfterReopenBeforeResend,
     Failpoint::AfterErrandBeforePayment,
     Failpoint::AfterReplaceBeforeJournal,
     Failpoint::AfterReplaceJournalBeforeSend,

@@ -11,6 +11,7 @@ use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Holder, Journal, JournalError, Lease, Leased,
     NewEntry,
 };
+use pay402_core::network::BlockId;
 use pay402_core::time::UnixTime;
 use pay402_core::{NetworkId, PaymentKey};
 
@@ -151,6 +152,25 @@ impl Journal for Flaky {
     ) -> Result<u64, JournalError> {
         self.works()?;
         self.journal.failures(network, payer, since).await
+    }
+
+    async fn watched_blocks(&self, network: &NetworkId) -> Result<Vec<BlockId>, JournalError> {
+        self.works()?;
+        self.journal.watched_blocks(network).await
+    }
+
+    async fn watched_in(
+        &self,
+        network: &NetworkId,
+        block: &BlockId,
+    ) -> Result<Vec<Entry>, JournalError> {
+        self.works()?;
+        self.journal.watched_in(network, block).await
+    }
+
+    async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError> {
+        self.works()?;
+        self.journal.bury(lease, through, limit).await
     }
 
     async fn hand_over(

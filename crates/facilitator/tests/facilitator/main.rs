@@ -36,6 +36,7 @@ mod packs;
 mod postgres;
 #[cfg(unix)]
 mod postgres_replicas;
+mod reorg;
 mod settle;
 mod settlements;
 mod strikes;

@@ -59,6 +59,7 @@ async fn a_settlement_is_followed_from_entry_to_end() {
     let expected = |stage: &str, is_final: bool| {
         json!({
             "id": ID, "network": "eip155:84532", "stage": stage, "final": is_final,
+            "watched": is_final,
             "payer": "0xpayer", "amount": "10000", "enteredAt": NOW, "expiresAt": EXPIRES,
             "transaction": hash,
         })

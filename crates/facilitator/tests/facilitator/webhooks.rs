@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::api::{ask, body, read};
 use crate::bed::{Bed, LONG, done, options, settle, until};
-use crate::chain::payment;
+use crate::chain::{EXPIRES, Undone, payment};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -142,6 +142,30 @@ async fn a_caller_is_sent_how_its_payments_ended() {
     let line = "x402_webhook_events_total{webhook=\"operator\",outcome=\"delivered\"} 2";
     let figures = String::from_utf8(figures.body).unwrap();
     assert!(figures.contains(line), "{figures}");
+}
+
+#[tokio::test]
+async fn who_delivered_is_sent_the_loss() {
+    let (bed, alice, all) = (Bed::new(), Shop::default(), Shop::default());
+    let hooks = vec![
+        hook(Of::Caller("alice".into()), alice.open().await, "/hook"),
+        hook(Of::All, all.open().await, "/hook"),
+    ];
+    let watch_every = Duration::from_millis(2);
+    let engine = bed.start_with(Options { watch_every, ..with(hooks) }).await;
+    pay(&keyed(&engine), "alice", "1").await;
+    {
+        let mut state = bed.chain.state();
+        state.time = EXPIRES;
+        state.reorganize(1, Undone::Lost);
+    }
+    for shop in [alice, all] {
+        until("the loss was sent", || async { shop.taken().len() == 2 }).await;
+        assert_eq!(shop.of("1"), ["settlement.settled", "settlement.reverted"]);
+        let lost = &shop.taken()[1]["data"];
+        assert_eq!((&lost["event"], &lost["amount"]), (&"reverted".into(), &"10000".into()));
+        assert!(lost["reason"].is_string(), "{lost}");
+    }
 }
 
 #[tokio::test]

@@ -28,29 +28,30 @@ mod connect;
 mod history;
 mod hook;
 mod schema;
+mod stages;
+mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
 use pay402_core::error::{Misconfigured, Unavailable};
-use pay402_core::history::{Change, Record, Span};
+use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
     Leased, NewEntry,
 };
-use pay402_core::network::SentAs;
+use pay402_core::network::{BlockId, SentAs};
 use pay402_core::time::{Clock, UnixTime};
 use pay402_core::{NetworkId, PaymentKey};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::column::{Columns, Hash, Money, Net, Whole, Words};
+use crate::column::{Columns, Hash, Money, Net, Whole};
 use crate::entry::{
-    EntryRow, Held, RELEASED, Turn, advanced, columns, count, delivery_text, nonce_after,
-    read_entry,
+    EntryRow, Held, RELEASED, Turn, advanced, count, delivery_text, nonce_after, read_entry,
 };
 use crate::history::Noted;
 
@@ -61,30 +62,44 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Furthest that this machine's clock may be from the server's, in seconds.
 pub const SKEW_S_MAX: u64 = 30;
 
-/// The transactions whose place the recorded one of `$entry` was to take.
-macro_rules! replaced {
+/// What every query of entries brings along of `$entry`, whose watched row is joined: the transactions
+/// whose place the recorded one was to take, and what is watched.
+macro_rules! beside {
     ($entry:literal) => {
         concat!(
             "(SELECT string_agg(other.transaction_hash, ' ' ORDER BY other.seq)
               FROM pay402_journal.signed_transaction AS other
               WHERE other.entry = ",
             $entry,
-            ".seq AND other.signer = ",
+            ".seq AND other.signer = coalesce(",
             $entry,
-            ".signer AND other.nonce = ",
+            ".signer, watched.signer) AND other.nonce = coalesce(",
             $entry,
-            ".nonce AND other.transaction_hash <> ",
+            ".nonce, watched.nonce) AND other.transaction_hash
+                <> coalesce(watched.transaction_hash, ",
             $entry,
-            ".transaction_hash) AS replaced"
+            ".transaction_hash)) AS replaced,
+             watched.block AS watched_block, watched.block_hash AS watched_hash,
+             watched.plan AS watched_plan, watched.signer AS watched_signer,
+             watched.nonce AS watched_nonce, watched.raw AS watched_raw,
+             watched.transaction_hash AS watched_transaction, watched.part AS watched_part,
+             watched.parts AS watched_parts, watched.spent AS watched_spent"
         )
     };
 }
 /// Selects entries.
 macro_rules! entries {
     () => {
-        concat!("SELECT *, ", replaced!("entry"), " FROM pay402_journal.entry")
+        concat!(
+            "SELECT entry.*, ",
+            beside!("entry"),
+            " FROM pay402_journal.entry
+              LEFT JOIN pay402_journal.watched ON watched.entry = entry.seq"
+        )
     };
 }
+
+use {beside, entries};
 
 const ENTER: &str = concat!(
     "
@@ -99,16 +114,17 @@ const ENTER: &str = concat!(
         SELECT seq, entered_at, 'entered', delivery, entered_by FROM new
     )
     SELECT new.seq IS NOT NULL AS is_new, known.*, ",
-    replaced!("known"),
+    beside!("known"),
     " FROM (VALUES (1)) AS one
     LEFT JOIN new ON true
-    LEFT JOIN pay402_journal.entry AS known ON known.key = $1"
+    LEFT JOIN pay402_journal.entry AS known ON known.key = $1
+    LEFT JOIN pay402_journal.watched ON watched.entry = known.seq"
 );
 const FIND: &str = concat!(entries!(), " WHERE key = $1");
 const UNFINISHED: &str = concat!(
     entries!(),
-    " WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
-    ORDER BY seq LIMIT $2"
+    " WHERE entry.network = $1 AND stage IN ('due', 'signed', 'sent')
+    ORDER BY entry.seq LIMIT $2"
 );
 const NEWEST: &str = concat!(entries!(), " ORDER BY seq DESC LIMIT $1");
 const BACKLOG: &str = "
@@ -124,6 +140,7 @@ const FAILURES: &str = "
 const HAND_OVER: &str = "
     WITH changed AS (
         UPDATE pay402_journal.entry SET delivery = $3 WHERE key = $1 AND delivery = $2
+          AND ($3 <> 'delivered' OR stage = 'settled')
         RETURNING seq, delivery, entered_by
     )
     INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by)
@@ -158,7 +175,7 @@ const OWE_ALL: &str = "
     SELECT seq, $2, 'handed_over', delivery, entered_by FROM changed ORDER BY seq";
 /// An entry of another network is none of the lease's holder.
 const ENTRIES_LOCKED: &str =
-    concat!(entries!(), " WHERE key = ANY ($1) AND network = $2 FOR UPDATE");
+    concat!(entries!(), " WHERE key = ANY ($1) AND entry.network = $2 FOR UPDATE OF entry");
 const RECORD_SIGNED: &str = "
     INSERT INTO pay402_journal.signed_transaction (entry, network, signer, nonce, transaction_hash)
     SELECT signed.entry, $1, signed.signer, signed.nonce, signed.transaction_hash
@@ -170,12 +187,12 @@ const WRITE_STAGES: &str = "
     SET stage = now.stage, delivery = now.delivery, plan = now.plan, signer = now.signer,
         nonce = now.nonce, raw = now.raw, transaction_hash = now.transaction_hash,
         block = now.block, fee = now.fee, reason = now.reason, message = now.message,
-        part = now.part, parts = now.parts, spent = now.spent
+        part = now.part, parts = now.parts, spent = now.spent, reverted = now.reverted
     FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[],
                 $7::bytea[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[],
-                $13::bigint[], $14::bigint[], $15::text[])
+                $13::bigint[], $14::bigint[], $15::text[], $16::boolean[])
          AS now (seq, stage, delivery, plan, signer, nonce, raw, transaction_hash, block, fee,
-                 reason, message, part, parts, spent)
+                 reason, message, part, parts, spent, reverted)
     WHERE entry.seq = now.seq";
 
 /// A [`Journal`] in a PostgreSQL database. Several processes may share it: one of them at a time
@@ -462,6 +479,31 @@ impl Journal for PgJournal {
         .await
     }
 
+    async fn watched_blocks(&self, network: &NetworkId) -> Result<Vec<BlockId>, JournalError> {
+        let network = network.clone();
+        self.run(move |client| Box::pin(async move { watch::blocks(client, network).await })).await
+    }
+
+    async fn watched_in(
+        &self,
+        network: &NetworkId,
+        block: &BlockId,
+    ) -> Result<Vec<Entry>, JournalError> {
+        let (network, block) = (network.clone(), block.clone());
+        self.run(move |client| {
+            Box::pin(async move { watch::entries_in(client, network, &block).await })
+        })
+        .await
+    }
+
+    async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError> {
+        let lease = lease.clone();
+        self.run(move |client| {
+            Box::pin(async move { watch::bury(client, &lease, through, limit).await })
+        })
+        .await
+    }
+
     async fn hand_over(
         &self,
         key: &PaymentKey,
@@ -647,6 +689,9 @@ async fn advance(client: &Client, lease: &Lease, changes: Vec<Advance>) -> Outco
     let mut batch = Batch::default();
     for row in &found? {
         let found = entry_of(row)?;
+        if found.entry.watch.is_some() {
+            batch.watched.insert(found.seq);
+        }
         batch.now.insert(found.entry.new.key.clone(), found);
     }
     let after = changes.into_iter().map(|change| batch.apply(change)).collect::<Outcomes<_>>()?;
@@ -660,6 +705,8 @@ struct Batch {
     now: HashMap<PaymentKey, EntryRow>,
     signed: Vec<(i64, SentAs)>,
     noted: Vec<Noted>,
+    /// Those that were watched before the changes.
+    watched: HashSet<i64>,
 }
 
 impl Batch {
@@ -669,9 +716,10 @@ impl Batch {
         if let Event::Signed(signed) | Event::Replaced(signed) = &change.event {
             self.signed.push((row.seq, signed.sent.clone()));
         }
-        let (happened, at) = (Change::by(&change.event, &row.entry.stage), change.at);
-        row.entry = advanced(row.entry.clone(), change)?;
-        self.noted.push(Noted::of(row.seq, &row.entry, happened, at));
+        let at = change.at;
+        let (entry, told) = advanced(row.entry.clone(), change)?;
+        row.entry = entry;
+        self.noted.extend(told.map(|told| Noted::of(row.seq, &row.entry, told, at)));
         Ok(row.entry.clone())
     }
 
@@ -687,88 +735,49 @@ impl Batch {
         let signers = signed(|sent| sent.signer.clone());
         let nonces: Vec<Whole> = self.signed.iter().map(|(_, sent)| Whole(sent.nonce)).collect();
         let hashes = signed(|sent| sent.transaction.clone());
-        let stages = Stages::of(self.now.values());
+        let stages = stages::Stages::of(self.now.values());
         let parameters = stages.parameters();
         let id = network.as_str();
         let sent: Parameters<'_> = &[&id, &of, &signers, &nonces, &hashes];
+        let watches = watch::Watches::of(self.now.values());
+        let watching = watches.parameters(&id);
+        let was_watched = |row: &&EntryRow| self.watched.contains(&row.seq);
+        let left: Vec<i64> = self
+            .now
+            .values()
+            .filter(|row| row.entry.watch.is_none())
+            .filter(was_watched)
+            .map(|row| row.seq)
+            .collect();
+        let leaving: Parameters<'_> = &[&left];
+        let watched_now = client.prepare_cached(watch::WATCH).await?;
+        let unwatch = client.prepare_cached(watch::UNWATCH).await?;
+        // A stage is written before what is watched: an entry moves only while it is watched.
         let noted = history::Columns::of(&self.noted);
         let noted = noted.parameters();
-        let (recorded, written, noted, committed) = tokio::join!(
+        let (recorded, written, watched, unwatched, noted, committed) = tokio::join!(
             biased;
             client.execute(&record, sent),
             client.execute(&write, &parameters),
+            unless(watches.entry.is_empty(), client.execute(&watched_now, &watching)),
+            unless(left.is_empty(), client.execute(&unwatch, leaving)),
             client.execute(&note, &noted),
             client.batch_execute("COMMIT"),
         );
         // After an error the server undoes everything, whatever follows it.
         recorded?;
         written?;
+        watched?;
+        unwatched?;
         noted?;
         committed.map_err(Stop::from)
     }
 }
 
-/// The columns of many entries, each an array.
-#[derive(Default)]
-struct Stages<'a> {
-    seq: Vec<i64>,
-    stage: Vec<&'static str>,
-    delivery: Vec<&'static str>,
-    plan: Vec<&'a [u8]>,
-    signer: Vec<Option<&'a str>>,
-    nonce: Vec<Option<Whole>>,
-    raw: Vec<Option<&'a [u8]>>,
-    transaction: Vec<Option<&'a str>>,
-    block: Vec<Option<Whole>>,
-    fee: Vec<Option<Money>>,
-    reason: Vec<Option<&'a str>>,
-    message: Vec<Option<Words>>,
-    part: Vec<Option<i64>>,
-    parts: Vec<Option<i64>>,
-    spent: Vec<Option<Money>>,
-}
-
-impl<'a> Stages<'a> {
-    fn of(entries: impl Iterator<Item = &'a EntryRow>) -> Self {
-        let mut all = Self::default();
-        for EntryRow { seq, entry } in entries {
-            let columns = columns(&entry.stage);
-            all.seq.push(*seq);
-            all.stage.push(columns.stage);
-            all.delivery.push(delivery_text(entry.delivery));
-            all.plan.push(&entry.new.plan);
-            all.signer.push(columns.signed.map(|signed| &*signed.sent.signer));
-            all.nonce.push(columns.signed.map(|signed| Whole(signed.sent.nonce)));
-            all.raw.push(columns.signed.map(|signed| &*signed.raw));
-            all.transaction.push(columns.transaction);
-            all.block.push(columns.block.map(Whole));
-            all.fee.push(columns.fee);
-            all.reason.push(columns.reason);
-            all.message.push(columns.message.map(|message| Words(message.to_owned())));
-            all.part.push(columns.part.map(|(index, _)| index));
-            all.parts.push(columns.part.map(|(_, of)| of));
-            all.spent.push(columns.spent);
-        }
-        all
-    }
-
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 15] {
-        [
-            &self.seq,
-            &self.stage,
-            &self.delivery,
-            &self.plan,
-            &self.signer,
-            &self.nonce,
-            &self.raw,
-            &self.transaction,
-            &self.block,
-            &self.fee,
-            &self.reason,
-            &self.message,
-            &self.part,
-            &self.parts,
-            &self.spent,
-        ]
-    }
+/// Runs a command unless there is nothing for it to do.
+async fn unless(
+    idle: bool,
+    command: impl Future<Output = Result<u64, tokio_postgres::Error>>,
+) -> Result<u64, tokio_postgres::Error> {
+    if idle { Ok(0) } else { command.await }
 }

@@ -17,6 +17,7 @@ pub(super) const JOURNAL: Schema = Schema {
         include_str!("../../migrations/journal-postgres/0003_leader.sql"),
         include_str!("../../migrations/journal-postgres/0004_packs.sql"),
         include_str!("../../migrations/journal-postgres/0005_hooks.sql"),
+        include_str!("../../migrations/journal-postgres/0006_watched.sql"),
     ],
 };
 

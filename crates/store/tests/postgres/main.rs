@@ -34,4 +34,8 @@ mod postgres_conformance {
     mod history {
         pay402_core::history_conformance!(super::fresh);
     }
+
+    mod watch {
+        pay402_core::watch_conformance!(super::fresh);
+    }
 }

@@ -8,6 +8,7 @@ use pay402_core::time::{ManualClock, UnixTime};
 use pay402_store::{PgJournal, SKEW_S_MAX};
 
 use crate::cluster::{Cluster, Database};
+use crate::postgres_history::BACK_TO_5;
 use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
 
 async fn open(database: &Database<'_>) -> PgJournal {
@@ -79,7 +80,7 @@ async fn schemas_of_strangers_and_of_the_future_are_refused_and_left_alone() {
 
     let database = Cluster::shared().database();
     drop(open(&database).await);
-    for format in ["6", "99", "-1", "0"] {
+    for format in ["7", "99", "-1", "0"] {
         let set = "DELETE FROM pay402_journal.migration; INSERT INTO pay402_journal.migration";
         database.sql(&format!("{set} VALUES ({format})")).unwrap();
         let refused = PgJournal::open(&database.url(), None).await.unwrap_err();
@@ -197,6 +198,7 @@ async fn a_journal_of_the_second_format_keeps_its_leases() {
                 ALTER TABLE pay402_journal.entry DROP COLUMN parts, DROP COLUMN part,
                     DROP COLUMN spent;
                 DELETE FROM pay402_journal.migration WHERE format > 2";
+    database.sql(BACK_TO_5).unwrap();
     database.sql(back).unwrap();
     let journal = open(&database).await;
     assert_eq!(ask(&journal, "there").await, Leased::Held(holder("here")), "without an address");

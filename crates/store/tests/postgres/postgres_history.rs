@@ -7,7 +7,19 @@ use pay402_core::time::UnixTime;
 use pay402_store::PgJournal;
 
 use crate::cluster::{Cluster, Database};
-use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
+use crate::samples::{
+    LASTS, change, entry, goes_on_as_before, holder, in_every_state, key, network, settled, signed,
+};
+
+/// Takes a journal in PostgreSQL back to its fifth format.
+pub(crate) const BACK_TO_5: &str = "
+    DROP TRIGGER entry_final ON pay402_journal.entry;
+    DROP FUNCTION pay402_journal.refuse_unwatched; DROP TABLE pay402_journal.watched;
+    ALTER TABLE pay402_journal.entry DROP COLUMN reverted;
+    CREATE TRIGGER entry_final BEFORE UPDATE OF stage ON pay402_journal.entry
+    FOR EACH ROW WHEN (OLD.stage IN ('settled', 'failed'))
+    EXECUTE FUNCTION pay402_journal.refuse('a final journal entry does not move');
+    DELETE FROM pay402_journal.migration WHERE format > 5";
 
 async fn open(database: &Database<'_>) -> PgJournal {
     PgJournal::open(&database.url(), None).await.unwrap()
@@ -93,6 +105,7 @@ async fn entries_of_the_first_format_have_a_history_from_then_on() {
                     DROP COLUMN part, DROP COLUMN spent;
                 ALTER TABLE pay402_journal.lease DROP COLUMN url;
                 DELETE FROM pay402_journal.migration WHERE format > 1";
+    database.sql(BACK_TO_5).unwrap();
     database.sql(back).unwrap();
 
     let journal = open(&database).await;
@@ -109,4 +122,24 @@ async fn entries_of_the_first_format_have_a_history_from_then_on() {
     let records = journal.history(0, 100).await.unwrap();
     let told: Vec<_> = records.iter().map(|record| record.change.name()).collect();
     assert_eq!(told, ["settled", "settled", "settled", "handed_over"]);
+}
+
+#[tokio::test]
+async fn a_journal_of_the_fifth_format_goes_on() {
+    let database = Cluster::shared().database();
+    let journal = open(&database).await;
+    let lease = journal.lease(&network(), &holder("here"), UnixTime(0), LASTS).await;
+    let lease = lease.unwrap().granted().unwrap();
+    let mut before = Vec::new();
+    for name in in_every_state(&journal, &lease).await {
+        before.push(journal.find(&key(name)).await.unwrap().unwrap());
+    }
+    assert_eq!(journal.move_hook(&lease, "shop", None, 3).await, Ok(true));
+    drop(journal);
+    database.sql(BACK_TO_5).unwrap();
+
+    let journal = open(&database).await;
+    assert_eq!(journal.watched_blocks(&network()).await, Ok(Vec::new()));
+    assert_eq!(journal.hook("shop", &network()).await, Ok(Some(3)));
+    goes_on_as_before(&journal, &lease, before).await;
 }

@@ -15,6 +15,7 @@ use crate::samples::{
     LASTS, PAYER, asset, change, claim, entry, holder, key, limit, network, plan, reservation,
     settled, signed,
 };
+use crate::watched::BACK_TO_6;
 
 fn refused(path: &Path) -> Misconfigured {
     SqliteJournal::open(path).map(drop).unwrap_err()
@@ -239,12 +240,12 @@ fn later_formats_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     drop(SqliteJournal::open(&path).unwrap());
-    for version in ["7", "99", "-1"] {
+    for version in ["8", "99", "-1"] {
         tamper(&path, &format!("PRAGMA user_version = {version}"));
         let error = refused(&path);
         assert!(error.problem.contains("upgrade pay402"), "{error}");
     }
-    tamper(&path, "PRAGMA user_version = 6");
+    tamper(&path, "PRAGMA user_version = 7");
     drop(SqliteJournal::open(&path).unwrap());
 }
 
@@ -269,6 +270,7 @@ async fn a_journal_of_the_first_format_counts_its_failures() {
                 ALTER TABLE entry DROP COLUMN entered_by; ALTER TABLE entry DROP COLUMN parts;
                 ALTER TABLE entry DROP COLUMN part; ALTER TABLE entry DROP COLUMN spent;
                 PRAGMA user_version = 1";
+    tamper(&path, BACK_TO_6);
     tamper(&path, back);
     let journal = SqliteJournal::open(&path).unwrap();
     assert_eq!(journal.failures(&network(), PAYER, UnixTime(0)).await, Ok(1));

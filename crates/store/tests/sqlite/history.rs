@@ -7,6 +7,7 @@ use pay402_store::SqliteJournal;
 use rusqlite::Connection;
 
 use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed};
+use crate::watched::BACK_TO_6;
 
 const BACK: &str = "DROP TABLE history; DROP TABLE hook; ALTER TABLE entry DROP COLUMN entered_by;
                     ALTER TABLE lease DROP COLUMN url;
@@ -42,7 +43,10 @@ async fn entries_of_the_second_format_have_a_history_from_then_on() {
     ];
     journal.advance(&lease, rest).await.unwrap();
     drop(journal);
-    Connection::open(&path).unwrap().execute_batch(BACK).unwrap();
+    let file = Connection::open(&path).unwrap();
+    file.execute_batch(BACK_TO_6).unwrap();
+    file.execute_batch(BACK).unwrap();
+    drop(file);
 
     let journal = SqliteJournal::open(&path).unwrap();
     assert_eq!(journal.history(0, 100).await, Ok(Vec::new()));

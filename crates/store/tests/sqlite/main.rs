@@ -8,4 +8,5 @@ mod history;
 mod power_cut;
 mod processes;
 mod samples;
+mod watched;
 mod wiped;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use pay402_core::asset::AssetId;
 use pay402_core::grants::Claim;
-use pay402_core::journal::{Advance, Event, Holder, NewEntry, Outcome, SignedAs};
-use pay402_core::network::{Part, SentAs};
+use pay402_core::journal::{
+    Advance, Entered, Entry, Event, Holder, Journal, Lease, NewEntry, Outcome, SignedAs, Stage,
+};
+use pay402_core::network::{BlockId, Part, SentAs};
 use pay402_core::spend::{Intent, Limits, Plan, Quote, Reservation};
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, NetworkId, PaymentKey, Requirements, Scheme};
@@ -115,4 +117,64 @@ pub(crate) fn reservation(name: &str, amount: u64) -> Reservation {
 
 pub(crate) fn limit(total: u64) -> Limits {
     Limits { total: Some(Amount::from(total)) }
+}
+
+/// Has an entry in every state that a journal could hold before it watched any, each with its name.
+pub(crate) async fn in_every_state(journal: &impl Journal, lease: &Lease) -> [&'static str; 8] {
+    let names = ["due", "signed", "replaced", "sent", "settled", "failed", "packed", "with it"];
+    for name in names {
+        assert_eq!(journal.enter(entry(name)).await, Ok(Entered::New));
+    }
+    for (name, nonce) in [("signed", 1), ("replaced", 2), ("sent", 3), ("settled", 4)] {
+        let sign = change(name, Event::Signed(signed(nonce, vec![1])));
+        journal.advance(lease, vec![sign]).await.unwrap();
+    }
+    // They share a transaction, whose bytes are with one of them.
+    for (name, index, raw) in [("packed", 0, vec![5]), ("with it", 1, Vec::new())] {
+        let mut signed = SignedAs { spent: Amount::from(9), ..signed(5, raw) };
+        signed.sent.part = Part { index, of: 2 };
+        journal.advance(lease, vec![change(name, Event::Signed(signed))]).await.unwrap();
+    }
+    let mut dearer = signed(2, vec![2]);
+    dearer.sent.transaction = "0xdearer".into();
+    let failed = Outcome::Failed {
+        reason: "reverted".into(),
+        message: "why".into(),
+        transaction: Some("0xfailed".into()),
+        fee: Amount::from(3),
+    };
+    let rest = vec![
+        change("replaced", Event::Replaced(dearer)),
+        change("sent", Event::Sent),
+        change("settled", Event::Closed(settled())),
+        change("failed", Event::Closed(failed)),
+    ];
+    journal.advance(lease, rest).await.unwrap();
+    names
+}
+
+/// Holds a journal of an earlier format, with an entry in every state, against what it was: each reads as
+/// before, final ones stay, and the others are watched once a block closes them.
+pub(crate) async fn goes_on_as_before(journal: &impl Journal, lease: &Lease, before: Vec<Entry>) {
+    for was in before {
+        let key = was.new.key.clone();
+        assert_eq!(journal.find(&key).await.unwrap().unwrap(), was, "{key}");
+        let block = BlockId { number: 9, hash: "0xblock".into() };
+        let close =
+            |event| Advance { key: key.clone(), event, deliver: false, at: UnixTime(1_000) };
+        let closed = Event::ClosedIn(settled(), block.clone());
+        let closed = journal.advance(lease, vec![close(closed)]).await;
+        if matches!(was.stage, Stage::Final(_)) {
+            assert!(closed.is_err(), "{key} moved");
+            continue;
+        }
+        let watch = closed.unwrap()[0].watch.clone().unwrap();
+        let signed = match was.stage.clone() {
+            Stage::Signed(signed) | Stage::Sent(signed) => Some(signed),
+            Stage::Due | Stage::Final(_) => None,
+        };
+        assert_eq!((watch.block, &watch.signed), (block, &signed), "{key}");
+        let open = journal.advance(lease, vec![close(Event::Reopened)]).await.unwrap();
+        assert_eq!(open[0].new, was.new, "{key}");
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pay402_core::grants::Grants;
 use pay402_core::journal::{Event, Journal};
+use pay402_core::network::BlockId;
 use pay402_core::time::UnixTime;
 use pay402_store::{SqliteGrants, SqliteJournal};
 
@@ -49,10 +50,13 @@ async fn a_final_entry_leaves_nothing_spendable() {
     }
     assert!(on_disk(directory.path(), PLAN), "the test would prove nothing");
     assert!(on_disk(directory.path(), RAW), "the test would prove nothing");
-    for name in ["small", "large"] {
-        let close = change(name, Event::Closed(settled()));
-        journal.advance(&lease, vec![close]).await.unwrap();
-    }
+    let block = BlockId { number: 9, hash: "0xblock".into() };
+    let close = change("small", Event::Closed(settled()));
+    journal.advance(&lease, vec![close]).await.unwrap();
+    let close = change("large", Event::ClosedIn(settled(), block));
+    journal.advance(&lease, vec![close]).await.unwrap();
+    assert!(on_disk(directory.path(), RAW), "there is nothing to go on with");
+    assert_eq!(journal.bury(&lease, 9, 9).await, Ok(1));
     until_gone(directory.path(), PLAN).await;
     until_gone(directory.path(), RAW).await;
     assert!(journal.find(&key("large")).await.unwrap().is_some());

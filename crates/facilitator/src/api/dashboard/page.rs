@@ -305,7 +305,9 @@ pub(super) fn payment(entry: &Entry, history: &[Record], is_whole: bool) -> Html
         fact("Transaction", code(&transaction));
     }
     if let Stage::Final(outcome) = &entry.stage {
-        let (Outcome::Settled { fee, .. } | Outcome::Failed { fee, .. }) = outcome;
+        let (Outcome::Settled { fee, .. }
+        | Outcome::Failed { fee, .. }
+        | Outcome::Reverted { fee, .. }) = outcome;
         fact("Fee", Html::text(&format!("{} gwei", fee.to_units(GWEI_DECIMALS))));
     }
     if let Some(refused) = refused_by(entry) {
@@ -402,14 +404,19 @@ fn state(entry: &Entry) -> Html {
         Stage::Final(Outcome::Failed { reason, .. }) => {
             html!("{} {}", badge("bad", "failed"), code(reason))
         }
+        Stage::Final(Outcome::Reverted { reason, .. }) => {
+            html!("{} {}", badge("bad", "reverted"), code(reason))
+        }
     }
 }
 
 fn fee(entry: &Entry) -> Html {
     match &entry.stage {
-        Stage::Final(Outcome::Settled { fee, .. } | Outcome::Failed { fee, .. }) => {
-            Html::text(&fee.to_units(GWEI_DECIMALS))
-        }
+        Stage::Final(
+            Outcome::Settled { fee, .. }
+            | Outcome::Failed { fee, .. }
+            | Outcome::Reverted { fee, .. },
+        ) => Html::text(&fee.to_units(GWEI_DECIMALS)),
         Stage::Due | Stage::Signed(_) | Stage::Sent(_) => Html::default(),
     }
 }
@@ -420,7 +427,10 @@ fn change(change: &Change) -> Html {
         Change::Settled { block, .. } => {
             html!("{} {}", badge("good", name), Html::text(&format!("in block {block}")))
         }
-        Change::Failed { reason, .. } => html!("{} {}", badge("bad", name), code(reason)),
+        Change::Failed { reason, .. } | Change::Reverted { reason, .. } => {
+            html!("{} {}", badge("bad", name), code(reason))
+        }
+        Change::Reopened => badge("warn", name),
         Change::HandedOver => badge("", "handed over"),
         _ => badge("", name),
     }

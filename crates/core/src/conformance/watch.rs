@@ -1,0 +1,190 @@
+//! What every [`Journal`] backend has to do about what is watched. Run it with [`watch_conformance!`].
+//!
+//! [`watch_conformance!`]: crate::watch_conformance
+
+use super::Subject;
+use super::journal::{
+    LASTS, NOW, advance, change, enter, failed, find, holder, key, key_on, lapsed, lease, network,
+    new, new_on, other_network, settled, signed, try_lease,
+};
+use crate::journal::{
+    Advance, Delivery, Event, Journal, JournalError, NewEntry, Outcome, Stage, Watch,
+};
+use crate::network::BlockId;
+
+/// Runs the suite of what the journal watches against the backend that the argument makes.
+#[macro_export]
+macro_rules! watch_conformance {
+    ($make:expr) => {
+        $crate::conformance_tests!(
+            watch,
+            $make,
+            [
+                a_watched_entry_keeps_what_it_needs_to_go_on,
+                a_lost_settlement_is_told_from_a_failed_one,
+                what_is_buried_is_wiped_and_stays,
+                watched_blocks_are_found_by_network_and_hash,
+                only_the_holder_of_the_lease_buries,
+                only_a_settled_entry_is_delivered,
+            ]
+        );
+    };
+}
+
+type On<J> = Subject<J>;
+
+fn block(number: u64, hash: &str) -> BlockId {
+    BlockId { number, hash: hash.into() }
+}
+
+/// Plan and signed bytes stay, whatever was replaced, and lead on when the block is undone.
+pub async fn a_watched_entry_keeps_what_it_needs_to_go_on<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    for outcome in [settled(), failed(Some("0xhash5"))] {
+        let name = &format!("{outcome:?}");
+        enter(journal, new(name)).await;
+        advance(journal, &lease, name, Event::Signed(signed(5))).await;
+        let mut dearer = signed(5);
+        dearer.sent.transaction = "0xhash5/1".into();
+        let open = advance(journal, &lease, name, Event::Replaced(dearer.clone())).await;
+        let Stage::Signed(recorded) = open.stage else { panic!("{open:?}") };
+        let top = block(u64::MAX, "0xblock");
+        let closed = Event::ClosedIn(outcome.clone(), top.clone());
+        let closed = advance(journal, &lease, name, closed).await;
+        assert_eq!(closed.new.plan, new(name).plan);
+        let watch = Watch { block: top, signed: Some(recorded.clone()) };
+        assert_eq!(closed.watch, Some(watch.clone()));
+        assert_eq!(find(journal, name).await, closed, "returned and stored differ");
+        assert!(journal.unfinished(&network(), 10).await.expect("it answers").is_empty());
+        let moved = Event::ClosedIn(settled(), block(3, "0xother"));
+        let moved = advance(journal, &lease, name, moved).await;
+        assert_eq!(moved.watch, Some(Watch { block: block(3, "0xother"), ..watch }));
+        assert_eq!(find(journal, name).await, moved, "returned and stored differ");
+        let again = advance(journal, &lease, name, Event::Reopened).await;
+        assert_eq!((&again.stage, &again.watch), (&Stage::Signed(recorded), &None));
+        assert_eq!(again.new.plan, new(name).plan);
+        assert_eq!(find(journal, name).await, again, "returned and stored differ");
+        let unfinished = journal.unfinished(&network(), 10).await.expect("it answers");
+        assert_eq!(unfinished, [again]);
+        advance(journal, &lease, name, Event::Closed(settled())).await;
+    }
+    enter(journal, new("unsigned")).await;
+    let closed = Event::ClosedIn(settled(), block(1, "0xblock"));
+    let closed = advance(journal, &lease, "unsigned", closed).await;
+    assert_eq!(closed.watch, Some(Watch { block: block(1, "0xblock"), signed: None }));
+    assert_eq!(find(journal, "unsigned").await, closed, "returned and stored differ");
+    let open = advance(journal, &lease, "unsigned", Event::Reopened).await;
+    assert_eq!(open.stage, Stage::Due);
+}
+
+/// What was told, undone and cannot be had again reads back as that.
+pub async fn a_lost_settlement_is_told_from_a_failed_one<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    for (name, deliver) in [("told", true), ("untold", false)] {
+        enter(journal, new(name)).await;
+        let close = Event::ClosedIn(settled(), block(1, "0xa"));
+        let close = Advance { deliver, ..change(name, close) };
+        journal.advance(&lease, vec![close]).await.expect("a legal step");
+        advance(journal, &lease, name, Event::Reopened).await;
+        let failed = Event::ClosedIn(failed(None), block(2, "0xb"));
+        let over = advance(journal, &lease, name, failed).await;
+        assert_eq!(find(journal, name).await, over, "returned and stored differ");
+        let is_lost = matches!(over.stage, Stage::Final(Outcome::Reverted { .. }));
+        assert_eq!(is_lost, deliver, "{over:?}");
+        // It may come back as long as it is watched.
+        advance(journal, &lease, name, Event::Reopened).await;
+        let back = Event::ClosedIn(settled(), block(3, "0xc"));
+        let back = advance(journal, &lease, name, back).await;
+        assert_eq!(back.stage, Stage::Final(settled()));
+        assert_eq!(find(journal, name).await, back, "returned and stored differ");
+    }
+}
+
+/// By its event, or many at once: up to a block and no further, so many and no more.
+pub async fn what_is_buried_is_wiped_and_stays<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    // 9 and 10 would change places if numbers were compared as text.
+    for (name, number) in [("a", 9), ("b", 9), ("c", 10), ("d", 11)] {
+        enter(journal, new(name)).await;
+        advance(journal, &lease, name, Event::Signed(signed(number))).await;
+        let close = Event::ClosedIn(settled(), block(number, "0xblock"));
+        advance(journal, &lease, name, close).await;
+    }
+    assert_eq!(journal.bury(&lease, 8, 10).await, Ok(0));
+    assert_eq!(journal.bury(&lease, 10, 2).await, Ok(2));
+    assert_eq!(journal.bury(&lease, 10, 2).await, Ok(1));
+    assert_eq!(journal.bury(&lease, 10, 2).await, Ok(0));
+    let by_event = advance(journal, &lease, "d", Event::Buried).await;
+    for name in ["a", "b", "c", "d"] {
+        let buried = find(journal, name).await;
+        let mut expected = by_event.clone();
+        expected.new = NewEntry { plan: Vec::new(), ..new(name) };
+        assert_eq!(buried, expected, "{name}");
+        for event in [Event::Reopened, Event::Buried, Event::ClosedIn(settled(), block(1, "0xa"))] {
+            let moved = journal.advance(&lease, vec![change(name, event)]).await;
+            assert!(matches!(moved, Err(JournalError::Illegal(_))), "a buried entry moved");
+        }
+    }
+}
+
+/// Each block once, in order; two with one number are two.
+pub async fn watched_blocks_are_found_by_network_and_hash<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let here = lease(journal).await;
+    let there = journal.lease(&other_network(), &holder("here"), NOW, LASTS).await;
+    let there = there.expect("the store answers").granted().expect("nobody else holds it");
+    for (name, number, hash) in
+        [("a", 10, "0xa"), ("b", 9, "0xb"), ("c", 10, "0xa"), ("d", 10, "0xd")]
+    {
+        enter(journal, new(name)).await;
+        advance(journal, &here, name, Event::ClosedIn(settled(), block(number, hash))).await;
+    }
+    enter(journal, new_on(other_network(), "a")).await;
+    let close = Event::ClosedIn(settled(), block(10, "0xa"));
+    let close = Advance { key: key_on(&other_network(), "a"), ..change("a", close) };
+    journal.advance(&there, vec![close]).await.expect("a legal step");
+    let blocks = journal.watched_blocks(&network()).await;
+    assert_eq!(blocks, Ok(vec![block(9, "0xb"), block(10, "0xa"), block(10, "0xd")]));
+    let found = journal.watched_in(&network(), &block(10, "0xa")).await.expect("it answers");
+    let names: Vec<_> = found.iter().map(|entry| entry.new.key.clone()).collect();
+    assert_eq!(names, [key("a"), key("c")]);
+    assert_eq!(found[0], find(journal, "a").await);
+    advance(journal, &here, "a", Event::Reopened).await;
+    let found = journal.watched_in(&network(), &block(10, "0xa")).await.expect("it answers");
+    assert_eq!(found.len(), 1, "what is open again is not watched");
+    assert_eq!(journal.bury(&here, 10, 10).await, Ok(3));
+    assert_eq!(journal.watched_blocks(&network()).await, Ok(Vec::new()));
+    let others = journal.watched_blocks(&other_network()).await;
+    assert_eq!(others, Ok(vec![block(10, "0xa")]), "another network's were buried");
+}
+
+/// A late holder wipes nothing.
+pub async fn only_the_holder_of_the_lease_buries<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let first = lapsed(journal, "here").await;
+    enter(journal, new("one")).await;
+    advance(journal, &first, "one", Event::ClosedIn(settled(), block(1, "0xa"))).await;
+    assert!(try_lease(journal, "there").await.is_some());
+    assert_eq!(journal.bury(&first, 9, 9).await, Err(JournalError::LeaseLost(network())));
+    assert!(find(journal, "one").await.watch.is_some(), "a late holder buried it");
+}
+
+/// What was opened again since it was read is told to nobody.
+pub async fn only_a_settled_entry_is_delivered<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    let one = key("one");
+    let deliver = |from| journal.hand_over(&one, from, Delivery::Delivered, NOW);
+    enter(journal, new("one")).await;
+    assert_eq!(deliver(Delivery::Waiting).await, Ok(false), "it is not closed");
+    advance(journal, &lease, "one", Event::ClosedIn(settled(), block(1, "0xa"))).await;
+    advance(journal, &lease, "one", Event::Reopened).await;
+    assert_eq!(deliver(Delivery::Waiting).await, Ok(false), "it is open again");
+    advance(journal, &lease, "one", Event::ClosedIn(failed(None), block(2, "0xb"))).await;
+    assert_eq!(deliver(Delivery::Waiting).await, Ok(false), "it failed");
+    advance(journal, &lease, "one", Event::ClosedIn(settled(), block(3, "0xc"))).await;
+    assert_eq!(deliver(Delivery::Waiting).await, Ok(true));
+}

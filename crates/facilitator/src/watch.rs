@@ -1,0 +1,295 @@
+//! Watches the blocks that closed entries until they are buried.
+//!
+//! A settlement is told once its block is as deep as its tier asks for, and a block that is told may
+//! still be undone. Until it is buried the journal keeps what is needed to go on, and here is looked
+//! whether the chain still has it.
+//!
+//! **Invariants:** an outcome whose block is undone is never left standing: the entry is opened again
+//! and followed as before, with the same bytes, and closes by what the chain shows then. What is
+//! buried is wiped. While blocks follow one another a look costs two questions, however much is watched.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{StreamExt as _, stream};
+use pay402_core::error::Unavailable;
+use pay402_core::journal::{Entry, Event, JournalError, Lease, Outcome, Stage};
+use pay402_core::network::{BlockId, ChainStatus, Header};
+
+use crate::desk::Desk;
+use crate::exposure::Firm;
+use crate::failpoint::Failpoint;
+use crate::recover;
+use crate::scribe::Unwritten;
+use crate::seal::{Content, Unopened};
+use crate::worker::Crew;
+
+/// Blocks that are asked for in one question; nodes take a hundred at least.
+const HEADERS_MAX: usize = 100;
+/// Entries that are buried in one commit.
+const BURIED_MAX: usize = 512;
+/// Entries of an undone block that are looked at together.
+const LOOKS_MAX: usize = 16;
+
+/// The blocks that closed watched entries, and whether each was held against the chain that the last look
+/// saw.
+#[derive(Debug, Default)]
+pub(crate) struct Watched(Mutex<BTreeMap<BlockId, bool>>);
+
+impl Watched {
+    /// Has a block watched.
+    pub(crate) fn add(&self, block: BlockId) {
+        self.lock().insert(block, false);
+    }
+
+    /// How many blocks are watched.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The blocks that are to be held against the chain.
+    fn due(&self) -> Vec<BlockId> {
+        let blocks = self.lock();
+        blocks.iter().filter(|(_, held)| !**held).map(|(block, _)| block.clone()).collect()
+    }
+
+    /// None of them counts as held against the chain any more.
+    fn unmark(&self) {
+        self.lock().values_mut().for_each(|held| *held = false);
+    }
+
+    fn mark(&self, block: &BlockId) {
+        if let Some(held) = self.lock().get_mut(block) {
+            *held = true;
+        }
+    }
+
+    fn remove(&self, block: &BlockId) {
+        self.lock().remove(block);
+    }
+
+    /// Forgets the blocks up to `through`, and below the first that is not held against the chain yet.
+    /// Gives the number up to which there are none any more, if there were any.
+    fn bury(&self, through: u64) -> Option<u64> {
+        let mut blocks = self.lock();
+        let before = blocks.len();
+        let open = blocks.iter().find(|(_, held)| !**held).map(|(block, _)| block.number);
+        let through = open.map_or(Some(through), |open| Some(through.min(open.checked_sub(1)?)))?;
+        blocks.retain(|block, _| block.number > through);
+        (blocks.len() < before).then_some(through)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockId, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes up the watch of what was closed before.
+///
+/// # Errors
+/// When the journal does not answer.
+pub(crate) async fn take_up(desk: &Desk) -> Result<(), JournalError> {
+    for block in desk.journal.watched_blocks(&desk.id).await? {
+        desk.watched.add(block);
+    }
+    Ok(())
+}
+
+/// Why a look was not finished. It is made again.
+#[derive(Debug, thiserror::Error)]
+enum Unfinished {
+    #[error(transparent)]
+    Chain(#[from] Unavailable),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Unopened(#[from] Unopened),
+    #[error("an entry was not opened again")]
+    Unwritten,
+}
+
+/// Watches until the desk halts.
+pub(crate) async fn watch(crew: Crew, lease: Lease) {
+    let desk = Arc::clone(&crew.desk);
+    let mut tip: Option<Header> = None;
+    loop {
+        tokio::time::sleep(desk.options.watch_every).await;
+        if desk.watched.len() == 0 && desk.busy() == 0 {
+            // What is closed from here on is held against the chain before it is left to its child.
+            desk.pulse.rest();
+            continue;
+        }
+        let head = match desk.in_time(desk.network.head()).await {
+            Ok(Ok(head)) => head,
+            Ok(Err(error)) | Err(error) => {
+                tracing::debug!(network = %desk.id, %error, "the head is unknown");
+                continue;
+            }
+        };
+        desk.pulse.note(&head, desk.busy() > 0);
+        if desk.watched.len() == 0 {
+            continue;
+        }
+        match look(&crew, &lease, tip.as_ref(), head).await {
+            Ok(head) => tip = Some(head),
+            Err(Unfinished::Journal(JournalError::LeaseLost(_))) => return,
+            Err(error) => {
+                tracing::warn!(network = %desk.id, %error, "watched blocks were not looked at");
+            }
+        }
+    }
+}
+
+/// Holds watched blocks against the chain of the newest block, and buries what is deep below it. One node
+/// has `seen` the newest; gives the one that was looked from.
+async fn look(
+    crew: &Crew,
+    lease: &Lease,
+    tip: Option<&Header>,
+    seen: Header,
+) -> Result<Header, Unfinished> {
+    let desk = &crew.desk;
+    let head = desk.in_time(desk.network.common_head(seen)).await??;
+    let follows = match tip {
+        Some(tip) if tip.block == head.block || tip.block.hash == head.parent => true,
+        Some(tip) => has(desk, &tip.block).await?,
+        None => false,
+    };
+    if !follows {
+        // Also what a chain that is shorter for a moment has no block in the place of.
+        desk.watched.unmark();
+    }
+    let due = desk.watched.due();
+    for blocks in due.chunks(HEADERS_MAX) {
+        let numbers: Vec<u64> = blocks.iter().map(|block| block.number).collect();
+        let there = desk.in_time(desk.network.headers(&numbers)).await??;
+        for (block, there) in blocks.iter().zip(there) {
+            match there {
+                Some(there) if there.block == *block => desk.watched.mark(block),
+                Some(_) => undone(crew, block).await?,
+                // The node lags behind, nodes do not agree, or the chain became shorter and will be longer
+                // again: it is asked for in the next look.
+                None => {}
+            }
+        }
+    }
+    let through = head.block.number.checked_sub(desk.options.burial_blocks);
+    if let Some(through) = through.and_then(|through| desk.watched.bury(through)) {
+        bury(desk, lease, through).await?;
+    }
+    Ok(head)
+}
+
+async fn has(desk: &Desk, block: &BlockId) -> Result<bool, Unavailable> {
+    let there = desk.in_time(desk.network.headers(&[block.number])).await??;
+    Ok(there.into_iter().flatten().any(|there| there.block == *block))
+}
+
+async fn bury(desk: &Desk, lease: &Lease, through: u64) -> Result<(), JournalError> {
+    loop {
+        let buried = desk.journal.bury(lease, through, BURIED_MAX).await?;
+        if usize::try_from(buried).is_ok_and(|buried| buried < BURIED_MAX) {
+            return Ok(());
+        }
+    }
+}
+
+/// The chain has another block in the place of this one: what it closed is opened again, unless the
+/// chain still shows it closed there. All of it in one commit, so that what shares a transaction goes
+/// on together.
+async fn undone(crew: &Crew, block: &BlockId) -> Result<(), Unfinished> {
+    let desk = &crew.desk;
+    let entries = desk.journal.watched_in(&desk.id, block).await?;
+    let count = entries.len();
+    tracing::warn!(network = %desk.id, number = block.number, hash = block.hash, entries = count,
+        "a block that closed settlements is undone");
+    let look = async |entry: Entry| {
+        let stands = stands(desk, &entry, block).await;
+        stands.map(|stands| (entry, stands))
+    };
+    let looks: Vec<_> = stream::iter(entries).map(look).buffer_unordered(LOOKS_MAX).collect().await;
+    let (mut fallen, mut standing) = (Vec::with_capacity(count), Vec::new());
+    for look in looks {
+        let (entry, stands) = look?;
+        match stands {
+            true => standing.push(entry),
+            false => fallen.push(entry),
+        }
+    }
+    // What shares a transaction goes on together: its bytes are with one of them.
+    let lost: HashSet<String> = fallen.iter().filter_map(transaction).map(str::to_owned).collect();
+    let shares = |entry: &mut Entry| transaction(entry).is_some_and(|it| lost.contains(it));
+    fallen.extend(standing.extract_if(.., shares));
+    if !fallen.is_empty() {
+        reopen(crew, &fallen).await?;
+    }
+    // Where a node contradicts itself it is asked again.
+    if fallen.len() == count {
+        desk.watched.remove(block);
+    }
+    Ok(())
+}
+
+/// The transaction that was signed last for a watched entry.
+fn transaction(entry: &Entry) -> Option<&str> {
+    Some(&entry.watch.as_ref()?.signed.as_ref()?.sent.transaction)
+}
+
+/// Whether an entry still stands closed in `block`.
+async fn stands(desk: &Desk, entry: &Entry, block: &BlockId) -> Result<bool, Unfinished> {
+    let plan = desk.sealer.open(Content::Plan, &entry.new.key, &entry.new.plan)?;
+    let signed = entry.watch.as_ref().and_then(|watch| watch.signed.as_ref());
+    Ok(match desk.status(&plan, signed.map(|signed| &signed.sent)).await? {
+        ChainStatus::Proven { block: there, .. }
+        | ChainStatus::Failed { block: there, .. }
+        | ChainStatus::LeftOut { block: there, .. } => there == *block,
+        ChainStatus::Open { .. } | ChainStatus::Shallow { .. } => false,
+    })
+}
+
+/// Opens entries again and follows them.
+async fn reopen(crew: &Crew, entries: &[Entry]) -> Result<(), Unfinished> {
+    let desk = &crew.desk;
+    // The payer has the money again and may not promise it to another, also until it is taken up.
+    let _held = entries.iter().map(|entry| hold(desk, entry)).collect::<Result<Vec<_>, _>>()?;
+    desk.options.failpoints.pass(Failpoint::AfterUndoneBeforeReopen).await;
+    let reopened = |entry: &Entry| (entry.new.key.clone(), Event::Reopened);
+    let written = crew.scribe.write(entries.iter().map(reopened).collect()).await;
+    for (entry, written) in entries.iter().zip(written) {
+        let payment = &entry.new.key;
+        match written {
+            Ok(_) => {
+                desk.metrics.reopened.add(1);
+                let was = name(entry);
+                tracing::warn!(%payment, was, "its block is undone; settling it again");
+            }
+            // Opened or closed in another block since it was read.
+            Err(Unwritten::Forbidden(problem)) => {
+                tracing::debug!(%payment, problem, "not opened again");
+            }
+            Err(Unwritten::Stopped) => return Err(Unfinished::Unwritten),
+        }
+    }
+    desk.options.failpoints.pass(Failpoint::AfterReopenBeforeResend).await;
+    if let Err(error) = recover::recover(crew).await {
+        // The search for what nobody works on finds it.
+        tracing::warn!(network = %desk.id, %error, "not taken up");
+    }
+    Ok(())
+}
+
+/// Reserves what an entry is settled for.
+fn hold(desk: &Desk, entry: &Entry) -> Result<Firm, Unopened> {
+    let plan = desk.sealer.open(Content::Plan, &entry.new.key, &entry.new.plan)?;
+    let sources = desk.network.sources(&plan);
+    Ok(desk.exposure.restore(&entry.new.key, entry.new.amount, sources))
+}
+
+const fn name(entry: &Entry) -> &'static str {
+    match &entry.stage {
+        Stage::Final(Outcome::Settled { .. }) => "settled",
+        Stage::Final(Outcome::Failed { .. }) => "failed",
+        Stage::Final(Outcome::Reverted { .. }) => "reverted",
+        Stage::Due | Stage::Signed(_) | Stage::Sent(_) => "open",
+    }
+}
