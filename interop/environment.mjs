@@ -18,8 +18,8 @@ export function requestFromEnvironment() {
 }
 
 /** The request that settings ask for, by the names that they have in the environment. */
-export function requestFrom({ URL: url, EVM_PRIVATE_KEY: privateKey, METHOD: method = "GET", BODY: body }) {
-  return { url, privateKey, method, body };
+export function requestFrom({ URL: url, EVM_PRIVATE_KEY: privateKey, METHOD: method = "GET", BODY: body, CLOCK_BEHIND_S: behind = "0" }) {
+  return { url, privateKey, method, body, clockBehind: Number(behind) };
 }
 
 /** Answers each line of standard input, settings as one JSON object, with one line: what `buy` makes of it, or `{threw}`. */
@@ -31,13 +31,35 @@ export async function answerLines(buy) {
 
 /** What a server script sells, to whom the money goes and who settles. */
 export function saleFromEnvironment() {
+  const { MAX_TIMEOUT_S: maxTimeout } = process.env;
   return {
     port: Number(required("PORT")),
-    facilitatorUrl: required("FACILITATOR_URL"),
+    facilitator: facilitatorFromEnvironment(),
     payee: required("PAYEE"),
     network: required("NETWORK"),
     price: process.env.PRICE ?? "$0.001",
+    maxTimeoutSeconds: maxTimeout === undefined ? undefined : Number(maxTimeout),
   };
+}
+
+/** The settings of a facilitator's client, the same in both versions: its URL, and how to prove oneself to it where FACILITATOR_KEY is set. */
+function facilitatorFromEnvironment() {
+  const url = required("FACILITATOR_URL");
+  const key = process.env.FACILITATOR_KEY;
+  if (key === undefined) return { url };
+  const headers = { Authorization: `Bearer ${key}` };
+  return { url, createAuthHeaders: async () => ({ verify: headers, settle: headers, supported: headers }) };
+}
+
+/** Does `work` with a clock that is `seconds` behind. */
+export async function withClockBehind(seconds, work) {
+  const real = Date.now;
+  Date.now = () => real() - seconds * 1000;
+  try {
+    return await work();
+  } finally {
+    Date.now = real;
+  }
 }
 
 /** Prints a value as the one line of output. */

@@ -23,4 +23,5 @@ report({
   body: response.data,
   outcome: outcome ? decodePaymentResponseHeader(outcome) : null,
   error: price ? decodePaymentRequiredHeader(price).error : null,
+  payment: response.config.headers.get("payment-signature") ?? null,
 });

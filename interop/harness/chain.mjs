@@ -23,16 +23,17 @@ const ARTIFACTS = fileURLToPath(new URL("../../contracts/artifacts/", import.met
 const TOTAL_SUPPLY_SLOT = numberToHex(1n, { size: 32 });
 const BALANCES_SLOT = 2n;
 const PAYER_FUNDS = 1_000_000_000n;
+const GIFT_WEI = 10n ** 18n;
 /** The JSON-RPC error code of a call that reverts. */
 const REVERTED = 3;
 const RPC_TIMEOUT_MS = 10_000;
 const ERC20 = parseAbi(["event Transfer(address indexed from, address indexed to, uint256 value)"]);
 const BALANCE_OF_SELECTOR = "0x70a08231";
 
-/** A development account by its index in the public mnemonic: `{address, privateKey}`. */
+/** A development account by its index in the public mnemonic: `{address, privateKey, index}`. The chains furnish the first ten. */
 export function developmentAccount(index) {
   const account = mnemonicToAccount(DEVELOPMENT_MNEMONIC, { addressIndex: index });
-  return { address: account.address, privateKey: toHex(account.getHdKey().privateKey) };
+  return { address: account.address, privateKey: toHex(account.getHdKey().privateKey), index };
 }
 
 /** A new account that no chain has heard of. */
@@ -101,6 +102,16 @@ export class Chain {
   async placeProxies() {
     await this.call("anvil_setCode", EXACT_PROXY, artifact("X402ExactPermit2Proxy").runtimeCode);
     await this.call("anvil_setCode", UPTO_PROXY, artifact("X402UptoPermit2Proxy").runtimeCode);
+  }
+
+  /** Gives an account what gas costs here for years. */
+  async giveWei(address) {
+    await this.call("anvil_setBalance", address, numberToHex(GIFT_WEI));
+  }
+
+  /** Makes a block. */
+  async mine() {
+    await this.call("evm_mine");
   }
 
   async tokensOf(address) {

@@ -1,6 +1,7 @@
 // One case: buy, then ask the chain what really happened. Throws an Error that says what was wrong.
-import { isDeepStrictEqual } from "node:util";
+import { books, checkReplay, checkUnmoved, lower, same } from "./books.mjs";
 import { hasCeiling, versionOf } from "./cases.mjs";
+import { checkDropIn, isDropIn } from "./dropin.mjs";
 import { NETWORK_V1, NETWORK_V2, TOKEN } from "./chain.mjs";
 import { CEILING_ATOMIC, POST_BODY, PRICE_ATOMIC, UNIT_ATOMIC } from "./stack.mjs";
 
@@ -11,10 +12,12 @@ const REASONS = {
   insufficient: /insufficient/,
   "no-allowance": /^permit2_allowance_required/,
   "unknown-factory": /^eip6492_factory_not_allowed/,
+  expired: /^invalid_exact_evm_payload_authorization_valid_before/,
 };
 
 /** Runs a case on a stack. */
 export async function check(stack, one) {
+  if (isDropIn(one)) return checkDropIn(stack, one);
   const url = await stack.urlOf(one);
   const payer = await stack.payerOf(one);
   const before = await books(stack, payer);
@@ -28,7 +31,7 @@ export async function check(stack, one) {
   if (payer.deploys) same("whether the payer is deployed", await stack.chain.hasCode(payer.address), deploys(one, payer));
   if (one.ends in REASONS) checkUnmoved(before, after, transfers);
   else checkPaid(stack, one, { payer, answer, before, after, transfers });
-  if (one.ends === "replayed") await checkReplay(stack, one, url, payer, answer.payment);
+  if (one.ends === "replayed") await checkReplay(stack, url, payer, answer.payment);
 }
 
 /** What the payer's account did itself: nothing, but for an approval that somebody else paid for. */
@@ -40,17 +43,6 @@ async function checkDealings({ chain }, one, payer, before, after) {
   // A contract's own deployment counts as its first.
   const counted = needsApproval(one) || deploys(one, payer) ? 1n : 0n;
   same("transactions sent by the payer", after.payerSent, before.payerSent + counted);
-}
-
-async function books({ chain, payee }, payer) {
-  const [payerTokens, payeeTokens, payerWei, payerSent, height] = await Promise.all([
-    chain.tokensOf(payer.address),
-    chain.tokensOf(payee),
-    chain.weiOf(payer.address),
-    chain.sentBy(payer.address),
-    chain.height(),
-  ]);
-  return { payerTokens, payeeTokens, payerWei, payerSent, height };
 }
 
 /** What a case costs, in atomic units. */
@@ -123,35 +115,5 @@ function checkRefused(one, answer) {
   const unmet = one.ends === "no-allowance" && one.server !== "fastapi";
   same("status", answer.status, unmet ? 412 : 402);
   if (answer.body?.ok !== undefined) throw new Error(`a refused payment got content: ${JSON.stringify(answer.body)}`);
-  if (!REASONS[one.ends].test(answer.error)) throw new Error(`the refusal does not say why: ${JSON.stringify(answer)}`);
-}
-
-/** Presents a payment that was collected once more: that buys nothing and moves nothing. */
-async function checkReplay(stack, one, url, payer, payment) {
-  if (typeof payment !== "string") throw new Error("the client does not say by which header it paid");
-  const before = await books(stack, payer);
-  const response = await fetch(url, { headers: { "payment-signature": payment } });
-  const body = await response.text();
-  const after = await books(stack, payer);
-  if (![402, 409].includes(response.status)) throw new Error(`a replay was answered with ${response.status}: ${body}`);
-  if (body.includes('"ok":true')) throw new Error(`a replay got content: ${body}`);
-  checkUnmoved(before, after, await stack.chain.transfersAfter(before.height, payer.address));
-}
-
-function checkUnmoved(before, after, transfers) {
-  same("tokens of the payer", after.payerTokens, before.payerTokens);
-  same("tokens of the payee", after.payeeTokens, before.payeeTokens);
-  same("transfers of the payer", transfers.length, 0);
-}
-
-function same(what, found, wanted) {
-  if (!isDeepStrictEqual(found, wanted)) throw new Error(`${what}: ${show(found)} instead of ${show(wanted)}`);
-}
-
-function show(value) {
-  return typeof value === "bigint" ? String(value) : JSON.stringify(value);
-}
-
-function lower(text) {
-  return String(text).toLowerCase();
+  if (!REASONS[one.ends].test(answer.error)) throw new Error(`the refusal does not say why: ${JSON.stringify({ ...answer, payment: undefined })}`);
 }

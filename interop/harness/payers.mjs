@@ -7,8 +7,8 @@ import { PERMIT2, TOKEN, artifact, strangerAccount } from "./chain.mjs";
 
 /** What a payer that is made for one case gets, in atomic units: more than any case costs. */
 const FUNDS = 50_000n;
-/** What the wallet gets that all cases share. */
-const WALLET_FUNDS = 1_000_000n;
+/** What a payer gets that all cases share. */
+const SHARED_FUNDS = 1_000_000n;
 const RECEIPT_POLL_MS = 20;
 const SALT = pad("0x402", { size: 32 });
 const TOKEN_ABI = parseAbi([
@@ -63,9 +63,12 @@ export class Payers {
     const banker = (payers.#banker = new Sender(chain, owner));
     const approve = encodeFunctionData({ abi: TOKEN_ABI, functionName: "approve", args: [PERMIT2, maxUint256] });
     await Promise.all(Object.values(funded).map((account) => new Sender(chain, account).send(TOKEN, approve)));
+    for (const { address } of Object.values(funded)) {
+      if ((await chain.tokensOf(address)) === 0n) await payers.#give(address, SHARED_FUNDS);
+    }
     payers.#factories = { allowed: await banker.deploy("zoo/WalletFactory"), unknown: await banker.deploy("zoo/WalletFactory") };
     const wallet = getAddress(await banker.deploy("Wallet1271", owner.address));
-    await payers.#give(wallet, WALLET_FUNDS);
+    await payers.#give(wallet, SHARED_FUNDS);
     await banker.send(wallet, encodeFunctionData({ abi: WALLET_ABI, functionName: "execute", args: [TOKEN, 0n, approve] }));
     payers.#wallet = { address: wallet, privateKey: owner.privateKey, env: { WALLET: wallet } };
     return payers;
@@ -84,6 +87,8 @@ export class Payers {
     switch (payer) {
       // Has tokens, gas, and an allowance for Permit2.
       case "funded":
+      // The same, with a clock that is behind.
+      case "late":
         return this.#funded[client];
       // Has nothing.
       case "unfunded":

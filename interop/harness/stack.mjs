@@ -1,4 +1,5 @@
 // One chain and the servers and facilitators on it: how each component of the matrix is started and called.
+import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -19,18 +20,45 @@ export const CEILING_ATOMIC = 10_000n;
 const UNIT = "$0.0025";
 export const UNIT_ATOMIC = 2500n;
 export const POST_BODY = '{"question":"6x7"}';
+/** How long one settle call waits at `pay402-impatient`. */
+const IMPATIENT_WAIT_S = 2;
+/** How long payments to servers of `pay402-slow` are good, and one settle call waits there. */
+const SLOW_MAX_TIMEOUT_S = 10;
+/** How far behind the clock of a late payer is: further than any terms here allow. */
+const LATE_S = 3600;
+/** A network that no facilitator here serves. */
+export const UNSERVED_NETWORK = "eip155:8453";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const CASE_TIMEOUT_MS = 30_000;
+const START_TIMEOUT_MS = 15_000;
+/** What opens `pay402-keyed`, and what does not. */
+const FACILITATOR_KEY = randomBytes(16).toString("hex");
+const WRONG_KEY = randomBytes(16).toString("hex");
 // Indexes into the public development mnemonic. Each facilitator has its own signer, so that nonces never collide
 // and the sender of a settlement tells which of the two made it.
 const SIGNERS = {
   "ts-facilitator": developmentAccount(1),
   "pay402-facilitator": developmentAccount(2),
   "py-facilitator": developmentAccount(9),
+  "pay402-keyed": developmentAccount(10),
+  "pay402-slow": developmentAccount(11),
+  "pay402-impatient": developmentAccount(13),
 };
+/** They ask for two confirmations, and the chains here make a block when there is something to put into it. */
+const WAITS_FOR_A_BLOCK = ["pay402-slow", "pay402-impatient"];
 const OWNER = developmentAccount(0);
-const PAYERS = Object.fromEntries(Object.keys(CLIENTS).map((client, index) => [client, developmentAccount(3 + index)]));
+const PAYERS = {
+  "ts-fetch": developmentAccount(3),
+  "ts-axios": developmentAccount(4),
+  "py-httpx": developmentAccount(5),
+  "x402-fetch": developmentAccount(6),
+  "x402-axios": developmentAccount(7),
+  "pay402-client": developmentAccount(8),
+  "py-requests": developmentAccount(12),
+};
+/** Those of them to whom no chain gives anything at its start. */
+const PENNILESS = [...Object.values(SIGNERS), ...Object.values(PAYERS)].filter(({ index }) => index >= 10);
 
 /** Starts a fresh chain of the given kind, `anvil` or `devchain`. Servers follow when a case needs them. */
 export async function startStack({ kind, binary, group, folder }) {
@@ -43,11 +71,12 @@ export async function startStack({ kind, binary, group, folder }) {
       : { command: binary, args: ["devchain", ...flags] };
   const label = `${kind}-chain`;
   await group.start({ name: label, ...spec, cwd: folder }, () => chain.isUp());
-  const holders = [OWNER, ...Object.values(PAYERS)].map(({ address }) => address);
+  const holders = [OWNER, ...Object.values(PAYERS)].filter((account) => !PENNILESS.includes(account)).map(({ address }) => address);
   if (kind === "anvil") await chain.placeContracts(holders);
   for (const holder of holders) {
     if ((await chain.tokensOf(holder)) === 0n) throw new Error(`${kind} gave the development account ${holder} no tokens`);
   }
+  for (const { address } of PENNILESS) await chain.giveWei(address);
   return new Stack({ kind, binary, group, folder, chain, payers: await Payers.furnish(chain, PAYERS, OWNER) });
 }
 
@@ -81,32 +110,63 @@ class Stack {
   }
 
   /** The names under which the output of a case's components is kept. */
-  logsOf({ client, server, facilitator, goods }) {
-    const served = [this.#serverLabel(server, facilitator, goods), this.#label(facilitator)];
-    return CLIENTS[client].stays ? [this.#label(client), ...served] : served;
+  logsOf(one) {
+    const served = [this.#serverLabel(one), this.#label(one.facilitator)];
+    return CLIENTS[one.client]?.stays ? [this.#label(one.client), ...served] : served;
   }
 
   /** The URL of what a case buys, with a facilitator behind it; both are started the first time. */
-  async urlOf({ server, facilitator, goods, units }) {
-    const facilitatorUrl = await this.#once(this.#label(facilitator), () => this.#startFacilitator(facilitator));
-    const label = this.#serverLabel(server, facilitator, goods);
-    const baseUrl = await this.#once(label, () => this.#startServer(label, server, goods, facilitatorUrl));
-    const path = goods === "eip3009" ? "/paid" : `/${goods}`;
+  async urlOf(one) {
+    const { server, goods, units } = one;
+    const facilitatorUrl = await this.facilitatorUrlOf(one);
+    const label = this.#serverLabel(one);
+    const baseUrl = await this.#once(label, () => this.#startServer(label, one, facilitatorUrl));
+    const path = SERVERS[server].path ?? (goods === "eip3009" ? "/paid" : `/${goods}`);
     if (units === undefined) return baseUrl + path;
     return `${baseUrl}${path}?${server === "pay402-server" ? `units=${units}` : `charge=${UNIT_ATOMIC * BigInt(units)}`}`;
+  }
+
+  /** The URL of a case's facilitator, which is started the first time. */
+  async facilitatorUrlOf({ facilitator }) {
+    return this.#once(this.#label(facilitator), () => this.#startFacilitator(facilitator));
+  }
+
+  /** How often a case's facilitator has answered settle calls so far: `{pending, settled}`. */
+  async settleAnswers(one) {
+    const text = await (await fetch(`${await this.facilitatorUrlOf(one)}/metrics`)).text();
+    const sum = (outcome) =>
+      text
+        .split("\n")
+        .filter((line) => line.startsWith("x402_settlements_total{") && line.includes(`outcome="${outcome}"`))
+        .reduce((total, line) => total + Number(line.split(" ").at(-1)), 0);
+    return { pending: sum("pending"), settled: sum("settled") };
+  }
+
+  /** The keys that servers prove themselves with: nobody else may see them. */
+  get keys() {
+    return [FACILITATOR_KEY, WRONG_KEY];
+  }
+
+  /** Starts a case's server for a network that its facilitator does not serve, and returns how that ended: `{code, said}`. */
+  async startUnserved(one) {
+    const env = { ...this.#serverEnv(one, await this.facilitatorUrlOf(one), await freePort()), NETWORK: UNSERVED_NETWORK };
+    const { command, script } = SERVERS[one.server];
+    const { code, stdout, stderr } = await this.#options.group.runToEnd({ ...scriptSpec(command, script), env }, START_TIMEOUT_MS);
+    return { code, said: stdout + stderr };
   }
 
   /**
    * Lets a client buy what is at `url` and returns `{status, body, outcome, error, payment}`, where `payment` is the
    * header that paid. From our client that is `{status, body, outcome, receipt}` or `{refusal}`.
    */
-  async buy({ client, method, goods }, url, payer) {
+  async buy({ client, method, goods, payer: kind }, url, payer) {
     const body = method === "GET" ? undefined : POST_BODY;
     if (CLIENTS[client].command === "pay402") return this.#buyWithOurs(url, method, body, payer);
     const settings = { URL: url, METHOD: method, EVM_PRIVATE_KEY: payer.privateKey, ...payer.env };
     // Without a node the official clients do not ask what Permit2 may move, and ask for no sponsor.
     if (isSponsored(goods)) settings.EVM_RPC_URL = this.chain.url;
     if (body !== undefined) settings.BODY = body;
+    if (kind === "late") settings.CLOCK_BEHIND_S = String(LATE_S);
     return CLIENTS[client].stays ? this.#ask(client, settings) : this.#buyWithScript(CLIENTS[client], settings);
   }
 
@@ -163,7 +223,7 @@ class Stack {
       command === "pay402"
         ? {
             command: binary,
-            args: ["facilitator", "--config", this.#writeConfig(name, port)],
+            args: ["facilitator", "--config", this.#writeConfig(facilitator, name, port)],
             env: { FACILITATOR_PRIVATE_KEY: privateKey },
             cwd: folder,
           }
@@ -175,7 +235,8 @@ class Stack {
     return url;
   }
 
-  #writeConfig(name, port) {
+  /** The configuration of one of our facilitators. */
+  #writeConfig(facilitator, name, port) {
     const home = join(this.#options.folder, name);
     mkdirSync(home, { recursive: true });
     const path = join(home, "facilitator.toml");
@@ -183,33 +244,42 @@ class Stack {
       path,
       `listen = "127.0.0.1:${port}"
 database = "facilitator.db"
-
+${facilitator === "pay402-impatient" ? `settle_wait_s = ${IMPATIENT_WAIT_S}\n` : ""}
 [[network]]
 id = "${NETWORK_V2}"
 rpc = "${this.chain.url}"
 signer = { env = "FACILITATOR_PRIVATE_KEY" }
 factories = ["${this.#options.payers.allowedFactory}"]
-
+${WAITS_FOR_A_BLOCK.includes(facilitator) ? "confirmations = 2\n" : ""}
 [network.sponsor]
 approvals = true
 advance_wei_max = 1000000000000000
-`,
+${facilitator === "pay402-keyed" ? `\n[[caller]]\nname = "shop"\nkey_sha256 = "${sha256(FACILITATOR_KEY)}"\n` : ""}`,
     );
     return path;
   }
 
-  async #startServer(name, server, goods, facilitatorUrl) {
+  async #startServer(name, one, facilitatorUrl) {
     const { binary, folder, group } = this.#options;
-    const { command, script, version } = SERVERS[server];
+    const { command, program, script } = SERVERS[one.server];
     const port = await freePort();
     const url = `http://127.0.0.1:${port}`;
     if (command === "pay402") {
       const args = ["serve", "--listen", `127.0.0.1:${port}`, "--facilitator", facilitatorUrl, "--pay-to", this.payee];
-      const paths = goods === "eip3009" ? ["GET /paid", "POST /paid"] : [`GET /${goods}`];
-      args.push("--network", NETWORK_V2, ...howOursSells(goods), ...paths.flatMap((path) => ["--route", path]));
+      const paths = one.goods === "eip3009" ? ["GET /paid", "POST /paid"] : [`GET /${one.goods}`];
+      args.push("--network", NETWORK_V2, ...howOursSells(one.goods), ...paths.flatMap((path) => ["--route", path]));
       await group.start({ name, command: binary, args, cwd: folder }, answers(url + paths[0].split(" ")[1], [402]));
       return url;
     }
+    const env = this.#serverEnv(one, facilitatorUrl, port);
+    const spec = program === "next" ? nextSpec(port) : scriptSpec(command, script);
+    await group.start({ name, ...spec, env }, answers(url + (SERVERS[one.server].path ?? "/paid"), [402]));
+    return url;
+  }
+
+  /** What an official server is told. */
+  #serverEnv({ server, facilitator, ends }, facilitatorUrl, port) {
+    const { version, program } = SERVERS[server];
     const env = {
       PORT: String(port),
       FACILITATOR_URL: facilitatorUrl,
@@ -220,13 +290,20 @@ advance_wei_max = 1000000000000000
       AMOUNT: String(PRICE_ATOMIC),
       CEILING: String(CEILING_ATOMIC),
     };
-    await group.start({ name, ...scriptSpec(command, script), env }, answers(`${url}/paid`, [402]));
-    return url;
+    // One program with servers of both versions.
+    if (program === "next") env.NETWORK_V1 = NETWORK_V1;
+    if (program === "next") env.NETWORK = NETWORK_V2;
+    if (facilitator === "pay402-keyed") env.FACILITATOR_KEY = ends === "turned-away" ? WRONG_KEY : FACILITATOR_KEY;
+    if (facilitator === "pay402-slow") env.MAX_TIMEOUT_S = String(SLOW_MAX_TIMEOUT_S);
+    return env;
   }
 
   /** Official servers sell everything from one process, ours one kind of thing. */
-  #serverLabel(server, facilitator, goods) {
-    return server === "pay402-server" ? this.#label(server, facilitator, goods) : this.#label(server, facilitator);
+  #serverLabel({ server, facilitator, goods, ends }) {
+    const parts = [SERVERS[server].program ?? server, facilitator];
+    if (server === "pay402-server") parts.push(goods);
+    if (ends === "turned-away") parts.push(ends);
+    return this.#label(...parts);
   }
 
   #label(...parts) {
@@ -272,6 +349,15 @@ function parseResponse(text) {
 function scriptSpec(command, script) {
   const interpreter = command === "python" ? join(ROOT, ".venv/bin/python") : process.execPath;
   return { command: interpreter, args: [join(ROOT, script)], cwd: ROOT };
+}
+
+function nextSpec(port) {
+  const cwd = join(ROOT, "servers/next");
+  return { command: process.execPath, args: ["node_modules/next/dist/bin/next", "start", "--hostname", "127.0.0.1", "--port", String(port)], cwd };
+}
+
+function sha256(text) {
+  return createHash("sha256").update(text).digest("hex");
 }
 
 /** The executable inside the platform package: started directly, so that its pid is ours to end. */

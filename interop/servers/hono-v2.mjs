@@ -8,9 +8,9 @@ import { UptoEvmScheme } from "@x402/evm/upto/server";
 import { report, saleFromEnvironment } from "../environment.mjs";
 import { goodsFromEnvironment } from "./goods.mjs";
 
-const { port, facilitatorUrl, network } = saleFromEnvironment();
+const { port, facilitator, network } = saleFromEnvironment();
 const { routes, paths } = goodsFromEnvironment();
-const server = new x402ResourceServer(new HTTPFacilitatorClient({ url: facilitatorUrl }))
+const server = new x402ResourceServer(new HTTPFacilitatorClient(facilitator))
   .register(network, new ExactEvmScheme())
   .register(network, new UptoEvmScheme());
 

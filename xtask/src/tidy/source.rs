@@ -8,7 +8,8 @@ use std::path::Path;
 use crate::Failure;
 
 /// Folders that hold nothing of ours; `.git` is a file where a repository has several work trees.
-const SKIPPED: &[&str] = &[".git", ".pay402", ".venv", "__pycache__", "node_modules", "target"];
+const SKIPPED: &[&str] =
+    &[".git", ".next", ".pay402", ".venv", "__pycache__", "node_modules", "target"];
 /// Larger files are data.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 

@@ -47,6 +47,8 @@ const WEI_PER_GWEI: u128 = 1_000_000_000;
 const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
 /// What `strikes_window_s` may be: up to a week.
 const STRIKES_WINDOW_S: RangeInclusive<u64> = 1..=7 * 24 * 60 * 60;
+/// What `settle_wait_s` may be: official servers give up on their facilitator after 90 s.
+const SETTLE_WAIT_S: RangeInclusive<u64> = 1..=75;
 /// What `lease_s` may be.
 const LEASE_S: RangeInclusive<u64> = 3..=60;
 /// What `drain_delay_s` may be.
@@ -89,6 +91,9 @@ pub(crate) struct Config {
     pub(crate) strikes_max: Option<u32>,
     /// How long a failed settlement is held against its payer, in seconds. Default an hour.
     pub(crate) strikes_window_s: Option<u64>,
+    /// Longest that one settle call waits for the outcome, in seconds, where the terms allow as much.
+    /// Default 75.
+    pub(crate) settle_wait_s: Option<u64>,
     /// How long after a signal to stop payments are still taken while `/readyz` says 503 already, in
     /// seconds. Default none.
     pub(crate) drain_delay_s: Option<u64>,
@@ -285,6 +290,7 @@ impl Config {
     pub(crate) fn options(&self) -> Options {
         let default = Options::default();
         let window = self.strikes_window_s.map(Duration::from_secs);
+        let wait = self.settle_wait_s.map(Duration::from_secs);
         Options {
             // A database that several facilitators reach is there so that one stands in for another.
             follows: matches!(self.database(), Database::Postgres(_)),
@@ -294,6 +300,7 @@ impl Config {
             strikes_window: window.unwrap_or(default.strikes_window),
             burial_blocks: self.burial_blocks.unwrap_or(default.burial_blocks),
             halt_after: self.halt_after_s.map_or(default.halt_after, Duration::from_secs),
+            settle_wait_max: wait.unwrap_or(default.settle_wait_max),
             ..default
         }
     }
@@ -326,6 +333,9 @@ impl Config {
         }
         if self.strikes_window_s.is_some_and(|window| !STRIKES_WINDOW_S.contains(&window)) {
             return outside("strikes_window_s", *STRIKES_WINDOW_S.start(), *STRIKES_WINDOW_S.end());
+        }
+        if self.settle_wait_s.is_some_and(|wait| !SETTLE_WAIT_S.contains(&wait)) {
+            return outside("settle_wait_s", *SETTLE_WAIT_S.start(), *SETTLE_WAIT_S.end());
         }
         if self.advertise.is_some() && matches!(self.database(), Database::File(_)) {
             let problem = "is where facilitators on one PostgreSQL database reach this one, and database \
@@ -714,6 +724,18 @@ mod tests {
         for line in ["burial_blocks = 0", "burial_blocks = 10001", "halt_after_s = 9"] {
             let error = options(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
             assert!(error.contains("must be from"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_settle_call_waits_as_long_as_is_set() {
+        let wait =
+            |text: &str| parse(text).map(|config| config.options().settle_wait_max.as_secs());
+        assert_eq!(wait(GOOD).unwrap(), 75);
+        assert_eq!(wait(&format!("settle_wait_s = 8\n{GOOD}")).unwrap(), 8);
+        for seconds in ["0", "76"] {
+            let error = wait(&format!("settle_wait_s = {seconds}\n{GOOD}")).unwrap_err();
+            assert_eq!(error.to_string(), "settle_wait_s: must be from 1 to 75");
         }
     }
 
