@@ -24,19 +24,19 @@ use crate::scribe::Unwritten;
 use crate::seal::Content;
 use crate::worker::{Crew, Flight, Job, Member};
 
-/// Looks in a row that must show a transaction displaced before its payment is signed anew, the
-/// longest delay between two looks apart. Behind a load balancer one node may count our own
-/// transaction while another does not show it yet.
-const DISPLACED_LOOKS: u32 = 3;
+/// Looks in a row that must show a transaction displaced before its payment is signed anew, or no cost of
+/// it before the payment is closed without, the longest delay between two looks apart. Behind a load
+/// balancer one node may count our own transaction while another does not show it yet.
+const LOOKS_MIN: u32 = 3;
 
-/// The looks in a row that showed a transaction displaced.
+/// The looks in a row that showed the same: a transaction displaced, or one of ours that cost nothing.
 #[derive(Debug, Default)]
-struct Displaced {
+struct Looks {
     looks: u32,
     last: Option<Instant>,
 }
 
-impl Displaced {
+impl Looks {
     /// Counts one more look at `now`, unless it is too close to the last, and tells whether they
     /// are enough.
     fn is_certain(&mut self, now: Instant, apart: Duration) -> bool {
@@ -44,7 +44,7 @@ impl Displaced {
             self.looks += 1;
             self.last = Some(now);
         }
-        self.looks >= DISPLACED_LOOKS
+        self.looks >= LOOKS_MIN
     }
 }
 
@@ -94,6 +94,9 @@ enum Next {
     Close(Outcome, BlockId),
     /// It is over, and its transaction may not be mined yet.
     CloseWhenConsumed,
+    /// It is over and its nonce is consumed, and yet this look showed no cost of its transaction: the node may
+    /// be behind.
+    CloseUncosted(Outcome, BlockId),
     /// The transaction that carried it among others was mined without it, and cost it so much: sign it
     /// by itself.
     Alone(Amount),
@@ -118,7 +121,7 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             Handed::Taken => resend,
             Handed::Untold => poll.max(Duration::from_millis(1)) * 10,
         };
-    let mut displaced = Displaced::default();
+    let (mut displaced, mut uncosted) = (Looks::default(), Looks::default());
     let mut flight = flight;
     let mut replace = options.replace_first;
     let mut replace_at = Instant::now() + replace;
@@ -135,7 +138,15 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
         poll = (poll * 2).min(longest);
         let (is_displaced, is_open) = (has(&Next::SignAgain), has(&Next::Resend));
         let (is_waited_for, is_unknown) = (has(&Next::CloseWhenConsumed), has(&Next::Unknown));
-        let certain = is_displaced && displaced.is_certain(Instant::now(), options.poll_max);
+        let is_uncosted = nexts.iter().any(|next| matches!(next, Next::CloseUncosted(..)));
+        let now = Instant::now();
+        let certain = Certain {
+            displaced: is_displaced && displaced.is_certain(now, options.poll_max),
+            uncosted: is_uncosted && uncosted.is_certain(now, options.poll_max),
+        };
+        if !is_uncosted {
+            uncosted = Looks::default();
+        }
         if !settle_up(&crew, &mut flight, nexts, certain).await {
             return;
         }
@@ -146,7 +157,7 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
         if is_displaced && !is_open {
             continue;
         }
-        displaced = Displaced::default();
+        displaced = Looks::default();
         if is_open && Instant::now() >= replace_at {
             if self::replace(&crew, &mut flight).await.is_err() {
                 return;
@@ -162,8 +173,17 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
     }
 }
 
+/// What enough looks in a row have shown.
+#[derive(Clone, Copy, Debug)]
+struct Certain {
+    /// The transaction is displaced.
+    displaced: bool,
+    /// It cost nothing.
+    uncosted: bool,
+}
+
 /// Does what one look at each of the payments asks for. `false` when none of them stays.
-async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: bool) -> bool {
+async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: Certain) -> bool {
     let is_pack = flight.members.len() > 1;
     let (mut closing, mut again, mut staying) = (Vec::new(), Vec::new(), Vec::new());
     for (member, next) in std::mem::take(&mut flight.members).into_iter().zip(nexts) {
@@ -177,11 +197,15 @@ async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: 
                 tracing::warn!(%payment, transaction, "left out of its pack; signing it alone");
                 again.push(member.alone(fee));
             }
-            Next::SignAgain if certain => {
+            Next::CloseUncosted(outcome, block) if certain.uncosted => {
+                closing.push((member.custody, Event::ClosedIn(outcome, block)));
+            }
+            Next::SignAgain if certain.displaced => {
                 tracing::warn!(%payment, transaction, "displaced by another transaction; signing anew");
                 again.push(member.anew());
             }
             Next::CloseWhenConsumed
+            | Next::CloseUncosted(..)
             | Next::SignAgain
             | Next::Resend
             | Next::Unknown
@@ -266,8 +290,13 @@ async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
 
 /// Looks where the payments of a flight stand.
 async fn look(crew: &Crew, flight: &mut Flight) -> Vec<Next> {
-    // What somebody else signed is in no lane of ours.
-    flight.consumed |= crew.desk.lane_of(&flight.sent().signer).is_none();
+    // What somebody else signed is in no lane of ours, and costs us nothing.
+    let ours = crew.desk.lane_of(&flight.sent().signer).is_some();
+    let nonce = match flight.consumed {
+        _ if !ours => Nonce::NotOurs,
+        true => Nonce::Consumed,
+        false => Nonce::Open,
+    };
     let asked: Vec<_> = flight.members.iter().map(|it| (&it.plan, &it.sent)).collect();
     let mut statuses = crew.desk.statuses(&asked).await;
     let bytes = flight.raw.is_some();
@@ -278,17 +307,26 @@ async fn look(crew: &Crew, flight: &mut Flight) -> Vec<Next> {
         head = crew.desk.in_time(crew.desk.network.head()).await.ok().and_then(Result::ok);
         statuses = crew.desk.statuses(&asked).await;
     }
-    let known = (bytes, flight.consumed);
-    let next = |(member, status)| next(member, status, known, head.as_ref());
+    let next = |(member, status)| next(member, status, (bytes, nonce), head.as_ref());
     flight.members.iter().zip(statuses).map(next).collect()
 }
 
-/// What `status` means for a payment whose transaction we have the `bytes` of, or have not, and whose
-/// nonce was `consumed` before the look.
+/// What was known of a transaction's nonce before a look at it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Nonce {
+    /// It may not be consumed.
+    Open,
+    /// It is consumed.
+    Consumed,
+    /// It is that of an account which is none of our signers.
+    NotOurs,
+}
+
+/// What `status` means for a payment whose transaction we have the `bytes` of, or have not.
 fn next(
     member: &Member,
     status: Result<ChainStatus, Unavailable>,
-    (bytes, consumed): (bool, bool),
+    (bytes, nonce): (bool, Nonce),
     head: Option<&Header>,
 ) -> Next {
     let status = match status {
@@ -317,17 +355,32 @@ fn next(
         ChainStatus::LeftOut { expired: true, block, fee } => {
             over(failed(Refusal::ValidBefore.into(), fee), block)
         }
-        // Closed only when our nonce is consumed, so that nothing behind it waits for bytes nobody
-        // holds; and by a look after that, which has seen what ours cost.
-        ChainStatus::Proven { transaction, block, fee }
-            if consumed || member.sent.is_any(&transaction) =>
-        {
-            over(Outcome::Settled { transaction, block: block.number, fee }, block)
+        ChainStatus::Proven { transaction, block, fee } => {
+            let is_sent = member.sent.is_any(&transaction);
+            let outcome = Outcome::Settled { transaction, block: block.number, fee };
+            let outcome = with_spent(outcome, member.spent);
+            close_by(nonce, is_sent || !fee.is_zero(), is_sent, (outcome, block))
         }
-        ChainStatus::Failed { refused, block, fee } if consumed => {
-            over(failed(refused, fee), block)
+        ChainStatus::Failed { refused, block, fee } => {
+            let outcome = with_spent(failed(refused, fee), member.spent);
+            close_by(nonce, !fee.is_zero(), false, (outcome, block))
         }
-        ChainStatus::Proven { .. } | ChainStatus::Failed { .. } => Next::CloseWhenConsumed,
+    }
+}
+
+/// Closed only when our nonce is consumed, so that nothing behind it waits for bytes nobody holds; and by a
+/// look after that, which has seen what ours cost.
+fn close_by(
+    nonce: Nonce,
+    is_costed: bool,
+    is_sent: bool,
+    (outcome, block): (Outcome, BlockId),
+) -> Next {
+    match nonce {
+        _ if is_sent => Next::Close(outcome, block),
+        Nonce::Open => Next::CloseWhenConsumed,
+        Nonce::Consumed if !is_costed => Next::CloseUncosted(outcome, block),
+        Nonce::Consumed | Nonce::NotOurs => Next::Close(outcome, block),
     }
 }
 
@@ -460,7 +513,7 @@ mod tests {
     #[test]
     fn looks_close_together_are_one() {
         let (start, apart) = (Instant::now(), Duration::from_millis(500));
-        let mut displaced = Displaced::default();
+        let mut displaced = Looks::default();
         let mut at = |ms| displaced.is_certain(start + Duration::from_millis(ms), apart);
         for ms in [5, 15, 35, 75, 155, 504, 505, 700, 1004] {
             assert!(!at(ms), "certain after {ms} ms");

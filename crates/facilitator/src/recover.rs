@@ -147,8 +147,9 @@ enum Taken {
 }
 
 async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrecovered> {
-    // Somebody is about to wait for it, and brings it to the worker: not left behind.
-    if desk.waiters.may_be_owned(key) {
+    // Somebody is entering it, and brings it to the worker: not left behind. Who waits for it already may have
+    // failed to.
+    if desk.waiters.entering(key) {
         return Ok(None);
     }
     // Entries of an earlier process count against the bound as far as there is room.

@@ -434,20 +434,50 @@ impl Call {
             return self.told(&entry);
         }
         let dismissed = told.is_some();
-        match desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await {
-            // It was closed for us just now; only the scribe's word says so for certain.
-            Ok(false) if !dismissed => {
+        let handed_over = desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await;
+        if let Err(error) = &handed_over {
+            tracing::warn!(payment = %key, %error, "not handed over");
+        }
+        match handed_over {
+            // It was closed for us just now, or may be in this moment, as long as the journal does not say
+            // that we have left; only the scribe's word says so for certain.
+            Ok(false) | Err(_) if !dismissed => {
                 match tokio::time::timeout(OVERTAKEN, ticket.outcome()).await {
                     Ok(Some(entry)) => self.told(&entry),
-                    Ok(None) | Err(_) => Step::Answer(self.pending_now().await),
+                    Ok(None) => Step::Answer(self.pending_now().await),
+                    Err(_) => {
+                        // Not closed at all: somebody else wrote that we have left.
+                        let is_open = |entry: &Entry| !is_final(entry);
+                        let found = desk.journal.find(key).await;
+                        if handed_over.is_ok()
+                            && !matches!(&found, Ok(Some(entry)) if is_open(entry))
+                        {
+                            self.give_back(ticket);
+                        }
+                        Step::Answer(self.pending_now().await)
+                    }
                 }
             }
             Ok(_) => Step::Answer(self.pending_now().await),
-            Err(error) => {
-                tracing::warn!(payment = %key, %error, "not handed over");
-                Step::Answer(pending(None))
-            }
+            Err(_) => Step::Answer(pending(None)),
         }
+    }
+
+    /// The journal says that the entry is closed for us, and the scribe does not say so in time: when it does,
+    /// the success is for the next one who asks.
+    fn give_back(&self, mut ticket: Ticket) {
+        let (desk, key) = (Arc::clone(&self.crew.desk), self.identified.key.clone());
+        self.crew.desk.spawn(async move {
+            let closed = ticket.outcome().await;
+            let is_success = |entry: &Entry| {
+                matches!(entry.stage, Stage::Final(Outcome::Settled { .. }))
+                    && told_by_close(entry)
+                    && entry.new.caller.is_none()
+            };
+            if closed.is_some_and(|entry| is_success(&entry)) {
+                drop(Receipt { desk, key, unread: true });
+            }
+        });
     }
 
     /// The scribe told us, the one who waits, how the entry was closed.

@@ -70,6 +70,12 @@ impl Waiters {
         self.lock().get(key).is_some_and(|seats| seats.iter().any(owns))
     }
 
+    /// Whether somebody is entering it, or about to wait for it.
+    pub(crate) fn entering(&self, key: &PaymentKey) -> bool {
+        let enters = |seat: &Seat| seat.role == Role::Entering;
+        self.lock().get(key).is_some_and(|seats| seats.iter().any(enters))
+    }
+
     /// Whether somebody is the one who waits.
     pub(crate) fn owned(&self, key: &PaymentKey) -> bool {
         let owns = |seat: &Seat| seat.role == Role::Owner;

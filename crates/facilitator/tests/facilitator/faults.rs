@@ -14,7 +14,7 @@ use crate::bed::{
     Bed, LONG, SHORT, done, options, pending, refused, settle, stage, take_over, until,
 };
 use crate::chain::{EXPIRES, Node, key, network, payment};
-use crate::flaky::{Faults, Flaky};
+use crate::flaky::{Faults, Flaky, LINGERS};
 
 #[tokio::test]
 async fn a_lost_answer_to_the_broadcast_is_no_failure() {
@@ -242,6 +242,50 @@ async fn an_expired_transaction_is_seen_through_so_that_the_lane_has_no_gap() {
     assert_eq!(bed.chain.state().handed.last().map(|tx| tx.nonce), Some(1));
 }
 
+/// Somebody else was first, and ours was mined for nothing. The node that is asked next is behind and shows
+/// that nonce as consumed and no transaction of ours.
+#[tokio::test]
+async fn a_node_that_is_behind_hides_no_cost() {
+    let bed = Bed::new();
+    let engine = bed.start().await;
+    bed.chain.state().automine = false;
+    pending(settle(&engine, payment("1"), SHORT).await);
+    {
+        let mut state = bed.chain.state();
+        state.preempt(&key("1"));
+        state.mine();
+        // The look that finds it settled, and the one after the nonce was asked for.
+        state.hides_ours = 2;
+    }
+    until("settled", || async { stage(&engine, "1").await == "settled" }).await;
+    let fee = engine.status(&key("1")).await.unwrap().unwrap().fee;
+    assert_eq!(fee, bed.chain.state().spent.into(), "the fee is not in the books");
+    assert!(!fee.is_zero());
+}
+
+/// The entry is closed for the caller in the moment in which it stops to wait, and the journal cannot be
+/// told that it left.
+#[tokio::test]
+async fn a_close_that_overtakes_a_failed_hand_over_is_told() {
+    let bed = Bed::new();
+    let faults = Arc::new(Faults::default());
+    let journal = Arc::new(Flaky { journal: bed.journal(), faults: Arc::clone(&faults) });
+    let engine = bed.start_on(journal, options()).await;
+    bed.chain.state().automine = false;
+    let waits = LINGERS / 2;
+    let asked = tokio::spawn({
+        let engine = engine.clone();
+        async move { settle(&engine, payment("1"), waits).await }
+    });
+    until("sent", || async { !bed.chain.state().handed.is_empty() }).await;
+    faults.hand_over_fails.store(true, Ordering::SeqCst);
+    faults.advance_lingers.store(true, Ordering::SeqCst);
+    bed.chain.state().mine();
+    done(&asked.await.unwrap());
+    faults.hand_over_fails.store(false, Ordering::SeqCst);
+    refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
+}
+
 #[tokio::test]
 async fn a_preempted_payment_is_settled_by_the_other_transaction() {
     let bed = Bed::new();
@@ -448,6 +492,22 @@ async fn strays_in_the_journal_are_taken_up() {
     until("taken up", || async { stage(&engine, "1").await == "settled" }).await;
     done(&settle(&engine, payment("1"), LONG).await);
     refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
+}
+
+/// The journal fails just when a caller wants a stray entry worked on, and then the caller sits down to wait.
+#[tokio::test]
+async fn strays_that_somebody_waits_for_are_taken_up_too() {
+    let bed = Bed::new();
+    let (journal, faults) = flaky(&bed);
+    let options = Options { rescan: Duration::from_millis(500), ..options() };
+    let engine = bed.start_on(journal, options).await;
+    faults.enter_goes_down.store(true, Ordering::SeqCst);
+    pending(settle(&engine, payment("1"), LONG).await);
+    faults.down.store(false, Ordering::SeqCst);
+    // The first two looks find an entry that nobody waits for; the third is that of whoever would take it up.
+    faults.find_fails.store(3, Ordering::SeqCst);
+    done(&settle(&engine, payment("1"), LONG).await);
+    assert_eq!(faults.find_fails.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ use pay402_core::network::BlockId;
 use pay402_core::time::UnixTime;
 use pay402_core::{NetworkId, PaymentKey};
 
+/// How late an answer is.
+pub const LINGERS: Duration = Duration::from_millis(150);
+
 #[derive(Default)]
 pub struct Faults {
     /// Nothing works.
@@ -25,8 +28,14 @@ pub struct Faults {
     pub enter_goes_down: AtomicBool,
     /// So many calls of `advance` work and then say that they did not.
     pub advance_lies: AtomicUsize,
+    /// `advance` works, and says so late.
+    pub advance_lingers: AtomicBool,
+    /// `hand_over` fails.
+    pub hand_over_fails: AtomicBool,
     /// `enter` fails; reading works.
     pub enter_fails: AtomicBool,
+    /// Which `find` from now on fails, counted from 1; none at 0.
+    pub find_fails: AtomicUsize,
     /// Whoever began to wait finds the entry only when it is final.
     pub finds_late: AtomicBool,
     /// Questions about the backlog are never answered.
@@ -67,6 +76,11 @@ impl Journal for Flaky {
 
     async fn find(&self, key: &PaymentKey) -> Result<Option<Entry>, JournalError> {
         self.works()?;
+        let left = &self.faults.find_fails;
+        let counted = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if counted == Ok(1) {
+            return Err(error());
+        }
         let mut found = self.journal.find(key).await?;
         // A close that is for whoever waits marks the entry as delivered.
         let is_waited_for = |entry: &Entry| entry.delivery == Delivery::Waiting;
@@ -102,6 +116,9 @@ impl Journal for Flaky {
     ) -> Result<Vec<Entry>, JournalError> {
         self.works()?;
         let entries = self.journal.advance(lease, changes).await?;
+        if self.faults.advance_lingers.load(Ordering::SeqCst) {
+            tokio::time::sleep(LINGERS).await;
+        }
         let lies = &self.faults.advance_lies;
         match lies.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
             Ok(_) => Err(error()),
@@ -181,6 +198,9 @@ impl Journal for Flaky {
         at: UnixTime,
     ) -> Result<bool, JournalError> {
         self.works()?;
+        if self.faults.hand_over_fails.load(Ordering::SeqCst) {
+            return Err(error());
+        }
         self.journal.hand_over(key, from, to, at).await
     }
 
