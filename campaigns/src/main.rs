@@ -1,6 +1,6 @@
-//! Campaigns: what takes too long for every run, with processes of the built `pay402`.
+//! Campaigns: what takes too long for every run, with processes of the built `pay402` or with its engine.
 //!
-//! Run by `cargo xtask cluster`, `replay` and `chaos`. Each ends with one line of figures, and
+//! Run by `cargo xtask sim`, `cluster`, `replay` and `chaos`. Each ends with one line of figures, and
 //! with a failure on any violation. A campaign is made of rounds, each in a world of its own and
 //! checked at its end; those of the long form can be resumed and shared out.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
@@ -21,6 +21,7 @@ mod replay;
 #[cfg(unix)]
 mod replicas;
 mod rounds;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -28,15 +29,16 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Failure>;
 
 const USAGE: &str = "\
-usage: campaigns cluster|replay|chaos --bin FILE [--short|--long] [--resume] [--shard I/N] [--seed N]
+usage: campaigns sim|cluster|replay|chaos --bin FILE [--short|--long] [--resume] [--shard I/N] [--seed N]
   --bin FILE    the built pay402
   --short       about a minute; the default
-  --long        cluster, chaos: 30 minutes; replay: 20 rounds
+  --long        sim: 100,000 seeds; cluster, chaos: 30 minutes; replay: 20 rounds
   --resume      leave out rounds that a run before this one finished
   --shard I/N   every Nth round, from the Ith on
   --seed N      where the randomness begins; by default 1
   --store sqlite|postgres
                 where chaos has its journal; by default sqlite
+  --only SEED   of sim: this seed alone, told step by step
 ";
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn begin(arguments: &[String]) -> Result<String> {
         "cluster" => runtime.block_on(cluster::run(&plan)),
         "replay" => runtime.block_on(replay::run(&plan)),
         "chaos" => runtime.block_on(chaos::run(&plan)),
+        "sim" => sim::run(&plan),
         _ => Err(USAGE.into()),
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) extent: Extent,
     pub(crate) seed: u64,
     pub(crate) store: Store,
+    /// The one seed of `sim` that is run, and told step by step.
+    pub(crate) only: Option<u64>,
     resume: bool,
     /// Which of how many shares of the rounds, from 1 on.
     shard: (u64, u64),
@@ -54,6 +56,7 @@ impl Plan {
             extent: Extent::Short,
             seed: 1,
             store: Store::Sqlite,
+            only: None,
             resume: false,
             shard: (1, 1),
         };
@@ -74,6 +77,7 @@ impl Plan {
                         other => return Err(format!("no store `{other}`\n{USAGE}").into()),
                     }
                 }
+                "--only" => plan.only = Some(value()?.parse()?),
                 "--shard" => {
                     let text = value()?;
                     let numbers = text.split_once('/');

@@ -1,4 +1,4 @@
-//! `cluster`, `replay` and `chaos`: build `pay402` and the driver in `campaigns/`, and run it.
+//! `sim`, `cluster`, `replay` and `chaos`: build `pay402` and the driver in `campaigns/`, and run it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,8 @@ const RUN_LIMIT: Duration = Duration::from_secs(3 * 60 * 60);
 
 /// Runs the campaign `verb`. What it prints last is its line of figures.
 pub(crate) fn run(root: &Path, verb: &str, arguments: &[&str]) -> Outcome {
-    let build = ["build", "--locked", "--package", "pay402", "--package", "pay402-campaigns"];
+    let packages = ["--package", "pay402", "--package", "pay402-campaigns"];
+    let build = [&["build", "--locked", "--all-features"][..], &packages].concat();
     Step::new(root, "cargo", &build, BUILD_LIMIT).run()?;
     step(root, verb, &suites::binary(root)?, arguments).run()
 }

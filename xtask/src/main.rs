@@ -24,6 +24,8 @@ usage: cargo xtask <verb>
   setup            install what the tests need besides Rust (npm and pip packages, from lockfiles)
   test [--quick]   every test: Rust, doc tests, contracts, interop; --quick leaves out what needs setup
   campaign         what takes too long for every run: 20,000 mutated payments, each refused or the same
+  sim [--short|--long] [--resume] [--shard I/N] [--seed N] [--only SEED]
+                   the engine in worlds that a seed decides; --only tells one step by step
   cluster [--short|--long] [--resume] [--shard I/N] [--seed N]
                    replicas on PostgreSQL under load, one killed every ten seconds, one frozen
   replay [the same]
@@ -72,6 +74,7 @@ fn run(arguments: &[String]) -> Outcome {
         ["tidy"] => tidy::run(&root),
         ["ci"] => checks::run(&root),
         ["cluster", ref rest @ ..] => campaigns::run(&root, "cluster", rest),
+        ["sim", ref rest @ ..] => campaigns::run(&root, "sim", rest),
         ["replay", ref rest @ ..] => campaigns::run(&root, "replay", rest),
         ["bench", ref rest @ ..] => bench::run(&root, rest),
         ["chaos", ref rest @ ..] => campaigns::run(&root, "chaos", rest),

@@ -112,7 +112,8 @@ fn plan(root: &Path, extent: Extent, binary: &Path, postgresql: bool) -> Vec<(&'
         suites.push(("interop", Step::new(root, "node", &matrix, INTEROP_LIMIT)));
         let compared = ["interop/permit2.mjs"];
         suites.push(("permit2", Step::new(root, "node", &compared, PERMIT2_LIMIT)));
-        for verb in ["cluster", "replay"].into_iter().filter(|_| postgresql) {
+        let with_server = ["cluster", "replay"].into_iter().filter(|_| postgresql);
+        for verb in ["sim"].into_iter().chain(with_server) {
             suites.push((verb, campaigns::step(root, verb, Path::new(&*binary), &["--short"])));
         }
         let chaos = campaigns::step(root, "chaos", Path::new(&*binary), &["--short"]);
@@ -194,10 +195,8 @@ mod tests {
             names(extent).into_iter().filter(|name| *name != "power cut").collect()
         };
         assert_eq!(fixed(Extent::Quick), ["rust", "doc tests"]);
-        assert_eq!(
-            fixed(Extent::Full),
-            ["rust", "doc tests", "contracts", "interop", "permit2", "chaos"]
-        );
+        let full = ["rust", "doc tests", "contracts", "interop", "permit2", "sim", "chaos"];
+        assert_eq!(fixed(Extent::Full), full);
         let all = plan(root, Extent::Full, Path::new("bin"), true);
         let last: Vec<_> = all.iter().rev().take(3).map(|(name, _)| *name).collect();
         assert_eq!(last, ["chaos", "replay", "cluster"], "where there is a server");

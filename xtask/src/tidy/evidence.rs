@@ -8,7 +8,7 @@ const REGISTRY: &str = "crates/core/src/refusal.rs";
 
 /// Constructors of evidence, and the folders that may call them. Tests may.
 const CONSTRUCTORS: &[(&str, &[&str])] = &[
-    ("Verified::attest(", &["crates/core/src/network.rs", "crates/evm/"]),
+    ("Verified::attest(", &["crates/core/src/network.rs", "crates/evm/", "campaigns/src/sim/"]),
     ("Clearance::resume(", &["crates/core/src/spend.rs", "crates/client/"]),
 ];
 

@@ -1,0 +1,786 @@
+//! A chain in memory and a node of it that fails as the weather says: blocks, a pool, fees that rise,
+//! reorganisations, other people's transactions. No cryptography; what it shows of a payment follows the
+//! rules of the EVM network's proofs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pay402_core::error::{Malformed, Misconfigured, Unavailable};
+use pay402_core::facilitator::Kind;
+use pay402_core::network::{
+    BlockId, ChainStatus, Header, Identified, Network, Pack, Packing, SecretBytes, SendError,
+    SentAs, SignedTransaction, Unverified, Verified,
+};
+use pay402_core::time::UnixTime;
+use pay402_core::{
+    Amount, Digest, NetworkId, Payment, PaymentKey, Presented, Refusal, Refused, Requirements,
+    Scheme, WireVersion,
+};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::journal::Store;
+use super::world::{Die, Life, Sea};
+
+/// Chain time at the beginning.
+pub(super) const EPOCH: u64 = 1_000_000;
+/// How far past an end a block must be for "never".
+const FINALITY_MARGIN_S: u64 = 60;
+/// How deep a cancellation must be.
+const CANCEL_DEPTH: u64 = 12;
+/// How long before its end a payment is not verified any more.
+const MARGIN_S: u64 = 6;
+/// Who sends what is not ours.
+const STRANGER: &str = "0xstranger";
+
+/// One payment of a transaction.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Item {
+    key: String,
+    payer: String,
+    amount: u64,
+    expires: u64,
+}
+
+/// A signed transaction.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Tx {
+    signer: String,
+    nonce: u64,
+    /// What it offers for its gas.
+    level: u64,
+    items: Vec<Item>,
+    hash: String,
+}
+
+impl Tx {
+    fn read(raw: &SecretBytes) -> Self {
+        let text = std::str::from_utf8(raw.expose()).expect("bytes of ours");
+        let lines: Vec<&str> = text.lines().collect();
+        let number = |index: usize| lines[index].parse().expect("a number of ours");
+        let items = lines[3..].chunks(4).map(item).collect();
+        let (signer, hash) = (lines[0].to_owned(), hash_of(raw.expose()));
+        Self { signer, nonce: number(1), level: number(2), items, hash }
+    }
+
+    /// What it costs.
+    fn fee(&self) -> u64 {
+        fee(self.items.len(), self.level)
+    }
+}
+
+fn item(lines: &[&str]) -> Item {
+    let number = |index: usize| lines[index].parse().expect("a number of ours");
+    Item { key: lines[0].into(), payer: lines[1].into(), amount: number(2), expires: number(3) }
+}
+
+fn plan_of(plan: &SecretBytes) -> Item {
+    let text = std::str::from_utf8(plan.expose()).expect("a plan of ours");
+    item(&text.lines().collect::<Vec<_>>())
+}
+
+/// Whether a payment is left out of every pack: it needs more gas than it gets there.
+fn is_unlucky(item: &Item) -> bool {
+    Digest::of(&[item.key.as_bytes(), &item.expires.to_be_bytes()]).0[0] < 32
+}
+
+fn place(height: u64) -> usize {
+    usize::try_from(height).expect("a short chain")
+}
+
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).expect("a small pack")
+}
+
+/// Odd, so that shares differ.
+fn fee(items: usize, level: u64) -> u64 {
+    let items = items as u64;
+    let gas = if items == 1 { 21_000 } else { 10_001 + 5_003 * items };
+    gas * (level + 1)
+}
+
+fn hash_of(bytes: &[u8]) -> String {
+    let hex: String = Digest::of(&[bytes]).0[..16].iter().map(|b| format!("{b:02x}")).collect();
+    format!("0x{hex}")
+}
+
+/// What happened in a block.
+#[derive(Debug, Default)]
+struct Block {
+    /// Which branch it began: tells it from another of its height.
+    fork: u64,
+    time: u64,
+    /// Ours, each with whether it made its payments.
+    txs: Vec<(Tx, Vec<bool>)>,
+    /// What others did with authorizations, before ours.
+    deeds: Vec<Deed>,
+}
+
+/// What somebody else does on the chain.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// Sends the same authorization.
+    Preempt(Item),
+    /// The payer cancels it.
+    Cancel(String),
+    /// The payer spends all that it has.
+    Drain(String),
+}
+
+/// How an authorization was used.
+#[derive(Clone, Debug)]
+struct Use {
+    height: u64,
+    /// The transaction that made the transfer; nothing when it was cancelled.
+    by: Option<(String, Option<Tx>)>,
+}
+
+/// What the chain amounts to.
+#[derive(Debug, Default)]
+struct Ledger {
+    used: BTreeMap<String, Use>,
+    mined: BTreeMap<String, u64>,
+    consumed: BTreeMap<String, u64>,
+    /// What each payer has no more.
+    gone: BTreeMap<String, u64>,
+}
+
+/// The chain.
+#[derive(Debug)]
+pub(super) struct State {
+    blocks: Vec<Block>,
+    tip: Ledger,
+    pool: BTreeMap<(String, u64), Tx>,
+    deeds: Vec<Deed>,
+    /// What a transaction must offer.
+    pub(super) level: u64,
+    /// What each payer has at the beginning.
+    pub(super) funds: BTreeMap<String, u64>,
+    pub(super) confirmations: u64,
+    pub(super) packing: Option<Packing>,
+    /// How often blocks were taken out.
+    forks: u64,
+    /// Everything that a node was ever given: who carried out what with which nonce.
+    handed: BTreeMap<(String, u64), Vec<String>>,
+    /// What must not be.
+    pub(super) violations: Vec<String>,
+}
+
+/// A payment by the chain: the transaction that made it, and how much it moved.
+pub(super) type Made = BTreeMap<String, (String, u64)>;
+
+impl State {
+    pub(super) fn new(confirmations: u64) -> Self {
+        Self {
+            blocks: vec![Block { time: EPOCH, ..Block::default() }],
+            tip: Ledger::default(),
+            pool: BTreeMap::new(),
+            deeds: Vec::new(),
+            level: 0,
+            funds: BTreeMap::new(),
+            confirmations,
+            packing: None,
+            forks: 0,
+            handed: BTreeMap::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    fn block(&self, height: u64) -> &Block {
+        &self.blocks[place(height)]
+    }
+
+    fn height(&self) -> u64 {
+        self.blocks.len() as u64 - 1
+    }
+
+    /// Mines a block at `time` out of what is in the pool and `includes` does not leave for later.
+    pub(super) fn mine(&mut self, time: u64, mut includes: impl FnMut() -> bool) {
+        let last = self.blocks.last().map_or(0, |block| block.time);
+        let time = time.max(last + 1);
+        let mut block = Block { fork: self.forks, time, ..Block::default() };
+        let height = self.height() + 1;
+        block.deeds = std::mem::take(&mut self.deeds);
+        for deed in &block.deeds {
+            self.tip.apply_deed(deed, height, &self.funds);
+        }
+        let keys: Vec<_> = self.pool.keys().cloned().collect();
+        for key in keys {
+            let next = self.tip.consumed.get(&key.0).copied().unwrap_or(0);
+            let tx = &self.pool[&key];
+            if key.1 != next || tx.level < self.level || !includes() {
+                continue;
+            }
+            let tx = self.pool.remove(&key).expect("it is there");
+            let made = self.tip.apply(&tx, height, block.time, &self.funds);
+            block.txs.push((tx, made));
+        }
+        let consumed = &self.tip.consumed;
+        self.pool.retain(|(signer, nonce), _| consumed.get(signer).copied().unwrap_or(0) <= *nonce);
+        self.blocks.push(block);
+    }
+
+    /// Takes the last `depth` blocks out. What was in them goes back to the pool when `comes_back` says
+    /// so, and is lost otherwise.
+    pub(super) fn reorganize(&mut self, depth: u64, mut comes_back: impl FnMut() -> bool) {
+        self.forks += 1;
+        for _ in 0..depth.min(self.height()) {
+            let block = self.blocks.pop().expect("there is a block");
+            for (tx, _) in block.txs {
+                if comes_back() {
+                    self.pool.insert((tx.signer.clone(), tx.nonce), tx);
+                }
+            }
+            for deed in block.deeds {
+                if comes_back() {
+                    self.deeds.push(deed);
+                }
+            }
+        }
+        self.tip = Ledger::default();
+        for (height, block) in self.blocks.iter_mut().enumerate() {
+            for deed in &block.deeds {
+                self.tip.apply_deed(deed, height as u64, &self.funds);
+            }
+            for (tx, made) in &mut block.txs {
+                *made = self.tip.apply(tx, height as u64, block.time, &self.funds);
+            }
+        }
+    }
+
+    fn block_id(&self, height: u64) -> BlockId {
+        let hash = format!("0xblock{height}-{}", self.block(height).fork);
+        BlockId { number: height, hash }
+    }
+
+    fn header(&self, height: u64) -> Header {
+        let parent = height.checked_sub(1).map(|below| self.block_id(below).hash);
+        Header {
+            block: self.block_id(height),
+            parent: parent.unwrap_or_default(),
+            time: UnixTime(self.block(height).time),
+        }
+    }
+
+    /// Whether the chain has this block.
+    pub(super) fn stands(&self, block: &BlockId) -> bool {
+        block.number <= self.height() && self.block_id(block.number) == *block
+    }
+
+    /// A transaction that waits, by its number.
+    fn waiting(&self, number: u64) -> Option<(String, u64)> {
+        let count = self.pool.len() as u64;
+        let place = number.checked_rem(count).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.pool.keys().nth(place).cloned())
+    }
+
+    /// A transaction leaves the pool unmined.
+    pub(super) fn drop_one(&mut self, number: u64) {
+        if let Some(key) = self.waiting(number) {
+            self.pool.remove(&key);
+        }
+    }
+
+    /// Somebody acts on what waits in the pool: sends the authorization, cancels it, or empties the wallet.
+    pub(super) fn meddle(&mut self, number: u64, how: u64) {
+        let Some(key) = self.waiting(number) else { return };
+        let Some(item) = self.pool[&key].items.first().cloned() else { return };
+        self.deeds.push(match how % 3 {
+            0 => Deed::Preempt(item),
+            1 => Deed::Cancel(item.key),
+            _ => Deed::Drain(item.payer),
+        });
+    }
+
+    /// Every payment that the chain made.
+    pub(super) fn made(&self) -> Made {
+        let mut made = Made::new();
+        for block in &self.blocks {
+            for deed in &block.deeds {
+                if let Deed::Preempt(item) = deed
+                    && let Some(Use { by: Some((hash, None)), .. }) = self.tip.used.get(&item.key)
+                {
+                    made.insert(item.key.clone(), (hash.clone(), item.amount));
+                }
+            }
+            for (tx, done) in &block.txs {
+                for (item, _) in tx.items.iter().zip(done).filter(|(_, done)| **done) {
+                    made.insert(item.key.clone(), (tx.hash.clone(), item.amount));
+                }
+            }
+        }
+        made
+    }
+
+    /// What our transactions cost.
+    pub(super) fn spent(&self) -> u64 {
+        self.blocks.iter().flat_map(|block| &block.txs).map(|(tx, _)| tx.fee()).sum()
+    }
+
+    /// Nonces that carried out one thing and another.
+    pub(super) fn reused(&self) -> Vec<String> {
+        let several = |(_, what): &(_, &Vec<String>)| what.len() > 1;
+        let reused = self.handed.iter().filter(several);
+        reused.map(|((signer, nonce), what)| format!("{signer} {nonce}: {what:?}")).collect()
+    }
+
+    /// What a node whose head is `behind` shows.
+    fn view(&self, behind: u64) -> View<'_> {
+        View { state: self, head: self.height().saturating_sub(behind), is_mixed: false }
+    }
+}
+
+impl Ledger {
+    fn apply(
+        &mut self,
+        tx: &Tx,
+        height: u64,
+        time: u64,
+        funds: &BTreeMap<String, u64>,
+    ) -> Vec<bool> {
+        *self.consumed.entry(tx.signer.clone()).or_default() += 1;
+        self.mined.insert(tx.hash.clone(), height);
+        let mut made = Vec::with_capacity(tx.items.len());
+        for item in &tx.items {
+            let good = time < item.expires
+                && (tx.items.len() == 1 || !is_unlucky(item))
+                && !self.used.contains_key(&item.key)
+                && self.pay(item, funds);
+            if good {
+                let by = Some((tx.hash.clone(), Some(tx.clone())));
+                self.used.insert(item.key.clone(), Use { height, by });
+            }
+            made.push(good);
+        }
+        made
+    }
+
+    fn apply_deed(&mut self, deed: &Deed, height: u64, funds: &BTreeMap<String, u64>) {
+        match deed {
+            Deed::Preempt(item) => {
+                if !self.used.contains_key(&item.key) && self.pay(item, funds) {
+                    let hash = hash_of(format!("{STRANGER} {}", item.key).as_bytes());
+                    self.used.insert(item.key.clone(), Use { height, by: Some((hash, None)) });
+                }
+            }
+            Deed::Cancel(key) => {
+                self.used.entry(key.clone()).or_insert(Use { height, by: None });
+            }
+            Deed::Drain(payer) => {
+                self.gone.insert(payer.clone(), u64::MAX);
+            }
+        }
+    }
+
+    fn pay(&mut self, item: &Item, funds: &BTreeMap<String, u64>) -> bool {
+        let had = funds.get(&item.payer).copied().unwrap_or(0);
+        let gone = self.gone.entry(item.payer.clone()).or_default();
+        let good = had.saturating_sub(*gone) >= item.amount;
+        if good {
+            *gone += item.amount;
+        }
+        good
+    }
+}
+
+/// The chain as a node shows it.
+struct View<'a> {
+    state: &'a State,
+    head: u64,
+    /// Whether nonces are counted by another node, which is not behind.
+    is_mixed: bool,
+}
+
+impl View<'_> {
+    fn time(&self) -> u64 {
+        self.state.block(self.head).time
+    }
+
+    fn used(&self, key: &str) -> Option<&Use> {
+        self.state.tip.used.get(key).filter(|used| used.height <= self.head)
+    }
+
+    fn consumed(&self, signer: &str) -> u64 {
+        let later = self.state.blocks.iter().skip(place(self.head) + 1);
+        let later = later.flat_map(|block| &block.txs).filter(|(tx, _)| tx.signer == signer);
+        let all = self.state.tip.consumed.get(signer).copied().unwrap_or(0);
+        all - later.count() as u64
+    }
+
+    /// How many nonces another node counts, if that one answers.
+    fn ahead(&self, signer: &str) -> u64 {
+        match self.is_mixed {
+            true => self.state.tip.consumed.get(signer).copied().unwrap_or(0),
+            false => 0,
+        }
+    }
+
+    fn mined(&self, sent: &SentAs) -> Option<(&Tx, u64)> {
+        let hashes = [&sent.transaction].into_iter().chain(&sent.replaced);
+        let found = hashes.filter_map(|hash| Some((hash, *self.state.tip.mined.get(hash)?)));
+        let (hash, height) = found.into_iter().find(|(_, height)| *height <= self.head)?;
+        let block = self.state.block(height);
+        block.txs.iter().find(|(tx, _)| tx.hash == *hash).map(|(tx, _)| (tx, height))
+    }
+
+    fn is_deep(&self, height: u64) -> bool {
+        self.head + 1 - height >= self.state.confirmations
+    }
+
+    /// As the EVM network tells it: see `pay402_evm::network::status`.
+    fn status(&self, item: &Item, sent: Option<&SentAs>) -> ChainStatus {
+        let ours = sent.and_then(|sent| Some((sent, self.mined(sent)?)));
+        if let Some((_, (tx, height))) = ours
+            && !self.is_deep(height)
+        {
+            return ChainStatus::Shallow { transaction: tx.hash.clone() };
+        }
+        let share = |sent: &SentAs, tx: &Tx| sent.part.share(tx.fee().into());
+        let cost = ours.map_or(Amount::ZERO, |(sent, (tx, _))| share(sent, tx));
+        let expired = self.time() >= item.expires + FINALITY_MARGIN_S;
+        let Some(used) = self.used(&item.key) else {
+            return match ours {
+                Some((sent, (_, height))) if !sent.part.is_whole() => {
+                    let block = self.state.block_id(height);
+                    ChainStatus::LeftOut { expired, block, fee: cost }
+                }
+                Some((_, (tx, height))) => {
+                    let refused = Refused::from(Refusal::TransactionReverted);
+                    let refused = refused.with_transaction(tx.hash.clone());
+                    let block = self.state.block_id(height);
+                    ChainStatus::Failed { refused, block, fee: cost }
+                }
+                None => {
+                    let consumed = |signer: &str| self.consumed(signer).max(self.ahead(signer));
+                    let displaced = sent.is_some_and(|sent| consumed(&sent.signer) > sent.nonce);
+                    ChainStatus::Open { expired, displaced }
+                }
+            };
+        };
+        let Some((hash, by)) = &used.by else {
+            return match self.head - used.height >= CANCEL_DEPTH {
+                true => ChainStatus::Failed {
+                    refused: Refusal::AuthorizationCanceled.into(),
+                    block: self.state.block_id(used.height),
+                    fee: cost,
+                },
+                false => ChainStatus::Open { expired: false, displaced: false },
+            };
+        };
+        if !self.is_deep(used.height) {
+            return ChainStatus::Shallow { transaction: hash.clone() };
+        }
+        let its_own = ours.is_some_and(|(_, (tx, _))| tx.hash == *hash);
+        // The share of a transaction of ours that is not the one we looked for.
+        let other = match by {
+            Some(tx) if !its_own => {
+                let at = tx.items.iter().position(|other| other.key == item.key).unwrap_or(0);
+                let (index, of) = (narrow(at), narrow(tx.items.len()));
+                pay402_core::network::Part { index, of }.share(tx.fee().into())
+            }
+            _ => Amount::ZERO,
+        };
+        let fee = cost.checked_add(other).expect("small fees");
+        let block = self.state.block_id(used.height);
+        ChainStatus::Proven { transaction: hash.clone(), block, fee }
+    }
+}
+
+/// The network as one process sees it.
+pub(super) struct Port {
+    id: NetworkId,
+    signers: Vec<String>,
+    pub(super) chain: Arc<Mutex<State>>,
+    store: Arc<Store>,
+    life: Arc<Life>,
+    sea: Arc<Sea>,
+}
+
+impl Port {
+    pub(super) fn new(
+        signers: Vec<String>,
+        chain: Arc<Mutex<State>>,
+        store: Arc<Store>,
+        life: Arc<Life>,
+        sea: Arc<Sea>,
+    ) -> Self {
+        Self { id: network(), signers, chain, store, life, sea }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before a question: time passes, the process may end, and the node may not answer. Gives a die for the
+    /// rest.
+    async fn ask(&self, what: &str) -> Result<Die, Unavailable> {
+        self.life.step(what).await;
+        let mut die = self.sea.die(&format!("{} {what}", self.life.name()));
+        self.sea.pass_time(&mut die, Duration::from_millis(120)).await;
+        self.life.step(what).await;
+        match self.sea.happens(&mut die, |weather| weather.node_fails) {
+            true => Err(Unavailable::new("node", "it does not answer")),
+            false => Ok(die),
+        }
+    }
+
+    /// How far the node that answers is behind.
+    fn behind(&self, die: &mut Die) -> u64 {
+        match self.sea.happens(die, |weather| weather.stale) {
+            true => 1 + die.below(2),
+            false => 0,
+        }
+    }
+}
+
+pub(super) fn network() -> NetworkId {
+    NetworkId::eip155(84_532)
+}
+
+fn text<'a>(map: &'a Map<String, Value>, key: &str) -> &'a str {
+    map.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn expires(payment: &Payment) -> u64 {
+    text(&payment.presented().payload, "expires").parse().unwrap_or(0)
+}
+
+#[async_trait]
+impl Network for Port {
+    fn id(&self) -> &NetworkId {
+        &self.id
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let kind = |scheme| Kind {
+            version: WireVersion::V2,
+            scheme,
+            network: self.id.clone(),
+            extra: Map::new(),
+        };
+        vec![kind(Scheme::EXACT), kind(Scheme::UPTO)]
+    }
+
+    fn signers(&self) -> Vec<String> {
+        self.signers.clone()
+    }
+
+    fn sealing_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new([7; 32])
+    }
+
+    async fn check(&self) -> Result<(), Misconfigured> {
+        Ok(())
+    }
+
+    fn form(&self, _: &Presented) -> Result<(), Malformed> {
+        Ok(())
+    }
+
+    fn terms_form(&self, _: &Requirements) -> Result<(), Malformed> {
+        Ok(())
+    }
+
+    fn identify(&self, payment: &Payment) -> Result<Identified, Refused> {
+        let payload = &payment.presented().payload;
+        let (from, nonce) = (text(payload, "from"), text(payload, "nonce"));
+        let terms = payment.terms();
+        let amount = terms.amount.to_string();
+        let parts = [from, nonce, text(payload, "expires"), &terms.pay_to, &amount];
+        Ok(Identified {
+            key: PaymentKey::new(&self.id, &terms.asset, from, nonce),
+            fingerprint: Digest::of(&parts.map(str::as_bytes)),
+            payer: from.into(),
+        })
+    }
+
+    async fn verify(&self, payment: &Payment) -> Result<Verified, Unverified> {
+        let identified = self.identify(payment)?;
+        let mut die = self.ask(&format!("verify {}", identified.key)).await?;
+        let refused = |refusal| Refused::from(refusal).by(identified.payer.clone()).into();
+        let expires = expires(payment);
+        let behind = self.behind(&mut die);
+        let amount = payment.charge().to_u256().saturating_to::<u64>();
+        let plan = format!("{}\n{}\n{amount}\n{expires}\n", identified.key, identified.payer);
+        {
+            let state = self.state();
+            let view = state.view(behind);
+            match view.used(identified.key.as_str()) {
+                Some(Use { by: None, .. }) => return Err(refused(Refusal::AuthorizationCanceled)),
+                Some(_) => return Err(refused(Refusal::NonceAlreadyUsed)),
+                None => {}
+            }
+            if view.time() + MARGIN_S >= expires {
+                return Err(refused(Refusal::ValidBefore));
+            }
+            let gone = state.tip.gone.get(&identified.payer).copied().unwrap_or(0);
+            let had = state.funds.get(&identified.payer).copied().unwrap_or(0);
+            if had.saturating_sub(gone) < amount {
+                return Err(refused(Refusal::InsufficientFunds));
+            }
+        }
+        self.life.step("verified").await;
+        Ok(Verified::attest(
+            identified.key,
+            identified.fingerprint,
+            identified.payer,
+            payment.terms().amount,
+            UnixTime(expires),
+            SecretBytes::new(plan.into_bytes()),
+        ))
+    }
+
+    async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
+        let mut die = self.ask(&format!("consumed {signer}")).await?;
+        let behind = self.behind(&mut die);
+        let consumed = self.state().view(behind).consumed(signer);
+        Ok(consumed)
+    }
+
+    async fn sign(
+        &self,
+        signer: &str,
+        nonce: u64,
+        plan: &SecretBytes,
+    ) -> Result<SignedTransaction, Unavailable> {
+        self.sign_pack(signer, nonce, &[plan], 0).await
+    }
+
+    fn packing(&self) -> Option<Packing> {
+        self.state().packing
+    }
+
+    fn may_be_packed(&self, _: &SecretBytes) -> bool {
+        self.state().packing.is_some()
+    }
+
+    async fn pack(&self, plans: &[&SecretBytes]) -> Vec<Pack> {
+        if self.ask("pack").await.is_err() {
+            return Vec::new();
+        }
+        let Some(packing) = self.state().packing else { return Vec::new() };
+        let places: Vec<usize> = (0..plans.len()).collect();
+        let packs = places.chunks(packing.members_max).filter(|members| members.len() > 1);
+        packs.map(|members| Pack { members: members.to_vec(), item_gas: 1 }).collect()
+    }
+
+    async fn sign_pack(
+        &self,
+        signer: &str,
+        nonce: u64,
+        plans: &[&SecretBytes],
+        _: u64,
+    ) -> Result<SignedTransaction, Unavailable> {
+        self.ask(&format!("sign {}", plan_of(plans[0]).key)).await?;
+        let level = self.state().level;
+        let mut raw = format!("{signer}\n{nonce}\n{level}\n");
+        for plan in plans {
+            raw.push_str(std::str::from_utf8(plan.expose()).expect("a plan of ours"));
+        }
+        let transaction = hash_of(raw.as_bytes());
+        Ok(SignedTransaction { transaction, raw: SecretBytes::new(raw.into_bytes()) })
+    }
+
+    async fn replacement(
+        &self,
+        _: &SentAs,
+        raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        let tx = Tx::read(raw);
+        self.ask(&format!("replacement {}", tx.hash)).await?;
+        let level = self.state().level;
+        if tx.level >= level {
+            return Ok(None);
+        }
+        let text = std::str::from_utf8(raw.expose()).expect("bytes of ours");
+        let items: Vec<&str> = text.lines().skip(3).collect();
+        let raw = format!("{}\n{}\n{level}\n{}\n", tx.signer, tx.nonce, items.join("\n"));
+        let transaction = hash_of(raw.as_bytes());
+        Ok(Some(SignedTransaction { transaction, raw: SecretBytes::new(raw.into_bytes()) }))
+    }
+
+    async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
+        let lost = |error: Unavailable| SendError::Unknown(error.problem);
+        let tx = Tx::read(raw);
+        let mut die = self.ask(&format!("send {}", tx.hash)).await.map_err(lost)?;
+        self.sea.note(&format!("node gets {} {} {}", tx.signer, tx.nonce, tx.hash));
+        let answer = {
+            let mut state = self.state();
+            if !self.store.has_signed(&tx.hash) {
+                state.violations.push(format!("{} was sent and not recorded", tx.hash));
+            }
+            let what: Vec<&str> = tx.items.iter().map(|item| item.key.as_str()).collect();
+            let what = what.join(" ");
+            let handed = state.handed.entry((tx.signer.clone(), tx.nonce)).or_default();
+            if !handed.contains(&what) {
+                handed.push(what);
+            }
+            state.take(tx)
+        };
+        let forgets = self.sea.happens(&mut die, |weather| weather.node_forgets);
+        if forgets {
+            let tx = Tx::read(raw);
+            self.state().pool.remove(&(tx.signer, tx.nonce));
+        }
+        self.life.step("sent").await;
+        match self.sea.happens(&mut die, |weather| weather.answer_lost) {
+            true => Err(SendError::Unknown("no answer".into())),
+            false => answer,
+        }
+    }
+
+    async fn head(&self) -> Result<Header, Unavailable> {
+        let mut die = self.ask("head").await?;
+        let behind = self.behind(&mut die);
+        let state = self.state();
+        let head = state.view(behind).head;
+        Ok(state.header(head))
+    }
+
+    async fn headers(&self, numbers: &[u64]) -> Result<Vec<Option<Header>>, Unavailable> {
+        let mut die = self.ask("headers").await?;
+        let behind = self.behind(&mut die);
+        let state = self.state();
+        let head = state.view(behind).head;
+        let header = |number: &u64| (*number <= head).then(|| state.header(*number));
+        Ok(numbers.iter().map(header).collect())
+    }
+
+    async fn status(
+        &self,
+        plan: &SecretBytes,
+        sent: Option<&SentAs>,
+    ) -> Result<ChainStatus, Unavailable> {
+        let item = plan_of(plan);
+        let mut die = self.ask(&format!("status {}", item.key)).await?;
+        let behind = self.behind(&mut die);
+        // Whoever asks again when nonce and receipt contradict each other seldom finds that they still do.
+        let is_mixed = self.sea.happens(&mut die, |weather| weather.stale / 20);
+        let status = View { is_mixed, ..self.state().view(behind) }.status(&item, sent);
+        self.sea.note(&format!("{} is {status:?}", item.key));
+        self.life.step("looked").await;
+        Ok(status)
+    }
+}
+
+impl State {
+    /// A node is given a transaction.
+    fn take(&mut self, tx: Tx) -> Result<(), SendError> {
+        if self.tip.consumed.get(&tx.signer).copied().unwrap_or(0) > tx.nonce {
+            return Err(SendError::NonceSpent);
+        }
+        let place = (tx.signer.clone(), tx.nonce);
+        match self.pool.get(&place) {
+            Some(known) if known.hash == tx.hash => Ok(()),
+            Some(known) if known.level >= tx.level => {
+                Err(SendError::Rejected("replacement transaction underpriced".into()))
+            }
+            _ => {
+                self.pool.insert(place, tx);
+                Ok(())
+            }
+        }
+    }
+}
