@@ -9,6 +9,8 @@ use serde::Deserialize;
 use super::config::contracts;
 use super::webhooks;
 
+/// Longest name of a caller, in bytes.
+const NAME_BYTES_MAX: usize = 64;
 /// What `calls_per_minute` may be.
 const CALLS_PER_MINUTE: RangeInclusive<u32> = 1..=10_000_000;
 
@@ -18,7 +20,7 @@ const CALLS_PER_MINUTE: RangeInclusive<u32> = 1..=10_000_000;
 pub(crate) struct Caller {
     /// No other caller's: its payments are known by it, whichever key it has later.
     pub(crate) name: String,
-    /// SHA-256 of the API key, 64 hexadecimal digits: `printf %s "$KEY" | sha256sum`.
+    /// SHA-256 of the API key, 64 hexadecimal digits; `keys new` prints it.
     pub(crate) key_sha256: String,
     /// What it is. Default a caller.
     #[serde(default)]
@@ -32,6 +34,17 @@ pub(crate) struct Caller {
     /// How often it may ask for `/verify`, `/settle` and `/account` in a minute, up to ten seconds of that
     /// at once. Default as often as it likes.
     calls_per_minute: Option<u32>,
+}
+
+/// Whether a caller may be called so.
+pub(super) fn check_name(setting: &str, name: &str) -> Result<(), Misconfigured> {
+    match name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
+        true => {
+            let problem = format!("must be text of 1 to {NAME_BYTES_MAX} bytes");
+            Err(Misconfigured::new(setting, problem))
+        }
+        false => Ok(()),
+    }
 }
 
 impl Caller {

@@ -3,6 +3,7 @@
 mod caller;
 mod config;
 mod inspect;
+mod keys;
 mod nodes;
 mod setup;
 mod sponsor;
@@ -39,8 +40,6 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// [`serve::CONNECTION_GRACE`] more.
 const STOP_MAX: Duration = Duration::from_secs(27);
 
-/// Longest name of a caller, in bytes.
-const CALLER_NAME_BYTES_MAX: usize = 64;
 /// How long payments are still taken after a signal to stop, unless it is set.
 const DRAIN_DELAY_S: u64 = 0;
 
@@ -133,7 +132,7 @@ CREATE on it.
 Callers from other machines, or through a proxy, need an API key each:
   [[caller]]
   name = "shop"
-  key_sha256 = "..."          # printf %s "$KEY" | sha256sum
+  key_sha256 = "..."          # pay402 facilitator keys new shop --out shop.key
   role = "caller"             # "operator" sees what happens to everybody's payments
   webhook = { url = "https://...", secret_env = "SHOP_WEBHOOK_SECRET" }
 
@@ -167,18 +166,24 @@ enum Verb {
     ///
     /// Says what it would cost and asks first, or needs --yes. Run it while no facilitator sends from the same signer.
     Setup(setup::Args),
+    /// Make and tell apart API keys of callers.
+    #[command(subcommand)]
+    Keys(keys::Verb),
     /// Send events to webhooks anew.
     #[command(subcommand)]
     Webhooks(webhooks::Verb),
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
+    if let Some(Verb::Keys(verb)) = &args.verb {
+        return keys::run(verb, &args.config);
+    }
     let config = config::read(&args.config)?;
     match args.verb {
         Some(Verb::Look(verb)) => return inspect::run(verb, &config).await,
         Some(Verb::Setup(args)) => return setup::run(args, &config).await,
         Some(Verb::Webhooks(verb)) => return webhooks::run(verb, &config).await,
-        None => {}
+        Some(Verb::Keys(_)) | None => {}
     }
     let access = access(&config)?;
     let mut networks: Vec<Arc<dyn Network>> = Vec::new();
@@ -283,14 +288,12 @@ fn access(config: &Config) -> Result<Access, Misconfigured> {
 fn named(config: &Config) -> Result<Vec<Named>, Misconfigured> {
     let mut named: Vec<Named> = Vec::new();
     for (index, caller) in config.callers.iter().enumerate() {
-        let wrong =
-            |problem: String| Err(Misconfigured::new(format!("caller[{index}].name"), problem));
+        let setting = format!("caller[{index}].name");
         let (name, key) = (caller.name.clone(), key_hash(index, caller)?);
-        if name.is_empty() || name.len() > CALLER_NAME_BYTES_MAX || name.contains('\0') {
-            return wrong(format!("must be text of 1 to {CALLER_NAME_BYTES_MAX} bytes"));
-        }
+        caller::check_name(&setting, &name)?;
         if named.iter().any(|other| other.name == name) {
-            return wrong(format!("{name:?} is another caller's too; give each its own"));
+            let problem = format!("{name:?} is another caller's too; give each its own");
+            return Err(Misconfigured::new(setting, problem));
         }
         let role = match caller.role {
             CallerRole::Caller => Role::Caller,

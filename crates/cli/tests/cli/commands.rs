@@ -246,6 +246,66 @@ fn a_server_proves_itself_to_a_facilitator_that_wants_a_key() {
     assert!(code == 3 && stderr.contains("FACILITATOR_API_KEY"), "{code}: {stderr}");
 }
 
+#[test]
+fn keys_are_made_for_callers_and_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("facilitator.toml");
+    let keys = |arguments: &[&str]| {
+        let mut command = pay402(&["facilitator", "keys"]);
+        command.args(arguments).args(["--config", config.to_str().unwrap()]);
+        command
+    };
+    let out = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // Before there is a configuration.
+    let (code, shop, stderr) = run(keys(&["new", "shop \"1\"", "--out", &out("shop.key")]));
+    assert_eq!(code, 0, "{stderr}");
+    let key = std::fs::read_to_string(out("shop.key")).unwrap();
+    assert_eq!(key.trim().len(), 64);
+    assert!(!format!("{shop}{stderr}").contains(key.trim()), "the key is printed");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(out("shop.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let (code, _, stderr) = run(keys(&["new", "other", "--out", &out("shop.key")]));
+    assert!(code == 3 && stderr.contains("--out"), "{code}: {stderr}");
+    assert_eq!(std::fs::read_to_string(out("shop.key")).unwrap(), key, "a key was overwritten");
+
+    let network = "listen = \"127.0.0.1:0\"\ndatabase = \"x.db\"\n[[network]]\n\
+                   id = \"base-sepolia\"\nrpc = \"http://127.0.0.1:1\"\n\
+                   signer = { env = \"SIGNER_KEY\" }\n";
+    std::fs::write(&config, format!("{network}{shop}")).unwrap();
+    let (code, watcher, stderr) =
+        run(keys(&["new", "watcher", "--operator", "--out", &out("watcher.key")]));
+    assert_eq!(code, 0, "{stderr}");
+    std::fs::write(&config, format!("{network}{shop}{watcher}")).unwrap();
+    let (code, _, stderr) = run(keys(&["new", "watcher", "--out", &out("again.key")]));
+    assert!(code == 3 && stderr.contains("watcher"), "{code}: {stderr}");
+    assert!(!folder.path().join("again.key").exists());
+
+    let (code, listed, stderr) = run(keys(&["list"]));
+    assert_eq!(code, 0, "{stderr}");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let hash = pay402_facilitator::api::KeyHash::of(key.trim());
+    let begins: String = hash.as_bytes()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(listed["callers"][0]["name"], "shop \"1\"");
+    assert_eq!(listed["callers"][0]["key_sha256_begins"], begins);
+    assert_eq!(listed["callers"][1]["role"], "operator");
+
+    let whose = |file: &str| {
+        let mut command = keys(&["whose"]);
+        command.env("FACILITATOR_API_KEY_FILE", out(file));
+        run(command)
+    };
+    assert_eq!(whose("shop.key").1.trim(), "shop \"1\"");
+    assert_eq!(whose("watcher.key").1.trim(), "watcher");
+    let mut command = keys(&["whose"]);
+    command.env("FACILITATOR_API_KEY", "key of nobody");
+    let (code, _, stderr) = run(command);
+    assert!(code == 5 && !stderr.contains("nobody"), "{code}: {stderr}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_to_stop_is_obeyed_whatever_is_half_sent() {
