@@ -352,6 +352,7 @@ impl Call {
                 self.changed(entry, desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await)
             }
             Delivery::Owed => {
+                desk.waiters.unseat_owner(key);
                 match desk.hand_over(key, Delivery::Owed, Delivery::Delivered).await {
                     Ok(true) => {
                         let failpoints = &desk.options.failpoints;

@@ -96,6 +96,18 @@ impl Waiters {
         }
     }
 
+    /// Sends away whoever sits as the one who waits: the journal says that nobody does, so that the success
+    /// may be told to somebody else, and whoever sits would take that one's for its own.
+    pub(crate) fn unseat_owner(&self, key: &PaymentKey) {
+        let mut seats = self.lock();
+        if let Some(here) = seats.get_mut(key) {
+            here.retain(|seat| seat.role != Role::Owner);
+            if here.is_empty() {
+                seats.remove(key);
+            }
+        }
+    }
+
     /// Sends everybody away: this process no longer settles on the network.
     pub(crate) fn dismiss(&self) {
         self.lock().clear();
