@@ -206,6 +206,7 @@ impl Engine {
         let mut looks = 0;
         loop {
             looks += 1;
+            let since = Instant::now();
             let verified = match desk.in_time(desk.network.verify(payment)).await? {
                 Ok(verified) => verified,
                 Err(Unverified::Unavailable(error)) => return Err(error),
@@ -224,7 +225,7 @@ impl Engine {
             if let Some(refused) = refused {
                 return Ok(Verdict::Invalid(refused));
             }
-            match desk.exposure.reserve_softly(&verified, Instant::now()) {
+            match desk.exposure.reserve_softly(&verified, since, Instant::now()) {
                 Ok(()) => return Ok(Verdict::Valid { payer: verified.payer }),
                 Err(short) if short.may_pass() && looks < exposure::LOOKS_MAX => {
                     tokio::time::sleep(exposure::LOOK_AGAIN).await;

@@ -6,9 +6,10 @@
 //! way.
 //!
 //! **Invariant:** the firm reservations are those of the entries in hand, so that they come back with them
-//! after a crash. A transfer that is mined is in what the payer holds, and reserved no longer.
+//! after a crash. A transfer that is mined is in what the payer holds, and reserved no longer; but for whoever
+//! began to look at the holdings before that was known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,10 @@ use tokio::time::Instant;
 /// How long a verified payment stays reserved: longer than most handlers run, and short enough for a payer
 /// whose purchase came to nothing.
 const SOFT: Duration = Duration::from_secs(15);
+/// How long it is known what was mined: longer than anybody looks at holdings.
+const MOVED_KEPT: Duration = Duration::from_secs(60);
+/// Payments of which that is known at a time, at most.
+const MOVED_MAX: usize = 65_536;
 /// Payments reserved softly at a time. More are not reserved before they are settled.
 const SOFT_MAX: usize = 65_536;
 /// Soft reservations from which on those that are over are looked for.
@@ -39,6 +44,8 @@ pub(crate) struct Exposure {
 struct State {
     /// By what the money is taken from.
     sources: HashMap<String, HashMap<PaymentKey, Reserved>>,
+    /// What was reserved firmly and is no longer, the oldest first.
+    moved: VecDeque<Moved>,
     /// Soft reservations, those that are over and not yet forgotten too.
     soft: usize,
     /// How many of them there are when the next ones are forgotten.
@@ -53,6 +60,15 @@ struct Reserved {
     soft_until: Option<Instant>,
     /// Whether the transfer is in a block.
     mined: bool,
+}
+
+/// What may have left its payer's holdings.
+#[derive(Debug)]
+struct Moved {
+    at: Instant,
+    source: String,
+    key: PaymentKey,
+    amount: Amount,
 }
 
 impl Reserved {
@@ -102,7 +118,10 @@ pub(crate) struct Firm {
 impl Firm {
     /// Notes whether the transfer is in a block: then the payer's holdings are without it.
     pub(crate) fn mined(&self, mined: bool) {
-        self.exposure.each(&self.key, &self.sources, |reserved| reserved.mined = mined);
+        self.exposure.each(&self.key, &self.sources, |reserved| {
+            let was_mined = std::mem::replace(&mut reserved.mined, mined);
+            mined && !was_mined
+        });
     }
 }
 
@@ -110,15 +129,21 @@ impl Drop for Firm {
     fn drop(&mut self) {
         self.exposure.each(&self.key, &self.sources, |reserved| {
             reserved.firm = reserved.firm.saturating_sub(1);
+            reserved.firm == 0 && !reserved.mined
         });
     }
 }
 
 impl Exposure {
-    /// Reserves a payment that was verified, for a short time.
-    pub(crate) fn reserve_softly(&self, verified: &Verified, now: Instant) -> Result<(), Short> {
+    /// Reserves a payment whose verification began at `since`, for a short time.
+    pub(crate) fn reserve_softly(
+        &self,
+        verified: &Verified,
+        since: Instant,
+        now: Instant,
+    ) -> Result<(), Short> {
         let mut state = self.lock();
-        state.check(&verified.key, verified.amount, &verified.backing, now)?;
+        state.check(&verified.key, verified.amount, &verified.backing, (since, now))?;
         if state.soft >= state.sweep_at {
             state.sweep(now);
         }
@@ -133,16 +158,17 @@ impl Exposure {
         Ok(())
     }
 
-    /// Reserves what a payment is about to be settled for.
+    /// Reserves what a payment whose verification began at `since` is about to be settled for.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         verified: &Verified,
         charge: Amount,
+        since: Instant,
         now: Instant,
     ) -> Result<Firm, Short> {
         let sources = verified.backing.iter().map(|backing| backing.source.clone()).collect();
         let mut state = self.lock();
-        state.check(&verified.key, charge, &verified.backing, now)?;
+        state.check(&verified.key, charge, &verified.backing, (since, now))?;
         Ok(self.hold(&mut state, &verified.key, charge, sources))
     }
 
@@ -172,18 +198,29 @@ impl Exposure {
         Firm { exposure: Arc::clone(self), key: key.clone(), sources }
     }
 
-    fn each(&self, key: &PaymentKey, sources: &[String], change: impl Fn(&mut Reserved)) {
+    /// Changes reservations; `change` tells whether they are counted no more and may have moved.
+    fn each(&self, key: &PaymentKey, sources: &[String], change: impl Fn(&mut Reserved) -> bool) {
+        let at = Instant::now();
         let mut state = self.lock();
+        let state = &mut *state;
         for source in sources {
             let Some(payments) = state.sources.get_mut(source) else { continue };
             let Some(reserved) = payments.get_mut(key) else { continue };
-            change(reserved);
+            if change(reserved) {
+                let (source, key, amount) = (source.clone(), key.clone(), reserved.amount);
+                state.moved.push_back(Moved { at, source, key, amount });
+            }
             if reserved.is_over() {
                 payments.remove(key);
             }
             if payments.is_empty() {
                 state.sources.remove(source);
             }
+        }
+        while state.moved.len() > MOVED_MAX
+            || state.moved.front().is_some_and(|moved| moved.at + MOVED_KEPT < at)
+        {
+            state.moved.pop_front();
         }
     }
 
@@ -199,16 +236,22 @@ impl State {
         key: &PaymentKey,
         amount: Amount,
         backing: &[Backing],
-        now: Instant,
+        (since, now): (Instant, Instant),
     ) -> Result<(), Short> {
+        let late = self.moved.iter().rev().take_while(|moved| moved.at >= since);
+        let late: Vec<&Moved> = late.filter(|moved| moved.key != *key).collect();
         for Backing { source, held } in backing {
-            let Some(payments) = self.sources.get(source) else { continue };
-            let others = payments.iter().filter(|(other, _)| *other != key);
+            let payments = self.sources.get(source).into_iter().flatten();
+            let others = payments.filter(|(other, _)| *other != key);
             let mut reserved = Amount::ZERO;
             let mut moving = false;
             for (_, other) in others.filter(|(_, other)| other.counts(now)) {
                 moving |= other.firm > 0;
                 reserved = reserved.checked_add(other.amount).unwrap_or(Amount::MAX);
+            }
+            for moved in late.iter().filter(|moved| moved.source == *source) {
+                moving = true;
+                reserved = reserved.checked_add(moved.amount).unwrap_or(Amount::MAX);
             }
             let wanted = reserved.checked_add(amount).unwrap_or(Amount::MAX);
             if wanted > *held && !reserved.is_zero() {
@@ -265,17 +308,20 @@ mod tests {
         let exposure = Arc::new(Exposure::default());
         let now = Instant::now();
         let (first, second) = (payment(1, 10, 19), payment(2, 10, 19));
-        exposure.reserve_softly(&first, now).unwrap();
-        exposure.reserve_softly(&first, now).unwrap();
-        let short = exposure.reserve_softly(&second, now).unwrap_err();
+        exposure.reserve_softly(&first, now, now).unwrap();
+        exposure.reserve_softly(&first, now, now).unwrap();
+        let short = exposure.reserve_softly(&second, now, now).unwrap_err();
         assert!(!short.may_pass() && short.reserved == Amount::from(10_u64), "{short:?}");
-        assert!(exposure.reserve(&second, second.amount, now).is_err());
-        let firm = exposure.reserve(&first, first.amount, now).unwrap();
-        assert!(exposure.reserve_softly(&second, now).unwrap_err().may_pass());
+        assert!(exposure.reserve(&second, second.amount, now, now).is_err());
+        let firm = exposure.reserve(&first, first.amount, now, now).unwrap();
+        assert!(exposure.reserve_softly(&second, now, now).unwrap_err().may_pass());
         // Enough for both.
-        exposure.reserve_softly(&payment(3, 9, 19), now).unwrap();
+        exposure.reserve_softly(&payment(3, 9, 19), now, now).unwrap();
         drop(firm);
-        exposure.reserve_softly(&second, now).unwrap();
+        let late = exposure.reserve_softly(&second, now, now).unwrap_err();
+        assert!(late.may_pass(), "the holdings may have been looked at before it moved");
+        let now = Instant::now() + Duration::from_millis(1);
+        exposure.reserve_softly(&second, now, now).unwrap();
         assert_eq!(exposure.lock().soft, 2);
     }
 
@@ -283,10 +329,10 @@ mod tests {
     fn what_was_verified_is_reserved_for_a_short_time() {
         let exposure = Exposure::default();
         let now = Instant::now();
-        exposure.reserve_softly(&payment(1, 10, 10), now).unwrap();
+        exposure.reserve_softly(&payment(1, 10, 10), now, now).unwrap();
         let early = now + SOFT - Duration::from_millis(1);
-        assert!(exposure.reserve_softly(&payment(2, 10, 10), early).is_err());
-        exposure.reserve_softly(&payment(2, 10, 10), now + SOFT).unwrap();
+        assert!(exposure.reserve_softly(&payment(2, 10, 10), early, early).is_err());
+        exposure.reserve_softly(&payment(2, 10, 10), now + SOFT, now + SOFT).unwrap();
     }
 
     #[test]
@@ -294,14 +340,16 @@ mod tests {
         let exposure = Arc::new(Exposure::default());
         let now = Instant::now();
         let (first, second) = (payment(1, 10, 10), payment(2, 10, 10));
-        let one = exposure.reserve(&first, first.amount, now).unwrap();
-        let two = exposure.reserve(&first, first.amount, now).unwrap();
+        let one = exposure.reserve(&first, first.amount, now, now).unwrap();
+        let two = exposure.reserve(&first, first.amount, now, now).unwrap();
         drop(one);
-        assert!(exposure.reserve(&second, second.amount, now).is_err());
+        assert!(exposure.reserve(&second, second.amount, now, now).is_err());
         two.mined(true);
-        drop(exposure.reserve(&second, second.amount, now).unwrap());
+        assert!(exposure.reserve(&second, second.amount, now, now).is_err(), "looked at too early");
+        let now = Instant::now() + Duration::from_millis(1);
+        drop(exposure.reserve(&second, second.amount, now, now).unwrap());
         two.mined(false);
-        assert!(exposure.reserve(&second, second.amount, now).is_err());
+        assert!(exposure.reserve(&second, second.amount, now, now).is_err());
         drop(two);
         assert!(exposure.lock().sources.is_empty(), "something is left");
     }
@@ -312,7 +360,7 @@ mod tests {
         let now = Instant::now();
         for nonce in 0..10_000 {
             let later = now + SOFT * u32::try_from(nonce).unwrap();
-            exposure.reserve_softly(&payment(nonce, 1, 10_000), later).unwrap();
+            exposure.reserve_softly(&payment(nonce, 1, 10_000), later, later).unwrap();
         }
         let soft = exposure.lock().soft;
         assert!(soft <= SWEEP_MIN, "{soft}");

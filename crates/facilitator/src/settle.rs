@@ -182,6 +182,7 @@ impl Call {
         let mut failed: Option<(PaymentKey, Refused)> = None;
         let mut overdrawn = 0;
         for _ in 0..ERRANDS_MAX + exposure::LOOKS_MAX {
+            let since = Instant::now();
             let mut verified = match desk.in_time(desk.network.verify(&self.payment)).await? {
                 Ok(verified) => verified,
                 Err(Unverified::Invalid(refused)) => return self.refused_or_known(refused).await,
@@ -195,7 +196,7 @@ impl Call {
             }
             let Some(Prerequisite { errand, in_vain }) = verified.first.take() else {
                 let charge = self.payment.charge();
-                match desk.exposure.reserve(&verified, charge, Instant::now()) {
+                match desk.exposure.reserve(&verified, charge, since, Instant::now()) {
                     Ok(firm) => return self.enter(verified, firm, place, reply).await,
                     Err(short) if short.may_pass() && overdrawn + 1 < exposure::LOOKS_MAX => {
                         overdrawn += 1;
