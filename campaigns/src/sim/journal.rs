@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
-use pay402_core::history::{Change, Record, Span};
+use pay402_core::history::{Change, Record, Sent, Span};
 use pay402_core::journal::{
     Advance, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease, Leased,
     NewEntry, Outcome, Stage, Watch, step,
@@ -227,6 +228,38 @@ impl Db {
             }
         }
         Ok(buried)
+    }
+
+    fn books(&self, network: &NetworkId, after: u64, limit: usize) -> Vec<Booked> {
+        let booked = |(index, entry): (usize, &Entry)| Booked {
+            seq: index as u64 + 1,
+            key: entry.new.key.clone(),
+            fingerprint: entry.new.fingerprint,
+            payer: entry.new.payer.clone(),
+            amount: entry.new.amount,
+            entered_at: entry.new.entered_at,
+            outcome: match &entry.stage {
+                Stage::Final(outcome) => Some(outcome.clone()),
+                Stage::Due | Stage::Signed(_) | Stage::Sent(_) => None,
+            },
+            watched: entry.watch.as_ref().map(|watch| watch.block.clone()),
+            signed: self
+                .signed
+                .iter()
+                .filter(|(.., of)| *of == index)
+                .map(|(signer, nonce, hash, _)| Sent {
+                    transaction: hash.clone(),
+                    signer: signer.clone(),
+                    nonce: *nonce,
+                })
+                .collect(),
+        };
+        let here = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(index, entry)| *index as u64 >= after && entry.new.network == *network);
+        here.take(limit).map(booked).collect()
     }
 
     fn move_hook(
@@ -451,5 +484,14 @@ impl Journal for Handle {
         span: Span,
     ) -> Result<Vec<Record>, JournalError> {
         self.run("history", |db| Ok(within(&db.history, &span, |record| record.key == *key))).await
+    }
+
+    async fn books(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Booked>, JournalError> {
+        self.run("books", |db| Ok(db.books(network, after, limit))).await
     }
 }

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::books::Booked;
 use crate::error::Unavailable;
 use crate::history::{Record, Span};
 use crate::network::{BlockId, SentAs};
@@ -599,6 +600,19 @@ pub trait Journal: Send + Sync {
         key: &PaymentKey,
         span: Span,
     ) -> Result<Vec<Record>, JournalError>;
+
+    /// The entries of a network with a number above `after`, at most `limit`, the lowest numbers first, each
+    /// with all that was signed for it. What was signed before the call is in the answers of a reader who
+    /// goes on to the end.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn books(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Booked>, JournalError>;
 }
 
 #[cfg(test)]

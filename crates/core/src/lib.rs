@@ -8,6 +8,7 @@
 
 pub mod amount;
 pub mod asset;
+pub mod books;
 pub mod error;
 pub mod facilitator;
 pub mod grants;

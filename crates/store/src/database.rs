@@ -86,6 +86,34 @@ pub(crate) fn open(kind: &StoreKind, path: &Path) -> Result<Connection, Misconfi
     Ok(connection)
 }
 
+/// Opens the file at `path` to look at it, beside a process that writes it or without one: nothing is made,
+/// brought to another format, or written.
+pub(crate) fn look(kind: &StoreKind, path: &Path) -> Result<Connection, Misconfigured> {
+    let path = &plain(path);
+    let at = Place { kind, path };
+    if !path.exists() {
+        return Err(at.wrong("there is no such file; name the one that the facilitator writes"));
+    }
+    at.check_owned(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sql = |error: rusqlite::Error| at.damaged_or(&error);
+    let connection = Connection::open_with_flags(path, flags).map_err(sql)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false).map_err(sql)?;
+    connection.pragma_update(None, "cell_size_check", true).map_err(sql)?;
+    connection.pragma_update(None, "temp_store", "MEMORY").map_err(sql)?;
+    at.look_first(&connection)?;
+    let (_, version, _) = patiently(|| state(&connection)).map_err(sql)?;
+    if version != formats(kind) {
+        return Err(at.wrong(&format!(
+            "its format is {version}, and this pay402 reads format {}; have the facilitator of this version \
+             open it first",
+            formats(kind)
+        )));
+    }
+    Ok(connection)
+}
+
 /// SQLite takes `:memory:` and `file:…` for more than names. A path that starts with a directory is
 /// always one.
 fn plain(path: &Path) -> PathBuf {

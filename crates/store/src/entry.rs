@@ -192,7 +192,15 @@ pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
         "due" => Stage::Due,
         "signed" => Stage::Signed(read_signed(row)?),
         "sent" => Stage::Sent(read_signed(row)?),
-        "settled" => Stage::Final(Outcome::Settled {
+        other => Stage::Final(read_outcome(row, other)?),
+    };
+    Ok(EntryRow { seq: row.read("seq")?, entry: Entry { new, stage, delivery, watch } })
+}
+
+/// How an entry ended that is at this stage.
+pub(crate) fn read_outcome(row: &impl Columns, stage: &str) -> Result<Outcome, String> {
+    match stage {
+        "settled" => Ok(Outcome::Settled {
             transaction: row.read("transaction_hash")?,
             block: row.read::<Whole>("block")?.0,
             fee: row.read::<Money>("fee")?.0,
@@ -200,14 +208,13 @@ pub(crate) fn read_entry(row: &impl Columns) -> Result<EntryRow, String> {
         "failed" => {
             let (reason, message) = (row.read("reason")?, row.read::<Words>("message")?.0);
             let (transaction, fee) = (row.read("transaction_hash")?, row.read::<Money>("fee")?.0);
-            Stage::Final(match row.read("reverted")? {
+            Ok(match row.read("reverted")? {
                 true => Outcome::Reverted { reason, message, transaction, fee },
                 false => Outcome::Failed { reason, message, transaction, fee },
             })
         }
-        other => return Err(format!("unknown stage {other:?} of {key}")),
-    };
-    Ok(EntryRow { seq: row.read("seq")?, entry: Entry { new, stage, delivery, watch } })
+        other => Err(format!("unknown stage {other:?} of {}", row.read::<String>("key")?)),
+    }
 }
 
 fn read_signed(row: &impl Columns) -> Result<SignedAs, String> {
@@ -240,10 +247,15 @@ fn read_replaced(row: &impl Columns) -> Result<Vec<String>, String> {
     Ok(replaced.unwrap_or_default().split_whitespace().map(str::to_owned).collect())
 }
 
+/// The block that closed a watched entry.
+pub(crate) fn read_watched_block(row: &impl Columns) -> Result<Option<BlockId>, String> {
+    let Some(Whole(number)) = row.read("watched_block")? else { return Ok(None) };
+    Ok(Some(BlockId { number, hash: row.read("watched_hash")? }))
+}
+
 /// What is kept of a final entry, when something is; every query brings it along.
 fn read_watch(row: &impl Columns) -> Result<Option<Watch>, String> {
-    let Some(Whole(number)) = row.read("watched_block")? else { return Ok(None) };
-    let block = BlockId { number, hash: row.read("watched_hash")? };
+    let Some(block) = read_watched_block(row)? else { return Ok(None) };
     let Some(signer) = row.read("watched_signer")? else {
         return Ok(Some(Watch { block, signed: None }));
     };

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pay402_core::books::Booked;
 use pay402_core::error::Misconfigured;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
@@ -18,6 +19,7 @@ use pay402_core::time::UnixTime;
 use pay402_core::{NetworkId, PaymentKey};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
+use crate::books::{self, booked, put_signed, read_booked, signed_for};
 use crate::column::{Hash, Money, Net, Whole};
 use crate::database::{self, JOURNAL};
 use crate::entry::{
@@ -44,6 +46,15 @@ impl SqliteJournal {
     /// users, or cannot be used at all. Each says how to mend it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Misconfigured> {
         Self::on(database::open(&JOURNAL, path.as_ref())?)
+    }
+
+    /// Opens the journal at `path` to read it, whether a facilitator writes it or none runs. Whatever would
+    /// change it fails, and nothing is made.
+    ///
+    /// # Errors
+    /// When there is none, it is of another format than this program writes, or as [`SqliteJournal::open`].
+    pub fn look(path: impl AsRef<Path>) -> Result<Self, Misconfigured> {
+        Self::on(database::look(&JOURNAL, path.as_ref())?)
     }
 
     /// A journal that ends with the process, for tests.
@@ -391,6 +402,32 @@ impl Journal for SqliteJournal {
              ORDER BY history.seq LIMIT ?4"
         );
         self.within(sql, key.as_str().to_owned(), span).await
+    }
+
+    async fn books(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Booked>, JournalError> {
+        let (network, after, limit) = (Net(network.clone()), whole(after), limit_of(limit));
+        self.writer
+            .run(Access::Read, move |connection| {
+                let mut select = connection.prepare_cached(booked!("", "?1", "?2", "?3"))?;
+                let mut rows = select.query((&network, after, limit))?;
+                let mut books = Vec::new();
+                while let Some(row) = rows.next()? {
+                    books.push(read_booked(row).map_err(Stop::Broken)?);
+                }
+                let Some(ends) = books::ends(&books) else { return Ok(books) };
+                let mut select = connection.prepare_cached(signed_for!("", "?1", "?2"))?;
+                let mut rows = select.query(ends)?;
+                while let Some(row) = rows.next()? {
+                    put_signed(&mut books, row).map_err(Stop::Broken)?;
+                }
+                Ok(books)
+            })
+            .await
     }
 }
 

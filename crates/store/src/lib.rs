@@ -12,6 +12,7 @@
 //!   anew.
 //! - A caller that goes away after its command was queued does not take the command back.
 
+mod books;
 mod column;
 mod database;
 mod entry;

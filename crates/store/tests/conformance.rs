@@ -28,6 +28,12 @@ mod on_a_file {
         );
     }
 
+    mod books {
+        pay402_core::books_conformance!(
+            || pay402_store::SqliteJournal::open(super::fresh()).unwrap()
+        );
+    }
+
     mod watch {
         pay402_core::watch_conformance!(
             || pay402_store::SqliteJournal::open(super::fresh()).unwrap()
@@ -54,6 +60,10 @@ mod in_memory {
 
     mod history {
         pay402_core::history_conformance!(|| pay402_store::SqliteJournal::open_in_memory().unwrap());
+    }
+
+    mod books {
+        pay402_core::books_conformance!(|| pay402_store::SqliteJournal::open_in_memory().unwrap());
     }
 
     mod watch {

@@ -9,6 +9,7 @@
 //! calling module (which needs `tokio` with `macros` and `rt-multi-thread` as a dev-dependency);
 //! core itself stays free of any runtime. One module holds one suite.
 
+pub mod books;
 pub mod grants;
 pub mod history;
 pub mod journal;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
@@ -247,5 +248,15 @@ impl Journal for Flaky {
     ) -> Result<Vec<Record>, JournalError> {
         self.works()?;
         self.journal.history_of_payment(key, span).await
+    }
+
+    async fn books(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Booked>, JournalError> {
+        self.works()?;
+        self.journal.books(network, after, limit).await
     }
 }

@@ -20,6 +20,7 @@
 //! then write all of them and commit. It cannot be one while [`step`](pay402_core::journal::step),
 //! which decides what is written, needs what is read and is not told a second time in SQL.
 
+mod books;
 #[cfg(all(test, unix))]
 #[allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "a file of the tests")]
 #[path = "../../tests/postgres/cluster.rs"]
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Object, Pool, PoolError};
+use pay402_core::books::Booked;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
@@ -259,12 +261,7 @@ impl PgJournal {
     /// of a later format. Each says how to mend it, and none shows the URL.
     pub async fn open(url: &str, password: Option<&str>) -> Result<Self, Misconfigured> {
         let pool = connect::pool(url, password)?;
-        let client = pool.get().await.map_err(|error| {
-            connect::wrong(&format!(
-                "cannot be reached: {}; check that the server runs, and user, password and name",
-                refused_by(error)
-            ))
-        })?;
+        let client = pool.get().await.map_err(unreached)?;
         connect::check_server(&client).await?;
         let opened = schema::JOURNAL.open(&client).await;
         // What failed within a transaction must not come back to the pool.
@@ -328,6 +325,13 @@ impl PgJournal {
         });
         running.await.unwrap_or_else(|_| Err(unavailable("its task has stopped")))
     }
+}
+
+fn unreached(error: PoolError) -> Misconfigured {
+    connect::wrong(&format!(
+        "cannot be reached: {}; check that the server runs, and user, password and name",
+        refused_by(error)
+    ))
 }
 
 fn refused_by(error: PoolError) -> String {
@@ -559,6 +563,15 @@ impl Journal for PgJournal {
         span: Span,
     ) -> Result<Vec<Record>, JournalError> {
         self.records_of_payment(key.as_str(), span).await
+    }
+
+    async fn books(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Booked>, JournalError> {
+        self.books_after(network, after, limit).await
     }
 }
 

@@ -85,6 +85,22 @@ impl Schema {
         client.batch_execute("COMMIT").await.map_err(sql)
     }
 
+    /// Checks that the schema is in the present format, and changes nothing.
+    pub(super) async fn look(&self, client: &Client) -> Result<(), Misconfigured> {
+        let found = self.format(client).await;
+        let present = self.migrations.len();
+        match found.map_err(|error| wrong(&format!("cannot be read: {}", told(&error))))? {
+            Found::Format(format) if usize::try_from(format) == Ok(present) => Ok(()),
+            Found::Format(format) => Err(wrong(&format!(
+                "holds a journal of format {format}, and this pay402 reads format {present}; have the \
+                 facilitator of this version open it first"
+            ))),
+            Found::Nothing | Found::Strange => {
+                Err(wrong("holds no journal; name another database"))
+            }
+        }
+    }
+
     async fn format(&self, client: &Client) -> Result<Found, tokio_postgres::Error> {
         let table = format!("{}.migration", self.name);
         let row = client

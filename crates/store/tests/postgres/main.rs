@@ -35,6 +35,10 @@ mod postgres_conformance {
         pay402_core::history_conformance!(super::fresh);
     }
 
+    mod books {
+        pay402_core::books_conformance!(super::fresh);
+    }
+
     mod watch {
         pay402_core::watch_conformance!(super::fresh);
     }

@@ -39,6 +39,23 @@ async fn a_journal_is_there_again() {
 }
 
 #[tokio::test]
+async fn a_journal_is_looked_at_and_left_as_it_is() {
+    let database = Cluster::shared().database();
+    let look = || async { PgJournal::look(&database.url(), None).await };
+    let missing = look().await.map(drop).unwrap_err();
+    assert!(missing.problem.contains("holds no journal"), "{missing}");
+    let schemas = database.sql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pay402%'");
+    assert_eq!(schemas.as_deref(), Ok("0"), "looking made a journal");
+    let journal = open(&database).await;
+    journal.enter(entry("one")).await.unwrap();
+    let looking = look().await.unwrap();
+    assert_eq!(looking.books(&network(), 0, 10).await.unwrap().len(), 1);
+    database.sql(BACK_TO_5).unwrap();
+    let early = look().await.map(drop).unwrap_err();
+    assert!(early.problem.contains("a journal of format 5"), "{early}");
+}
+
+#[tokio::test]
 async fn an_answer_is_committed() {
     let database = Cluster::shared().database();
     let journal = open(&database).await;

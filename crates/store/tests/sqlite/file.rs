@@ -51,6 +51,41 @@ async fn a_journal_is_there_again() {
     assert_eq!(open.len(), 1);
 }
 
+/// Beside whoever writes it, after it was closed, and after a process that left its log behind.
+#[tokio::test]
+async fn a_journal_is_looked_at_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let missing = SqliteJournal::look(&path).map(drop).unwrap_err();
+    assert!(missing.problem.contains("there is no such file"), "{missing}");
+    assert!(!path.exists(), "looking made a journal");
+    let journal = SqliteJournal::open(&path).unwrap();
+    journal.enter(entry("one")).await.unwrap();
+    let looking = SqliteJournal::look(&path).unwrap();
+    let numbers = async |journal: &SqliteJournal| {
+        let books = journal.books(&network(), 0, 10).await.unwrap();
+        books.into_iter().map(|booked| booked.seq).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&looking).await, [1]);
+    journal.enter(entry("two")).await.unwrap();
+    assert_eq!(numbers(&looking).await, [1, 2], "what was committed since is not seen");
+    assert!(looking.enter(entry("three")).await.is_err(), "whoever looks entered a payment");
+    // As a process that was killed leaves it.
+    let copied = directory.path().join("copied");
+    for suffix in ["", "-wal"] {
+        let of = |path: &Path| format!("{}{suffix}", path.display());
+        std::fs::copy(of(&path), of(&copied)).unwrap();
+    }
+    assert_eq!(numbers(&SqliteJournal::look(&copied).unwrap()).await, [1, 2]);
+    drop((looking, journal));
+    let before = std::fs::read(&path).unwrap();
+    assert_eq!(numbers(&SqliteJournal::look(&path).unwrap()).await, [1, 2]);
+    assert_eq!(std::fs::read(&path).unwrap(), before, "looking changed it");
+    tamper(&path, BACK_TO_6);
+    let early = SqliteJournal::look(&path).map(drop).unwrap_err();
+    assert!(early.problem.contains("its format is 6"), "{early}");
+}
+
 #[tokio::test]
 async fn claims_are_there_again() {
     let directory = tempfile::tempdir().unwrap();
