@@ -34,6 +34,7 @@ use pay402_devchain::genesis::{
     DEV_ACCOUNTS, PERMIT2, USDC_ADDRESS, WALLET_1271, dev_signer, usdc_balance_slot,
 };
 use pay402_devchain::{Config, Devchain};
+use pay402_evm::audit::{self, Scope, Standing};
 use pay402_evm::exact::{Eip3009Payload, Permit2Payload};
 use pay402_evm::signature::SignatureBytes;
 use pay402_evm::typed_data::{Authorization, PermitTransfer, token_domain};
@@ -570,7 +571,23 @@ impl Den {
         }
         let spent = self.start.0 - self.signers_wei().await;
         assert_eq!(spent, fees, "the signer's wei and the fees in the journal");
+        self.assert_proven().await;
         (granted, due, spent)
+    }
+}
+
+impl Den {
+    /// Asserts that the chain proves the journal, as `pay402 reconcile` has it.
+    async fn assert_proven(&self) {
+        let id = NetworkId::eip155(CHAIN_ID);
+        let rpc = Rpc::provided(&id, &self.chain.provider());
+        let assets = AssetTable::defaults().with(self.asset.clone());
+        let begun = audit::Audit::begin(id.clone(), rpc, assets).await;
+        let mut audit = begun.expect("the node answers");
+        audit.add(self.journal.books(&id, 0, usize::MAX).await.expect("the journal answers"));
+        let audited = audit.finish(&Scope::default()).await.expect("the node answers");
+        assert_eq!(audited.standing(), Standing::Proven, "{audited:#?}");
+        assert_eq!((audited.open, audited.booked), (0, audited.spent), "{audited:#?}");
     }
 }
 

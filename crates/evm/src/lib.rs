@@ -31,6 +31,7 @@
 pub mod account;
 pub mod address;
 pub mod assets;
+pub mod audit;
 pub mod contracts;
 pub mod exact;
 mod fees;

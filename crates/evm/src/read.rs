@@ -257,14 +257,33 @@ impl ReadPayment {
     /// same authorization can be signed in more than one encoding. Nor is the charge: it is said only
     /// when the payment is settled, and the journal keeps it beside the fingerprint.
     pub(crate) fn fingerprint(&self, terms: &Requirements) -> Digest {
+        let Self { message, digest, token, .. } = *self;
+        let (key, payee) = (&self.key, self.mandate.payee());
+        let identity = Identity { scheme: &terms.scheme, key, message, digest, token, payee };
+        identity.fingerprint(terms.max_timeout_seconds)
+    }
+}
+
+/// What tells a payment from every other one, beside the longest time that its terms leave.
+pub(crate) struct Identity<'a> {
+    pub(crate) scheme: &'a Scheme,
+    pub(crate) key: &'a PaymentKey,
+    pub(crate) message: B256,
+    pub(crate) digest: B256,
+    pub(crate) token: Address,
+    pub(crate) payee: Address,
+}
+
+impl Identity<'_> {
+    pub(crate) fn fingerprint(&self, max_timeout_seconds: u64) -> Digest {
         Digest::of(&[
-            terms.scheme.as_str().as_bytes(),
+            self.scheme.as_str().as_bytes(),
             self.key.as_str().as_bytes(),
             self.message.as_slice(),
             self.digest.as_slice(),
             self.token.as_slice(),
-            self.mandate.payee().as_slice(),
-            &terms.max_timeout_seconds.to_be_bytes(),
+            self.payee.as_slice(),
+            &max_timeout_seconds.to_be_bytes(),
         ])
     }
 }

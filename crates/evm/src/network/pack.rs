@@ -98,7 +98,7 @@ impl Default for PackSettings {
 }
 
 /// What [`CREATE2_DEPLOYER`] is called with to put the contract at [`PACKER`].
-pub(super) fn deployment() -> Bytes {
+pub(crate) fn deployment() -> Bytes {
     [SALT.as_slice(), &CODE.creation].concat().into()
 }
 
@@ -175,7 +175,7 @@ pub(super) fn gas_limit(members: usize, item_gas: u64) -> u64 {
 }
 
 /// The call that carries out these plans; `None` when one of them cannot be packed.
-pub(super) fn call(plans: &[Plan], item_gas: u64) -> Option<(Address, Bytes)> {
+pub(crate) fn call(plans: &[Plan], item_gas: u64) -> Option<(Address, Bytes)> {
     let mut items = Vec::with_capacity(plans.len() * ITEM_BYTES);
     for plan in plans {
         items.extend_from_slice(&item(plan)?);
@@ -209,6 +209,28 @@ fn item(plan: &Plan) -> Option<[u8; ITEM_BYTES]> {
     item.extend_from_slice(signature.s().as_slice());
     item.push(signature.v());
     item.try_into().ok()
+}
+
+/// The payments in a call of [`PACKER`] with this input, each with its token.
+pub(crate) fn items_in(input: &[u8]) -> Vec<(Address, Authorization)> {
+    let Ok(call) = Packer::carryOutCall::abi_decode(input) else { return Vec::new() };
+    let (items, _) = call.items.as_chunks::<ITEM_BYTES>();
+    items.iter().filter(|item| item[0] == KIND_AUTHORIZATION).map(read_item).collect()
+}
+
+/// Reads what [`item`] wrote, but for the signature.
+fn read_item(item: &[u8; ITEM_BYTES]) -> (Address, Authorization) {
+    let mut rest = &item[1..];
+    let mut take = |bytes: usize| {
+        let (taken, left) = rest.split_at(bytes);
+        rest = left;
+        taken
+    };
+    let [token, from, to] = [(); 3].map(|()| Address::from_slice(take(20)));
+    let value = U256::from_be_slice(take(16));
+    let [valid_after, valid_before] = [(); 2].map(|()| U256::from_be_slice(take(5)));
+    let nonce = B256::from_slice(take(32));
+    (token, Authorization { from, to, value, valid_after, valid_before, nonce })
 }
 
 /// A payment's part in the call of [`PACKER`] with this input, if it is one of them.

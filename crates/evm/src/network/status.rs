@@ -385,7 +385,7 @@ pub(super) async fn block_id(rpc: &Rpc, number: u64) -> Result<BlockId, Unavaila
 /// found to use this very mandate. Anybody can use several authorizations in one transaction, some
 /// of them for nothing; so the transfer must be the one that this use made. Tokens log the use and
 /// then the transfer, with nothing of theirs in between: a transfer follows at most one use.
-fn proves(receipt: &Receipt, plan: &Plan) -> bool {
+pub(crate) fn proves(receipt: &Receipt, plan: &Plan) -> bool {
     let (payer, payee) = (plan.mandate.payer().into_word(), plan.mandate.payee().into_word());
     let transfer = [Eip3009::Transfer::SIGNATURE_HASH, payer, payee];
     let value = plan.charge.to_be_bytes::<32>();

@@ -19,6 +19,7 @@ use pay402_devchain::genesis::{
     DEV_ACCOUNTS, NO_USDC_INDEX, PERMIT2, USDC_ADDRESS, dev_signer, usdc_balance_slot,
 };
 use pay402_devchain::{Config, Devchain};
+use pay402_evm::audit::{Kind, Movement};
 use pay402_evm::contracts::Erc20;
 use pay402_evm::exact::Permit2Payload;
 use pay402_evm::signature::SignatureBytes;
@@ -32,6 +33,7 @@ use pay402_store::SqliteJournal;
 use serde_json::{Map, json};
 
 use crate::agent as account;
+use crate::audit::proven;
 use crate::bed::{LONG, SHORT, done, options, pending, refused, settle, until};
 
 const CHAIN_ID: u64 = 84_532;
@@ -247,6 +249,13 @@ async fn a_payment_waits_for_gas_and_approval_and_settles() {
         assert_eq!(house.mined().await, (2, 1), "gas, approval and payment");
         let again = refused(settle(&engine, payment, LONG).await, Refusal::DuplicateSettlement);
         assert_eq!(again.transaction, Some(hash));
+        // What was advanced is a cost of ours, and in the books as one.
+        let audited = proven(&house.chain, &house.folder.path().join("journal.db")).await;
+        assert_eq!((audited.settled, audited.errands), (1, 2), "{audited:#?}");
+        let is_advance = |it: &&Movement| it.kind == Kind::Advance;
+        let advances: Vec<_> = audited.movements.iter().filter(is_advance).collect();
+        assert_eq!(advances.len(), 1, "{audited:#?}");
+        assert!(!advances[0].amount.is_zero() && advances[0].to.is_some(), "{advances:?}");
     }
 }
 
@@ -287,6 +296,7 @@ async fn a_crash_at_any_point_settles_exactly_once() {
             }
             assert_eq!(house.paid().await, U256::from(PRICE), "{point} after {passes}");
             assert_eq!(house.mined().await, (2, 1), "{point} after {passes}: sent twice");
+            proven(&house.chain, &house.folder.path().join("journal.db")).await;
         }
     }
 }

@@ -117,6 +117,7 @@ async fn a_delegation_that_is_good_for_ever_settles_once() {
     assert_eq!(told.transaction, Some(hash));
     assert_eq!(house.payee_has().await, U256::from(PRICE), "redeemed twice");
     assert_eq!(house.sent().await, 1);
+    assert_eq!(house.proven().await.settled, 1);
 }
 
 #[tokio::test]
@@ -179,4 +180,5 @@ async fn a_payment_of_an_account_settles_once_however_it_was_signed() {
     let told = settle(&engine, paid_by(payer.address, payer.address, &again), LONG).await;
     assert_eq!(refused(told, Refusal::DuplicateSettlement).transaction, Some(hash));
     assert_eq!((house.sent().await, house.payee_has().await), (1, U256::from(PRICE)));
+    assert_eq!(house.proven().await.settled, 1);
 }

@@ -19,6 +19,7 @@ use pay402_core::{NetworkId, Refusal};
 use pay402_devchain::genesis::{DEV_ACCOUNTS, dev_signer};
 use pay402_devchain::{Config, Devchain};
 use pay402_evm::account::AGENT_ACCOUNT;
+use pay402_evm::audit::Audited;
 use pay402_evm::{AssetTable, EvmNetwork, Rpc, Settings, Sponsoring};
 use pay402_facilitator::api::{Access, KeyHash, router};
 use pay402_facilitator::failpoint::{Failpoint, Failpoints};
@@ -28,6 +29,7 @@ use serde_json::{Map, Value, json};
 use tower::ServiceExt as _;
 
 use crate::agent::{self, Account};
+use crate::audit;
 use crate::bed::{LONG, SHORT, done, options, pending, refused, until};
 
 pub(crate) const CHAIN_ID: u64 = 84_532;
@@ -90,6 +92,11 @@ impl House {
     }
 
     /// Transactions that the signer had mined.
+    /// Asserts that the chain proves the books, to the wei.
+    pub(crate) async fn proven(&self) -> Audited {
+        audit::proven(&self.chain, &self.folder.path().join("journal.db")).await
+    }
+
     pub(crate) async fn sent(&self) -> u64 {
         self.chain.provider().get_transaction_count(DEV_ACCOUNTS[SIGNER]).await.unwrap()
     }
@@ -169,6 +176,7 @@ async fn an_account_adopts_code_over_http() {
     // Told again, as often as it is asked, and sent once.
     assert_eq!(post(&engine, Access::Open, &body).await, (StatusCode::OK, answer));
     assert_eq!(house.sent().await, 1);
+    assert_eq!(house.proven().await.errands, 2, "the adoption and its turn of the day");
 }
 
 #[tokio::test]
@@ -337,4 +345,5 @@ async fn an_account_whose_errands_keep_failing_is_suspended() {
     refused(ask(&engine, adoption_at("root", 2), LONG).await, Refusal::PayerSuspended);
     done(&ask(&engine, adoption("another"), LONG).await);
     assert_eq!(house.sent().await, 3);
+    assert_eq!(house.proven().await.failed, 2, "what failed cost, and is in the books");
 }

@@ -117,6 +117,7 @@ async fn a_crash_at_any_point_adopts_and_pays_exactly_once() {
         assert!(house.is_adopted("root").await, "{point}");
         assert_eq!(house.payee_has().await, U256::from(PRICE), "{point} after {passes}");
         assert_eq!(house.sent().await, 1, "{point} after {passes}: sent twice");
+        house.proven().await;
     }
 }
 
@@ -137,4 +138,5 @@ async fn what_we_pay_beside_payments_is_so_much_a_day() {
     done(&settle(&engine, payment("agent 0", 2, true), LONG).await);
     done(&settle(&engine, payment("agent 1", 2, false), LONG).await);
     assert_eq!(house.sent().await, u64::from(DAILY_MAX) + 2);
+    house.proven().await;
 }

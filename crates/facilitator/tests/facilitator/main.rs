@@ -8,6 +8,7 @@
 mod agent;
 mod api;
 mod approvals;
+mod audit;
 mod bed;
 mod callers;
 mod chain;
