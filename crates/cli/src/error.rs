@@ -83,6 +83,16 @@ impl CliError {
         Self { retryable: true, ..error }
     }
 
+    /// The chain says otherwise than the books.
+    pub(crate) fn contradicted(message: impl Into<String>) -> Self {
+        Self::new("contradicted", exit::GENERAL, message)
+    }
+
+    /// It could not be proven, nor that it is not so.
+    pub(crate) fn unproven(message: impl Into<String>) -> Self {
+        Self::new("unproven", exit::OUTCOME_UNKNOWN, message)
+    }
+
     pub(crate) fn http_failed(status: u16) -> Self {
         Self::new("http_failed", exit::HTTP_FAILED, format!("the server answered {status}"))
     }

@@ -54,6 +54,8 @@ enum Command {
     Serve(serve::Args),
     /// Verify and settle payments for resource servers.
     Facilitator(facilitator::Args),
+    /// Prove a facilitator's books against the chain, gas to the wei.
+    Reconcile(facilitator::reconcile::Args),
     /// Run the embedded chain on a JSON-RPC port.
     #[cfg(feature = "devchain")]
     Devchain(devchain::Args),
@@ -98,6 +100,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Account(args) => account::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Facilitator(args) => facilitator::run(args).await,
+        Command::Reconcile(args) => facilitator::reconcile::run(args).await,
         #[cfg(feature = "devchain")]
         Command::Devchain(args) => devchain::run(args).await,
     }

@@ -5,6 +5,7 @@ mod config;
 mod inspect;
 mod keys;
 mod nodes;
+pub(crate) mod reconcile;
 mod setup;
 mod sponsor;
 mod webhooks;
@@ -250,18 +251,32 @@ async fn journal(config: &Config, clock: &dyn Clock) -> Result<Arc<dyn Journal>,
     let opened: Result<Arc<dyn Journal>, _> = match config.database() {
         Database::File(path) => SqliteJournal::open(path).map(|journal| Arc::new(journal) as _),
         Database::Postgres(url) => {
-            let password = match &config.database_password_env {
-                Some(name) => Some(needed("database_password_env", name)?),
-                None => None,
-            };
-            let password = password.as_deref().map(String::as_str);
-            match PgJournal::open(&url.0, password).await {
+            let password = database_password(config)?;
+            match PgJournal::open(&url.0, password.as_deref().map(String::as_str)).await {
                 Ok(journal) => journal.check_clock(clock).await.map(|()| Arc::new(journal) as _),
                 Err(error) => Err(error),
             }
         }
     };
     opened.map_err(|error| Misconfigured::new("database", error.problem))
+}
+
+/// The journal, to be read and left as it is.
+async fn looked_at(config: &Config) -> Result<Arc<dyn Journal>, Misconfigured> {
+    let opened: Result<Arc<dyn Journal>, _> = match config.database() {
+        Database::File(path) => SqliteJournal::look(path).map(|journal| Arc::new(journal) as _),
+        Database::Postgres(url) => {
+            let password = database_password(config)?;
+            let opened = PgJournal::look(&url.0, password.as_deref().map(String::as_str)).await;
+            opened.map(|journal| Arc::new(journal) as _)
+        }
+    };
+    opened.map_err(|error| Misconfigured::new("database", error.problem))
+}
+
+fn database_password(config: &Config) -> Result<Option<Zeroizing<String>>, Misconfigured> {
+    let name = config.database_password_env.as_ref();
+    name.map(|name| needed("database_password_env", name)).transpose()
 }
 
 /// The secret in an environment variable that a setting names.
@@ -369,10 +384,7 @@ fn network_of(
     mut counts: Option<&mut Vec<Arc<RpcCounts>>>,
 ) -> Result<EvmNetwork, Misconfigured> {
     let setting = format!("network[{index}]");
-    let mut assets = AssetTable::defaults();
-    for (position, asset) in network.assets.iter().enumerate() {
-        assets = with_asset(assets, &format!("{setting}.asset[{position}]"), &network.id, asset)?;
-    }
+    let assets = assets_of(&setting, network)?;
     let here = assets.clone().only(|asset| asset.info.id.network == network.id);
     let tiers = network.tiers(&setting, &here)?;
     let settings = Settings { tiers, ..network.settings(&setting)? };
@@ -394,6 +406,15 @@ fn network_of(
     }
     let reached = Nodes::new(&format!("{setting}.node"), reached)?;
     EvmNetwork::new(id.clone(), reached, signers, assets, clock, settings)
+}
+
+/// The default tokens, and those of a network's configuration.
+fn assets_of(setting: &str, network: &config::Network) -> Result<AssetTable, Misconfigured> {
+    let mut assets = AssetTable::defaults();
+    for (position, asset) in network.assets.iter().enumerate() {
+        assets = with_asset(assets, &format!("{setting}.asset[{position}]"), &network.id, asset)?;
+    }
+    Ok(assets)
 }
 
 fn with_asset(

@@ -14,3 +14,5 @@ mod operate;
 #[cfg(unix)]
 mod postgres;
 mod process;
+#[cfg(unix)]
+mod reconcile;

@@ -22,14 +22,14 @@ use serde_json::{Map, Value};
 
 use crate::process::{Server, dev_address, dev_key, pay402, run};
 
-const CHAIN_ID: u64 = 84_532;
+pub(crate) const CHAIN_ID: u64 = 84_532;
 
-fn chain(mining: Mining) -> Devchain {
+pub(crate) fn chain(mining: Mining) -> Devchain {
     Devchain::start(Config { chain_id: CHAIN_ID, mining, ..Config::default() })
 }
 
 /// `pay402 facilitator` on a node, with more settings for all networks and more sections.
-fn facilitator(folder: &Path, rpc: &str, settings: &str, sections: &str) -> Command {
+pub(crate) fn facilitator(folder: &Path, rpc: &str, settings: &str, sections: &str) -> Command {
     let path = folder.join("facilitator.toml");
     let text = format!(
         "listen = \"127.0.0.1:0\"\ndatabase = \"facilitator.db\"\n{settings}\n[[network]]\n\
@@ -74,10 +74,10 @@ fn request(nonce: u64) -> Value {
     encode_facilitator_request(&Payment::pair(terms, presented).unwrap(), Endpoint::Settle)
 }
 
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     retry_after: Option<String>,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
@@ -94,7 +94,7 @@ async fn read(url: &str, path: &str) -> Answer {
     answer(reqwest::Client::new().get(format!("{url}{path}"))).await
 }
 
-async fn settle(url: &str, nonce: u64) -> Answer {
+pub(crate) async fn settle(url: &str, nonce: u64) -> Answer {
     answer(reqwest::Client::new().post(format!("{url}/settle")).json(&request(nonce))).await
 }
 
