@@ -560,6 +560,48 @@ async fn what_a_node_does_not_know_any_more_is_unknown() {
     assert_eq!((it.standing, &it.to), (Standing::Unknown, &None));
 }
 
+/// What a block shows that is not in the chain any more is not known, until the facilitator has followed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_undone_block_showed_is_unknown() {
+    let town = Town::start().await;
+    let (chain, mut books) = (&town.chain, town.books().await);
+    // It settled by itself.
+    let Some(Outcome::Settled { block, .. }) = books[0].outcome else { panic!() };
+    let head = chain.block_number();
+    assert_ne!(block, head);
+    let other = async |number: u64| {
+        let number = format!("{number:#x}");
+        let asked = (number.clone(), false);
+        let shown = chain.provider().raw_request("eth_getBlockByNumber".into(), asked).await;
+        let mut shown: Value = shown.unwrap();
+        shown["hash"] = B256::repeat_byte(9).to_string().into();
+        forgetful(chain, move |method, params| {
+            let is_it = method == "eth_getBlockByNumber"
+                && params[0] == number.as_str()
+                && params[1] == false;
+            let shown = || serde_json::value::to_raw_value(&shown).unwrap();
+            is_it.then(|| ResponsePayload::Success(shown()))
+        })
+    };
+    for _ in 0..2 {
+        let audited = audit_by(other(block).await, chain, books.clone(), Balances::LeftOut).await;
+        assert_eq!(audited.standing(), Standing::Unknown, "{audited:#?}");
+        assert_eq!(audited.settled, town.payments - 1, "{audited:#?}");
+        let fees = audited.unknown.iter().filter(|it| it.what == What::Fee);
+        assert_eq!(fees.count(), 1, "{audited:#?}");
+        // As one that was buried before.
+        books[0].watched = None;
+    }
+    // The head itself: nothing is told of the signers then, neither good nor bad.
+    let raw = signed(chain, SIGNERS[0], payee(), Bytes::new()).await;
+    send(chain, &raw).await;
+    assert_eq!(audit(chain, books.clone()).await.violations.len(), 1, "it is unbooked");
+    let rpc = other(chain.block_number()).await;
+    let audited = audit_by(rpc, chain, books, Balances::LeftOut).await;
+    assert_eq!(audited.standing(), Standing::Unknown, "{audited:#?}");
+    assert!(audited.unknown.iter().all(|it| it.what == What::Nonce), "{audited:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stops_answering_proves_nothing() {
     let town = Town::start().await;
