@@ -55,6 +55,10 @@ enum Command {
     /// Verify and settle payments for resource servers.
     Facilitator(facilitator::Args),
     /// Prove a facilitator's books against the chain, gas to the wei.
+    ///
+    /// Each settled payment by its transfer in the logs, what was booked by what transactions cost, every
+    /// nonce and the balance of the signers. Exit code 0 when all of it is proven, 1 when the chain
+    /// contradicts the books, 13 when a node does not show enough to tell, 4 when none answers.
     Reconcile(facilitator::reconcile::Args),
     /// Run the embedded chain on a JSON-RPC port.
     #[cfg(feature = "devchain")]

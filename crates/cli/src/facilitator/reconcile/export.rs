@@ -208,9 +208,9 @@ fn date_and_time(at: UnixTime) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    use pay402_core::network::BlockId;
     use pay402_core::{Amount, PaymentKey};
 
+    use super::super::tests::sample;
     use super::*;
 
     const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
@@ -233,31 +233,11 @@ mod tests {
         }
     }
 
-    fn audited(movements: Vec<Movement>) -> Audited {
-        Audited {
-            network: NetworkId::eip155(84_532),
-            head: BlockId { number: 22, hash: "0xhead".into() },
-            entries: 1,
-            open: 0,
-            settled: 1,
-            uncharged: 0,
-            failed: 0,
-            errands: 0,
-            charged: std::collections::BTreeMap::new(),
-            transactions: 1,
-            booked: Amount::ZERO,
-            spent: Amount::ZERO,
-            signers: Vec::new(),
-            violations: Vec::new(),
-            unknown: Vec::new(),
-            movements,
-        }
-    }
-
     fn written(name: &str, movements: Vec<Movement>) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
-        let (audited, assets) = (audited(movements), AssetTable::defaults());
+        let audited = Audited { movements, ..sample() };
+        let assets = AssetTable::defaults();
         let format = Format::of(&path).unwrap();
         write(format, &path, std::iter::once((&audited, &assets))).unwrap();
         let refused = Format::of(&path).unwrap_err();

@@ -26,8 +26,8 @@ use crate::terminal::{self, Style};
 
 /// Entries of the journal that are read at a time.
 const PAGE_ENTRIES: usize = 5_000;
-/// Most entries of one network that are compared: they are held in memory.
-const ENTRIES_MAX: usize = 4_000_000;
+/// Most entries of one network that are compared: they are held in memory, about a kilobyte each.
+const ENTRIES_MAX: usize = 1_000_000;
 /// Most findings of one kind and network that are told on a terminal.
 const TOLD_MAX: usize = 20;
 /// Most of them in JSON.
@@ -35,11 +35,7 @@ const TOLD_JSON_MAX: usize = 1_000;
 /// Decimal places of a network's own coin.
 const COIN_DECIMALS: u8 = 18;
 
-/// Prove a facilitator's books against the chain, gas to the wei.
-///
-/// Each settled payment by its transfer in the logs, what was booked by what transactions cost, every
-/// nonce and the balance of the signers. Exit code 0 when all of it is proven, 1 when the chain
-/// contradicts the books, 13 when a node does not show enough to tell, 4 when it does not answer.
+/// What is compared, and how it is told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The facilitator's configuration file.
@@ -204,7 +200,7 @@ async fn read_books(
 
 /// How the whole ended.
 struct Verdict {
-    /// How what could be compared stands.
+    /// How the whole stands.
     standing: Standing,
     /// The first network whose nodes did not answer.
     unanswered: Option<Unavailable>,
@@ -233,7 +229,7 @@ fn verdict(outcomes: &[Outcome]) -> Verdict {
         sum(|it| it.unknown.len() as u64),
         sum(|it| it.open),
     );
-    Verdict { standing, unanswered, summary }
+    Verdict { standing: whole, unanswered, summary }
 }
 
 impl Verdict {
@@ -395,5 +391,79 @@ fn signer_json(signer: &SignerAudit) -> Value {
 impl From<export::Unwritten> for CliError {
     fn from(unwritten: export::Unwritten) -> Self {
         Misconfigured::new("--export", unwritten.0).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pay402_core::network::BlockId;
+    use pay402_evm::audit::What;
+
+    use super::*;
+
+    /// An audit by which all is proven.
+    pub(super) fn sample() -> Audited {
+        Audited {
+            network: NetworkId::eip155(84_532),
+            head: BlockId { number: 22, hash: "0xhead".into() },
+            entries: 1,
+            open: 0,
+            settled: 1,
+            uncharged: 0,
+            failed: 0,
+            errands: 0,
+            charged: BTreeMap::new(),
+            transactions: 1,
+            booked: Amount::ZERO,
+            spent: Amount::ZERO,
+            signers: Vec::new(),
+            violations: Vec::new(),
+            unknown: Vec::new(),
+            movements: Vec::new(),
+        }
+    }
+
+    /// What is wrong on one network is not hidden by another, and none that was not asked is proven.
+    #[test]
+    fn the_worst_network_decides() {
+        let finding = || {
+            let (subject, message) = ("0x".to_owned(), String::new());
+            vec![Finding { what: What::Fee, subject, message }]
+        };
+        let proven = || Ok(sample());
+        let unknown = || Ok(Audited { unknown: finding(), ..sample() });
+        let wrong = || Ok(Audited { violations: finding(), ..sample() });
+        let silent = || Err(Unavailable::new("rpc", "does not answer"));
+        for (audited, standing, code) in [
+            (vec![proven(), proven()], Standing::Proven, None),
+            (vec![proven(), unknown()], Standing::Unknown, Some(13)),
+            (vec![silent(), proven()], Standing::Unknown, Some(4)),
+            (vec![silent(), unknown()], Standing::Unknown, Some(4)),
+            (vec![silent(), silent()], Standing::Unknown, Some(4)),
+            (vec![wrong(), proven()], Standing::Contradicted, Some(1)),
+            (vec![silent(), wrong(), unknown()], Standing::Contradicted, Some(1)),
+        ] {
+            let outcome = |audited| {
+                let (id, assets) = (NetworkId::eip155(84_532), AssetTable::empty());
+                Outcome { subject: Subject { id, assets, nodes: Vec::new() }, audited }
+            };
+            let verdict = verdict(&audited.into_iter().map(outcome).collect::<Vec<_>>());
+            assert_eq!(verdict.standing, standing, "{}", verdict.summary);
+            assert!(verdict.summary.starts_with(standing.name()), "{}", verdict.summary);
+            assert_eq!(verdict.ended().err().map(|error| error.exit), code);
+        }
+    }
+
+    #[test]
+    fn a_signer_may_begin_at_a_nonce() {
+        let address = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+        let read: Address = address.parse().unwrap();
+        assert_eq!(signer(address), Ok((read, 0)));
+        assert_eq!(signer(&format!("{address}=17")), Ok((read, 17)));
+        for wrong in ["", "0x12", &format!("{address}=x"), &format!("{address}=-1"), "=3"] {
+            assert!(signer(wrong).is_err(), "{wrong}");
+        }
     }
 }
