@@ -13,6 +13,8 @@ use pay402_core::journal::Journal as _;
 use pay402_core::{NetworkId, PaymentKey};
 use pay402_devchain::genesis::{self, DEV_ACCOUNTS, USDC_ADDRESS};
 use pay402_devchain::{Config, Devchain, Mining, Serving};
+use pay402_evm::audit::{Audit, Scope, Standing};
+use pay402_evm::{AssetTable, Rpc};
 use pay402_store::PgJournal;
 use tempfile::TempDir;
 
@@ -150,7 +152,27 @@ impl World {
             signers: SIGNERS.map(|index| DEV_ACCOUNTS[index]).to_vec(),
         };
         let coherent = compare_town(&self.chain.provider(), &town, &self.journal, payments).await?;
+        self.audit().await?;
         Ok(coherent.payments)
+    }
+
+    /// Has the chain prove the journal, to the wei, as `pay402 reconcile` does.
+    async fn audit(&self) -> Result<()> {
+        let rpc = Rpc::provided(&network(), &self.chain.provider());
+        let mut audit = Audit::begin(network(), rpc, AssetTable::defaults()).await?;
+        audit.add(self.journal.books(&network(), 0, usize::MAX).await?);
+        let audited = audit.finish(&Scope::default()).await?;
+        match audited.standing() {
+            Standing::Proven if audited.open == 0 => Ok(()),
+            standing => {
+                let findings = audited.violations.iter().chain(&audited.unknown);
+                let told: Vec<String> = findings
+                    .map(|it| format!("{} {}: {}", it.what.name(), it.subject, it.message))
+                    .collect();
+                let open = audited.open;
+                Err(format!("the books are {}, {open} open: {told:?}", standing.name()).into())
+            }
+        }
     }
 
     /// How many nonces were recorded for payments that do not share a transaction: those of a pack
