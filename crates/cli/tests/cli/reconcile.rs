@@ -98,6 +98,17 @@ async fn the_books_are_proven_beside_a_facilitator_and_without_one() {
     assert_eq!(journal.matches(" * payment\n").count(), 3, "{journal}");
     assert_eq!(journal.matches(" * gas\n").count(), 3, "{journal}");
 
+    // Printed, they are the same lines.
+    let config = folder.join("facilitator.toml");
+    let config = config.to_str().unwrap();
+    for (format, exported) in [("csv", &csv), ("journal", &journal)] {
+        let command = pay402(&["reconcile", "--config", config, "--print", format]);
+        let (code, printed, _) = run(command);
+        assert_eq!(code, 0, "{printed}");
+        let rest = printed.strip_prefix(exported.as_str()).unwrap_or_else(|| panic!("{printed}"));
+        assert_eq!(rest.starts_with("; proven: 3 entries"), format == "journal", "{rest}");
+    }
+
     // As one that was killed leaves it, and with what somebody sent by the signer's key.
     server.stop();
     assert_eq!(reconcile(folder, &[]).code, 0);

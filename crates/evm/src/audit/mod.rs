@@ -29,6 +29,7 @@ mod witness;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use alloy::primitives::{Address, B256};
+use futures_util::stream::{self, StreamExt as _};
 use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::journal::Outcome;
@@ -44,6 +45,9 @@ pub use self::signers::{Balance, LOOKUPS_MAX, SignerAudit};
 pub use self::witness::{SEARCHES_MAX, TIMEOUT_S_MAX};
 use crate::assets::AssetTable;
 use crate::rpc::{Block, Rpc};
+
+/// Looks at transactions that are on their way at a time.
+const AT_A_TIME: usize = 4;
 
 /// What an entry, a transaction or the whole turned out to be.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -293,8 +297,15 @@ impl Audit {
         let mut witness = witness::Witness::new(&self.network, &self.assets, &self.books, by_key);
         let mut mined = HashMap::with_capacity(wanted.len());
         // So many at a time, so that no more than these receipts are held.
-        for some in wanted.chunks(QUESTIONS_MAX) {
-            for (hash, found) in some.iter().zip(self.reader.mined(some).await?) {
+        let asked = stream::iter(
+            wanted
+                .chunks(QUESTIONS_MAX)
+                .map(async |some| self.reader.mined(some).await.map(|found| (some, found))),
+        );
+        let mut told = asked.buffered(AT_A_TIME);
+        while let Some(told) = told.next().await {
+            let (some, found) = told?;
+            for (hash, found) in some.iter().zip(found) {
                 let Some((receipt, sent)) = found else { continue };
                 let settled = settling.get(hash).map_or(&[][..], Vec::as_slice);
                 let it = witness.look(&receipt, &sent, ours.contains(hash), settled);

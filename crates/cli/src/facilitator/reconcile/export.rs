@@ -25,8 +25,8 @@ const S_PER_DAY: u64 = 86_400;
 pub(super) struct Unwritten(pub(super) String);
 
 /// What is written.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Format {
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(crate) enum Format {
     /// Comma-separated values (RFC 4180).
     Csv,
     /// A journal of hledger and ledger.
@@ -63,16 +63,31 @@ pub(super) fn write<'a>(
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
     let mut out = BufWriter::new(file);
+    lines(format, &mut out, audited).map_err(failed)?;
+    let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist_noclobber(path).map_err(|error| match error.error.kind() {
+        std::io::ErrorKind::AlreadyExists => there(path),
+        _ => failed(error.error),
+    })?;
+    Ok(())
+}
+
+/// Writes the movements of each network.
+pub(super) fn lines<'a>(
+    format: Format,
+    out: &mut impl Write,
+    audited: impl Iterator<Item = (&'a Audited, &'a AssetTable)>,
+) -> std::io::Result<()> {
     let mut number = 0;
     if format == Format::Csv {
-        writeln!(out, "{COLUMNS}").map_err(failed)?;
+        write!(out, "{COLUMNS}\r\n")?;
     }
     for (audited, assets) in audited {
         if format == Format::Journal {
             let (network, standing) = (&audited.network, audited.standing().name());
             let head = &audited.head;
-            writeln!(out, "; {network} up to block {} ({}): {standing}\n", head.number, head.hash)
-                .map_err(failed)?;
+            writeln!(out, "; {network} up to block {} ({}): {standing}\n", head.number, head.hash)?;
         }
         for movement in &audited.movements {
             number += 1;
@@ -81,15 +96,9 @@ pub(super) fn write<'a>(
                 Format::Csv => double.csv(number),
                 Format::Journal => double.journal(),
             };
-            out.write_all(text.as_bytes()).map_err(failed)?;
+            out.write_all(text.as_bytes())?;
         }
     }
-    let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist_noclobber(path).map_err(|error| match error.error.kind() {
-        std::io::ErrorKind::AlreadyExists => there(path),
-        _ => failed(error.error),
-    })?;
     Ok(())
 }
 
@@ -280,7 +289,7 @@ mod tests {
         let odd = Movement { token: Some("0x\"a,b\"".into()), ..movement(Kind::Payment, 3) };
         let text = written("books.csv", vec![movement(Kind::Advance, 1), odd]);
         let expected = "\
-entry,time,kind,account,amount,commodity,standing,network,block,transaction,payment,fee_wei
+entry,time,kind,account,amount,commodity,standing,network,block,transaction,payment,fee_wei\r
 1,2026-11-18T11:06:42Z,advance,expenses:advances:eip155:84532,0.000000000000000001,coin eip155:84532,proven,eip155:84532,21,0xhash,,\r
 1,2026-11-18T11:06:42Z,advance,assets:signers:eip155:84532:0xfrom,-0.000000000000000001,coin eip155:84532,proven,eip155:84532,21,0xhash,,\r
 2,2026-11-18T11:06:42Z,payment,payees:eip155:84532:0xto,3,\"0x\"\"a,b\"\" eip155:84532\",proven,eip155:84532,21,0xhash,eip155:84532/0xtoken/0xpayer/0x01,7\r

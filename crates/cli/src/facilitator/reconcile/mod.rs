@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Write double-entry lines to a new file: books.csv, or books.journal for hledger and ledger.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
+    /// Print double-entry lines in place of the figures.
+    #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
+    print: Option<Format>,
     /// Print JSON on a terminal too.
     #[arg(long)]
     json: bool,
@@ -93,14 +96,21 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         let audited = audit(&subject, &*journal, &scope).await?;
         outcomes.push(Outcome { subject, audited });
     }
+    let audited = || {
+        let each = outcomes.iter();
+        each.filter_map(|it| Some((it.audited.as_ref().ok()?, &it.subject.assets)))
+    };
     if let Some((format, path)) = format {
-        let audited = outcomes
-            .iter()
-            .filter_map(|outcome| Some((outcome.audited.as_ref().ok()?, &outcome.subject.assets)));
-        export::write(format, path, audited)?;
+        export::write(format, path, audited())?;
     }
     let verdict = verdict(&outcomes);
-    if !args.json && std::io::stdout().is_terminal() {
+    if let Some(format) = args.print {
+        // A reader that went away is not an error of ours.
+        let _ = export::lines(format, &mut std::io::stdout().lock(), audited());
+        if format == Format::Journal {
+            terminal::say(&format!("; {}", verdict.summary));
+        }
+    } else if !args.json && std::io::stdout().is_terminal() {
         say(&outcomes, &verdict);
     } else {
         terminal::say(&told(&outcomes, &verdict).to_string());
