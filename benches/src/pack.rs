@@ -63,7 +63,7 @@ async fn measure(distinct: bool) -> Result<Round> {
             continue;
         }
         let nonce = network.consumed_nonces(&signer).await?;
-        alone = gas(&chain, &network, network.sign(&signer, nonce, &plan).await?).await?;
+        alone = gas(&chain, &network, network.sign(&signer, nonce, &plan, None).await?).await?;
     }
     let plans: Vec<&SecretBytes> = plans.iter().collect();
     let packs = network.pack(&plans).await;
@@ -72,7 +72,7 @@ async fn measure(distinct: bool) -> Result<Round> {
         return Err(format!("a pack of {}", pack.members.len()).into());
     }
     let nonce = network.consumed_nonces(&signer).await?;
-    let signed = network.sign_pack(&signer, nonce, &plans, pack.item_gas).await?;
+    let signed = network.sign_pack(&signer, nonce, &plans, pack.item_gas, None).await?;
     let packed = gas(&chain, &network, signed).await?;
     Ok(Round { subject: packed as f64 / MEMBERS as f64, reference: alone as f64 })
 }

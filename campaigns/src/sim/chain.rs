@@ -644,8 +644,9 @@ impl Network for Port {
         signer: &str,
         nonce: u64,
         plan: &SecretBytes,
+        cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
-        self.sign_pack(signer, nonce, &[plan], 0).await
+        self.sign_pack(signer, nonce, &[plan], 0, cost_max).await
     }
 
     fn packing(&self) -> Option<Packing> {
@@ -672,6 +673,7 @@ impl Network for Port {
         nonce: u64,
         plans: &[&SecretBytes],
         _: u64,
+        _: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
         self.ask(&format!("sign {}", plan_of(plans[0]).key)).await?;
         let level = self.state().level;
@@ -687,6 +689,7 @@ impl Network for Port {
         &self,
         _: &SentAs,
         raw: &SecretBytes,
+        _: Option<Amount>,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
         let tx = Tx::read(raw);
         self.ask(&format!("replacement {}", tx.hash)).await?;

@@ -380,6 +380,12 @@ pub trait Network: Send + Sync {
         None
     }
 
+    /// Most that carrying out `plan` may cost, in wei; `None` without a bound. What is signed for it is told,
+    /// and costs no more.
+    fn cost_max(&self, _plan: &SecretBytes) -> Option<Amount> {
+        None
+    }
+
     /// The transaction that carries out `plan` where it was signed by somebody else, and who signed
     /// it; `None` where one of our signers has to.
     fn signed_elsewhere(&self, _plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
@@ -406,15 +412,17 @@ pub trait Network: Send + Sync {
     /// When the chain cannot be asked.
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable>;
 
-    /// Signs the transaction that carries out `plan`, with `signer`'s `nonce`. Sends nothing.
+    /// Signs the transaction that carries out `plan`, with `signer`'s `nonce`, so that all of it costs
+    /// `cost_max` wei at most. Sends nothing.
     ///
     /// # Errors
-    /// When fees cannot be read or the plan cannot be carried out.
+    /// When fees cannot be read, the plan cannot be carried out, or it would cost more now.
     async fn sign(
         &self,
         signer: &str,
         nonce: u64,
         plan: &SecretBytes,
+        cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable>;
 
     /// How payments are packed here; `None` where each goes by itself.
@@ -428,22 +436,24 @@ pub trait Network: Send + Sync {
     }
 
     /// Which of these plans are to go together, after a look at the chain. A plan is in one pack at
-    /// most; one that is in none has to be sent by itself.
+    /// most; one that is in none has to be sent by itself, as has one that may not cost its share.
     async fn pack(&self, _plans: &[&SecretBytes]) -> Vec<Pack> {
         Vec::new()
     }
 
     /// Signs one transaction that carries out all of these plans, in their order, each with `item_gas`
-    /// at most. What becomes of one never depends on another. Sends nothing.
+    /// at most, so that all of it costs `cost_max` wei at most. What becomes of one never depends on another.
+    /// Sends nothing.
     ///
     /// # Errors
-    /// When fees cannot be read or a plan cannot be packed.
+    /// When fees cannot be read, a plan cannot be packed, or it would cost more now.
     async fn sign_pack(
         &self,
         _signer: &str,
         _nonce: u64,
         _plans: &[&SecretBytes],
         _item_gas: u64,
+        _cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
         Err(Unavailable::new(format!("network {}", self.id()), "nothing is packed here"))
     }
@@ -465,7 +475,8 @@ pub trait Network: Send + Sync {
 
     /// Signs what takes the place of a transaction that is not mined at the fees it offers: the same
     /// call with the same nonce, and fees that nodes take for a replacement, within the operator's
-    /// bound. `None` where that is of no use: the offer is good enough, or cannot be raised.
+    /// bound, so that all of it costs `cost_max` wei at most. `None` where that is of no use: the offer is
+    /// good enough, or cannot be raised.
     ///
     /// # Errors
     /// When fees cannot be read.
@@ -473,6 +484,7 @@ pub trait Network: Send + Sync {
         &self,
         _sent: &SentAs,
         _raw: &SecretBytes,
+        _cost_max: Option<Amount>,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
         Ok(None)
     }

@@ -43,6 +43,24 @@ impl UnixTime {
 }
 
 const DAY_S: u64 = 24 * 60 * 60;
+/// Years that [`UnixTime::of_day`] knows.
+const YEARS: std::ops::RangeInclusive<u64> = 1970..=9999;
+
+impl UnixTime {
+    /// When a day begins (UTC); `None` for one that the calendar does not have, or before 1970.
+    pub fn of_day(year: u64, month: u64, day: u64) -> Option<Self> {
+        if !YEARS.contains(&year) {
+            return None;
+        }
+        // A day at most 366 days into the year, found by the same calendar that tells it.
+        let first = (year - 1970) * 365;
+        let leap_days = (year - 1969) / 4 - (year - 1901) / 100 + (year - 1601) / 400;
+        let new_year = first + leap_days;
+        (new_year..new_year + 366)
+            .find(|days| date(*days) == (year, month, day))
+            .map(|days| Self(days * DAY_S))
+    }
+}
 
 /// Year, month and day of a day since 1970-01-01, by the Gregorian calendar. Years begin in March
 /// while it is found, so that the leap day is a year's last.
@@ -133,5 +151,26 @@ mod tests {
             assert_eq!(UnixTime(time).to_utc(), text);
         }
         assert!(UnixTime(u64::MAX).to_utc().ends_with(" UTC"));
+    }
+
+    #[test]
+    fn a_day_begins_when_it_is_told_to() {
+        for days in (0..2_932_896).step_by(97).chain([0, 59, 11_016, 2_932_895]) {
+            let (year, month, day) = date(days);
+            assert_eq!(UnixTime::of_day(year, month, day), Some(UnixTime(days * DAY_S)));
+        }
+        for (year, month, day) in [
+            (1969, 12, 31),
+            (2026, 2, 29),
+            (2100, 2, 29),
+            (2026, 13, 1),
+            (2026, 4, 31),
+            (2026, 0, 1),
+        ] {
+            assert_eq!(UnixTime::of_day(year, month, day), None, "{year}-{month}-{day}");
+        }
+        assert!(
+            UnixTime::of_day(2000, 2, 29).is_some() && UnixTime::of_day(10_000, 1, 1).is_none()
+        );
     }
 }

@@ -55,6 +55,7 @@ pub use account::SessionClient;
 pub use assets::{Asset, AssetTable, Peg, TransferMethod};
 pub use exact::client::ExactClient;
 pub use exact::server::ExactServer;
+pub use network::guard::{Guard, Rate, Stale};
 pub use network::tier::{Certainty, Tier};
 pub use network::{EvmNetwork, Settings, Sponsoring};
 pub use pool::Nodes;

@@ -653,7 +653,7 @@ async fn collectable(
     refused: &Refused,
 ) -> Result<Option<Verdict>, Unavailable> {
     // What the chain says once the money moved or the authorization ran out.
-    const SETTLED_LOOKS_LIKE: [Refusal; 15] = [
+    const SETTLED_LOOKS_LIKE: [Refusal; 17] = [
         Refusal::NonceAlreadyUsed,
         Refusal::PermitNonceUsed,
         Refusal::ValidBefore,
@@ -670,6 +670,9 @@ async fn collectable(
         Refusal::PermitInvalidSignature,
         Refusal::AdoptionInvalid,
         Refusal::OperationFailed,
+        // It is on its way, or was when gas was cheaper or less could be settled.
+        Refusal::SettlementTooCostly,
+        Refusal::AmountTooSmall,
     ];
     if !SETTLED_LOOKS_LIKE.iter().any(|refusal| refused.reason.is(*refusal)) {
         return Ok(None);

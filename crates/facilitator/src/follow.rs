@@ -12,9 +12,10 @@
 
 use std::time::Duration;
 
+use pay402_core::amount::U256;
 use pay402_core::error::Unavailable;
 use pay402_core::journal::{Entry, Event, Outcome, REPLACEMENTS_MAX, SignedAs, Stage};
-use pay402_core::network::{BlockId, ChainStatus, Header, SendError, SentAs};
+use pay402_core::network::{BlockId, ChainStatus, Header, Network, SecretBytes, SendError, SentAs};
 use pay402_core::{Amount, Refusal, Refused};
 use tokio::time::Instant;
 
@@ -241,7 +242,12 @@ async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
     if sent.replaced.len() >= REPLACEMENTS_MAX || desk.lane_of(&sent.signer).is_none() {
         return Ok(());
     }
-    let signed = match desk.in_time(desk.network.replacement(&sent, raw)).await {
+    // One that is past its end moves nothing any more, and holds up what comes after it.
+    let now = desk.clock.now();
+    let alive = flight.members.iter().filter(|member| now < member.expires);
+    let bearing = alive.map(|member| (&member.plan, member.spent));
+    let cost_max = cost_max(&*desk.network, bearing, flight.members.len());
+    let signed = match desk.in_time(desk.network.replacement(&sent, raw, cost_max)).await {
         Ok(Ok(Some(signed))) => signed,
         Ok(Ok(None)) => return Ok(()),
         Ok(Err(error)) | Err(error) => {
@@ -286,6 +292,18 @@ async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
         }
         Some(Err(Unwritten::Stopped)) | None => Err(Stopped),
     }
+}
+
+/// Most that a transaction with so many shares may cost, in wei, given the plans of its payments and what
+/// each has cost already. Each bears the same share, so the one that may cost the least says what all may.
+pub(crate) fn cost_max<'a>(
+    network: &dyn Network,
+    bearing: impl Iterator<Item = (&'a SecretBytes, Amount)>,
+    shares: usize,
+) -> Option<Amount> {
+    let left = |(plan, spent)| Some(network.cost_max(plan)?.saturating_sub(spent));
+    let least = bearing.filter_map(left).min()?.to_u256();
+    Some(Amount::new(least.saturating_mul(U256::from(shares))))
 }
 
 /// Looks where the payments of a flight stand.

@@ -509,11 +509,15 @@ async fn sign_all(desk: &Desk, planned: Vec<Planned>) -> Vec<Tried> {
 async fn sign(desk: &Desk, planned: &Planned) -> Result<Signed, Unavailable> {
     let Planned { lot: Lot { jobs, item_gas }, lane, nonce } = planned;
     let (signer, nonce) = (&desk.lanes[*lane].signer, *nonce);
+    let network = &desk.network;
+    let bearing = jobs.iter().map(|job| (&job.plan, job.spent));
+    let cost_max = follow::cost_max(&**network, bearing, jobs.len());
     let signed = match jobs.as_slice() {
-        [job] => desk.in_time(desk.network.sign(signer, nonce, &job.plan)).await??,
+        [job] => desk.in_time(network.sign(signer, nonce, &job.plan, cost_max)).await??,
         jobs => {
             let plans: Vec<&SecretBytes> = jobs.iter().map(|job| &job.plan).collect();
-            desk.in_time(desk.network.sign_pack(signer, nonce, &plans, *item_gas)).await??
+            let signed = network.sign_pack(signer, nonce, &plans, *item_gas, cost_max);
+            desk.in_time(signed).await??
         }
     };
     let first = jobs.first().expect("a lot has a payment");

@@ -10,10 +10,11 @@ use std::time::Duration;
 use alloy::primitives::Address;
 use pay402_core::NetworkId;
 use pay402_core::error::Misconfigured;
+use pay402_core::time::UnixTime;
 use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::address::parse_address;
 use pay402_evm::network::pack::PackSettings;
-use pay402_evm::{AssetTable, Certainty, Settings, Tier};
+use pay402_evm::{AssetTable, Certainty, Guard, Rate, Settings, Stale, Tier};
 use pay402_facilitator::Options;
 use serde::Deserialize;
 
@@ -36,6 +37,12 @@ const OPERATIONS_PER_ACCOUNT_MAX: RangeInclusive<u64> = 1..=100;
 const ADVANCE_WEI_MAX: RangeInclusive<u64> = 0..=10_000_000_000_000_000;
 /// What `approval_gas_max` may be.
 const APPROVAL_GAS_MAX: RangeInclusive<u64> = 30_000..=1_000_000;
+/// What a bound on what gas costs may be, in gwei: up to a hundred thousand coins.
+const COST_MAX_GWEI: RangeInclusive<u64> = 1..=100_000_000_000_000;
+/// What `cost_percent_max` may be: up to a hundred times what is charged.
+const COST_PERCENT_MAX: RangeInclusive<u64> = 1..=10_000;
+/// What `rate_age_max_h` may be: up to a year.
+const RATE_AGE_MAX_H: RangeInclusive<u64> = 1..=365 * 24;
 /// What `pack_wait_ms` may be; 0 packs only what is due at the same time.
 const PACK_WAIT_MS: RangeInclusive<u64> = 0..=1_000;
 /// What `pack_members_max` may be.
@@ -169,9 +176,55 @@ pub(crate) struct Network {
     /// Assets beside the default ones of the network.
     #[serde(default, rename = "asset")]
     pub(crate) assets: Vec<Asset>,
+    /// What settling a payment may cost. Default anything within the gas limits.
+    #[serde(default)]
+    guard: GuardSection,
+    /// What the network's own coin is worth in tokens, on a day. Default not known.
+    #[serde(default, rename = "rate")]
+    rates: Vec<RateSection>,
     /// Payments that must be more certain than others. Default none.
     #[serde(default, rename = "tier")]
     tiers: Vec<TierSection>,
+}
+
+/// `[network.guard]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GuardSection {
+    /// Most that the gas of a payment may cost, in hundredths of what is charged: needs a rate of every
+    /// token.
+    cost_percent_max: Option<u64>,
+    /// Most that the gas of a payment may cost, in gwei.
+    cost_max_gwei: Option<u64>,
+    /// The least that is settled, each in whole units of the token that is written behind it.
+    #[serde(default)]
+    least: Vec<String>,
+    /// How old a rate may be, in hours. Default a week.
+    rate_age_max_h: Option<u64>,
+    /// What becomes of payments whose rate is older. Default they are refused.
+    #[serde(default)]
+    old_rates: OldRates,
+}
+
+/// `old_rates`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum OldRates {
+    /// Payments are refused.
+    #[default]
+    Refuse,
+    /// The rate is used all the same.
+    Use,
+}
+
+/// `[[network.rate]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RateSection {
+    /// What one whole coin is worth, in whole units of the token that is written behind it: `"3000.00 USDC"`.
+    coin: String,
+    /// The day (UTC) on which it was: `2026-11-26`.
+    date: toml::value::Datetime,
 }
 
 /// `[[network.tier]]`.
@@ -415,6 +468,7 @@ impl Network {
             confirmations: self.confirmations.unwrap_or(confirmations),
             // Amounts are read where the tokens are known.
             tiers: Vec::new(),
+            guard: Guard::default(),
             block_time_s: self.block_time_s.unwrap_or(block_time_s),
             gas_limit_max: self.gas_limit_max.unwrap_or(default.gas_limit_max),
             fee_per_gas_max: fee_per_gas_max.unwrap_or(default.fee_per_gas_max),
@@ -458,6 +512,42 @@ impl Network {
         self.tiers.iter().enumerate().map(read).collect()
     }
 
+    /// What settling may cost, of the tokens that are settled here.
+    pub(crate) fn guard(&self, setting: &str, assets: &AssetTable) -> Result<Guard, Misconfigured> {
+        let wrong = |field: String, problem: String| {
+            Misconfigured::new(format!("{setting}.{field}"), problem)
+        };
+        let rate = |(index, section): (usize, &RateSection)| {
+            let day = match section.date {
+                toml::value::Datetime { date: Some(date), time: None, offset: None } => {
+                    UnixTime::of_day(date.year.into(), date.month.into(), date.day.into())
+                }
+                _ => None,
+            };
+            let at = day.ok_or_else(|| {
+                wrong(format!("rate[{index}].date"), "write the day, such as 2026-11-26".into())
+            })?;
+            Rate::parse(&section.coin, at, assets)
+                .map_err(|problem| wrong(format!("rate[{index}].coin"), problem))
+        };
+        let least = |(index, text): (usize, &String)| {
+            Tier::parse_from(text, assets)
+                .map_err(|problem| wrong(format!("guard.least[{index}]"), problem))
+        };
+        let section = &self.guard;
+        Ok(Guard {
+            cost_percent_max: section.cost_percent_max,
+            cost_wei_max: section.cost_max_gwei.map(|gwei| u128::from(gwei) * WEI_PER_GWEI),
+            least: section.least.iter().enumerate().map(least).collect::<Result<_, _>>()?,
+            rates: self.rates.iter().enumerate().map(rate).collect::<Result<_, _>>()?,
+            rate_age_s_max: section.rate_age_max_h.map(|hours| hours * 60 * 60),
+            stale: match section.old_rates {
+                OldRates::Refuse => Stale::Refuse,
+                OldRates::Use => Stale::Use,
+            },
+        })
+    }
+
     fn check(&self, setting: &str) -> Result<(), Misconfigured> {
         nodes::check(setting, self.rpc.as_ref(), &self.nodes)?;
         if self.confirmations == Some(0) {
@@ -469,6 +559,9 @@ impl Network {
             ("sponsor.operations_per_account_max", operations, OPERATIONS_PER_ACCOUNT_MAX),
             ("sponsor.advance_wei_max", self.sponsor.advance_wei_max, ADVANCE_WEI_MAX),
             ("sponsor.approval_gas_max", self.sponsor.approval_gas_max, APPROVAL_GAS_MAX),
+            ("guard.cost_percent_max", self.guard.cost_percent_max, COST_PERCENT_MAX),
+            ("guard.cost_max_gwei", self.guard.cost_max_gwei, COST_MAX_GWEI),
+            ("guard.rate_age_max_h", self.guard.rate_age_max_h, RATE_AGE_MAX_H),
             ("pack_wait_ms", self.pack_wait_ms, PACK_WAIT_MS),
             ("pack_members_max", self.pack_members_max, PACK_MEMBERS_MAX),
             ("pack_gas_max", self.pack_gas_max, PACK_GAS_MAX),
@@ -626,6 +719,8 @@ pub(super) fn expand(setting: &str, text: &str) -> Result<String, Misconfigured>
 
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::U256;
+
     use super::*;
 
     const GOOD: &str = r#"
@@ -672,7 +767,7 @@ mod tests {
         };
         let read = tiers("from = \"100.00 USDC\"\nconfirmations = 12").unwrap();
         let certainty = Certainty { confirmations: 12, nodes: 1 };
-        let from = alloy::primitives::U256::from(100_000_000);
+        let from = U256::from(100_000_000);
         let token = usdc.iter().next().unwrap().token();
         assert_eq!(read, [Tier { token, from, certainty }]);
         let read = tiers("from = \"1 USDC\"\nconfirmations = 1\nnodes = 2").unwrap();
@@ -724,6 +819,44 @@ mod tests {
         for line in ["burial_blocks = 0", "burial_blocks = 10001", "halt_after_s = 9"] {
             let error = options(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
             assert!(error.contains("must be from"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_settling_may_cost_is_set_in_shares_and_rates_have_a_day() {
+        let usdc =
+            AssetTable::defaults().only(|asset| asset.info.id.network.as_str() == "eip155:84532");
+        let guard = |lines: &str| {
+            let config = parse(&format!("{GOOD}\n{lines}"))?;
+            config.networks[0].guard("network[0]", &usdc)
+        };
+        assert_eq!(guard("").unwrap(), Guard::default());
+        let read = guard(
+            "[network.guard]\ncost_percent_max = 50\ncost_max_gwei = 2\nleast = [\"0.001 USDC\"]\n\
+             rate_age_max_h = 3\nold_rates = \"use\"\n\
+             [[network.rate]]\ncoin = \"3000.00 USDC\"\ndate = 2026-11-26",
+        );
+        let read = read.unwrap();
+        let token = usdc.iter().next().unwrap().token();
+        assert_eq!((read.cost_percent_max, read.cost_wei_max), (Some(50), Some(2_000_000_000)));
+        assert_eq!(read.least, [(token, U256::from(1_000))]);
+        assert_eq!((read.rate_age_s_max, read.stale), (Some(10_800), Stale::Use));
+        let (per_coin, at) = (U256::from(3_000_000_000_u64), UnixTime(1_795_651_200));
+        assert_eq!(read.rates, [Rate { token, per_coin, at }]);
+        let rate = "[[network.rate]]\ncoin = \"1 USDC\"\n";
+        for (lines, expected) in [
+            ("[network.guard]\ncost_percent_max = 0", "network[0].guard.cost_percent_max"),
+            ("[network.guard]\ncost_max_gwei = 0", "network[0].guard.cost_max_gwei"),
+            ("[network.guard]\nrate_age_max_h = 0", "network[0].guard.rate_age_max_h"),
+            ("[network.guard]\nleast = [\"1\"]", "network[0].guard.least[0]"),
+            ("[network.guard]\nold_rates = \"warn\"", "unknown variant"),
+            (&format!("{rate}date = 2026-11-26T10:00:00Z"), "network[0].rate[0].date"),
+            (&format!("{rate}date = \"2026-11-26\""), "invalid type"),
+            (rate, "missing field `date`"),
+            ("[[network.rate]]\ncoin = \"x USDC\"\ndate = 2026-11-26", "network[0].rate[0].coin"),
+        ] {
+            let error = guard(lines).unwrap_err().to_string();
+            assert!(error.contains(expected), "{lines}: {error}");
         }
     }
 

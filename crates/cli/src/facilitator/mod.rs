@@ -95,6 +95,17 @@ behind it, which is named by symbol or address):
   from = "100.00 USDC"        # what is charged, at the least
   confirmations = 12          # before such a settlement counts
   nodes = 1                   # how many of the network's nodes must show its proof
+settling may have to cost less than it pays, which needs what the network's coin is worth in each
+token, on a day (without them, anything within the gas limits may be spent):
+  [network.guard]
+  cost_percent_max = 50       # most that the gas may cost, in hundredths of what is charged
+  cost_max_gwei = 1000000     # most that it may cost at all
+  least = ["0.001 USDC"]      # the least that is settled, of each token
+  rate_age_max_h = 168        # how old a rate may be
+  old_rates = "refuse"        # what becomes of payments when it is older; "use" goes on with it
+  [[network.rate]]
+  coin = "3000.00 USDC"       # what a whole coin was worth
+  date = 2026-11-26           # on that day (UTC)
 and a token that is not in the default table is added below it:
   [[network.asset]]
   address = "0x..."
@@ -387,7 +398,8 @@ fn network_of(
     let assets = assets_of(&setting, network)?;
     let here = assets.clone().only(|asset| asset.info.id.network == network.id);
     let tiers = network.tiers(&setting, &here)?;
-    let settings = Settings { tiers, ..network.settings(&setting)? };
+    let guard = network.guard(&setting, &here)?;
+    let settings = Settings { tiers, guard, ..network.settings(&setting)? };
     let signers = network.signers(&setting)?.into_iter();
     let signers =
         signers.map(|(setting, given)| signer(&setting, given)).collect::<Result<_, _>>()?;

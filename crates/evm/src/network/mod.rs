@@ -10,6 +10,7 @@ mod approval;
 pub(crate) mod errand;
 pub(crate) mod errors;
 pub mod glance;
+pub mod guard;
 mod lookout;
 pub mod nodes;
 pub mod pack;
@@ -57,6 +58,7 @@ use account::AccountRequest;
 pub(crate) use adoption::Brought;
 use errand::ErrandPlan;
 use glance::Glances;
+use guard::Guard;
 use lookout::Lookout;
 use pack::{PACKER, PackSettings};
 use plan::{MULTICALL3, Plan};
@@ -124,6 +126,8 @@ pub struct Settings {
     pub sponsoring: Sponsoring,
     /// Whether several payments go in one transaction, and how many.
     pub packing: PackSettings,
+    /// What settling a payment may cost.
+    pub guard: Guard,
 }
 
 /// What is sent for accounts at our cost, beside payments. Nothing unless set.
@@ -171,6 +175,7 @@ impl Default for Settings {
             delegates: Vec::new(),
             sponsoring: Sponsoring::default(),
             packing: PackSettings::default(),
+            guard: Guard::default(),
         }
     }
 }
@@ -245,6 +250,7 @@ impl EvmNetwork {
         }
         let nodes = nodes.into();
         settings.check_tiers(&assets, nodes.len())?;
+        settings.check_guard(&assets, clock.now())?;
         let (pool, rpcs) = nodes.seat();
         let (signers, found) = (Arc::from(signers), Arc::new(OnceLock::new()));
         let through = |rpc: Rpc| Self {
@@ -519,6 +525,10 @@ impl Network for EvmNetwork {
         Plan::decode(plan).map(|plan| plan.sources()).unwrap_or_default()
     }
 
+    fn cost_max(&self, plan: &SecretBytes) -> Option<Amount> {
+        Some(Amount::new(self.cost_wei_max(&Plan::decode(plan)?)?))
+    }
+
     fn signed_elsewhere(&self, plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
         match ErrandPlan::decode(plan)? {
             ErrandPlan::Approval(approval) => Some(approval.signed()),
@@ -539,8 +549,9 @@ impl Network for EvmNetwork {
         signer: &str,
         nonce: u64,
         plan: &SecretBytes,
+        cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
-        self.decide(|node| node.sign_here(signer, nonce, plan)).await
+        self.decide(|node| node.sign_here(signer, nonce, plan, cost_max)).await
     }
 
     fn packing(&self) -> Option<Packing> {
@@ -562,9 +573,11 @@ impl Network for EvmNetwork {
         nonce: u64,
         plans: &[&SecretBytes],
         item_gas: u64,
+        cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
         let plans = plans.iter().map(|plan| self.plan(plan)).collect::<Result<Vec<_>, _>>()?;
-        self.decide(|node| submit::sign_pack(node, signer, nonce, &plans, item_gas)).await
+        let gas = (item_gas, cost_max);
+        self.decide(|node| submit::sign_pack(node, signer, nonce, &plans, gas)).await
     }
 
     async fn statuses(
@@ -578,8 +591,9 @@ impl Network for EvmNetwork {
         &self,
         sent: &SentAs,
         raw: &SecretBytes,
+        cost_max: Option<Amount>,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
-        self.decide(|node| submit::replacement(node, sent, raw)).await
+        self.decide(|node| submit::replacement(node, sent, raw, cost_max)).await
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
@@ -673,10 +687,11 @@ impl EvmNetwork {
         signer: &str,
         nonce: u64,
         plan: &SecretBytes,
+        cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
         match ErrandPlan::decode(plan) {
             Some(errand) => submit::sign_errand(self, signer, nonce, &errand).await,
-            None => submit::sign(self, signer, nonce, &self.plan(plan)?).await,
+            None => submit::sign(self, signer, nonce, &self.plan(plan)?, cost_max).await,
         }
     }
 

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use super::EvmNetwork;
 use super::plan::{Account, Plan};
+use super::submit::Fees;
 use crate::contracts::Packer;
 use crate::mandate::Mandate;
 use crate::rpc::{Call, Receipt};
@@ -122,7 +123,8 @@ impl EvmNetwork {
     }
 
     /// Puts together what is to go together, after a look at the payers' accounts and a trial of each
-    /// transfer. What does not work, or not within [`ITEM_GAS_MAX`], goes by itself.
+    /// transfer. What does not work, or not within [`ITEM_GAS_MAX`], goes by itself, and so does what may not
+    /// cost its share of what is offered for the whole: it would hold the others back.
     pub(super) async fn pack_together(&self, plans: Vec<Option<Plan>>) -> Vec<Pack> {
         let looks = plans.iter().map(async |plan| {
             let plan = plan.as_ref().filter(|plan| self.is_packable(plan))?;
@@ -133,33 +135,74 @@ impl EvmNetwork {
             (cap <= ITEM_GAS_MAX).then_some(cap)
         });
         let caps = futures_util::future::join_all(looks).await;
-        let fit = caps.into_iter().enumerate().filter_map(|(index, cap)| Some((index, cap?)));
+        let wei_per_gas = match self.settings.guard.looks_at_cost() {
+            true => self.fees().await.ok().map(Fees::cap),
+            false => Some(0),
+        };
+        // What gas costs is not known: nothing can be signed either.
+        let Some(wei_per_gas) = wei_per_gas else { return Vec::new() };
+        let fit = plans.iter().zip(caps).enumerate().filter_map(|(index, (plan, cap))| {
+            let wei_max = self.cost_wei_max(plan.as_ref()?).unwrap_or(U256::MAX);
+            Some(Fit { index, cap: cap?, wei_max })
+        });
         let PackSettings { members_max, gas_max, .. } = self.settings.packing;
-        put_together(fit, members_max, gas_max)
+        put_together(fit, Limits { members_max, gas_max, wei_per_gas })
     }
 }
 
-/// Packs of what fits together, in order; each has one cap for all. One payment is no pack.
-fn put_together(
-    fit: impl Iterator<Item = (usize, u64)>,
+/// A payment that may be packed.
+#[derive(Clone, Copy)]
+struct Fit {
+    index: usize,
+    /// The gas that it needs at most.
+    cap: u64,
+    /// What it may cost, in wei.
+    wei_max: U256,
+}
+
+/// What packs are held within.
+#[derive(Clone, Copy)]
+struct Limits {
     members_max: usize,
     gas_max: u64,
-) -> Vec<Pack> {
-    let mut packs: Vec<Pack> = Vec::new();
-    for (index, cap) in fit {
-        match packs.last_mut() {
-            Some(pack)
-                if pack.members.len() < members_max
-                    && gas_limit(pack.members.len() + 1, pack.item_gas.max(cap)) <= gas_max =>
-            {
+    /// What is offered for a unit of gas.
+    wei_per_gas: u128,
+}
+
+impl Limits {
+    /// Whether so many items may be packed with this cap, of which the one that may cost the least may cost
+    /// so much.
+    fn allow(self, members: usize, item_gas: u64, wei_max: U256) -> bool {
+        let gas = gas_limit(members, item_gas);
+        let cost = U256::from(gas).saturating_mul(U256::from(self.wei_per_gas));
+        let shares = U256::from(members);
+        members <= self.members_max && gas <= self.gas_max && cost <= wei_max.saturating_mul(shares)
+    }
+}
+
+/// Packs of what fits together, in order, each in the first that it fits in; each has one cap for all. One
+/// payment is no pack.
+fn put_together(fit: impl Iterator<Item = Fit>, limits: Limits) -> Vec<Pack> {
+    let mut packs: Vec<(Pack, U256)> = Vec::new();
+    for Fit { index, cap, wei_max } in fit {
+        // It fits in no pack if not with another one like it.
+        if !limits.allow(2, cap, wei_max) {
+            continue;
+        }
+        let room = packs.iter_mut().find(|(pack, least)| {
+            let item_gas = pack.item_gas.max(cap);
+            limits.allow(pack.members.len() + 1, item_gas, wei_max.min(*least))
+        });
+        match room {
+            Some((pack, least)) => {
                 pack.members.push(index);
                 pack.item_gas = pack.item_gas.max(cap);
+                *least = wei_max.min(*least);
             }
-            _ => packs.push(Pack { members: vec![index], item_gas: cap }),
+            None => packs.push((Pack { members: vec![index], item_gas: cap }, wei_max)),
         }
     }
-    packs.retain(|pack| pack.members.len() > 1);
-    packs
+    packs.into_iter().map(|(pack, _)| pack).filter(|pack| pack.members.len() > 1).collect()
 }
 
 /// Gas with which every one of so many items gets its cap, whatever the others do.
@@ -277,9 +320,12 @@ mod tests {
 
     #[test]
     fn packs_are_bounded_in_members_and_gas() {
-        let fit = |caps: &[u64]| caps.iter().copied().enumerate().collect::<Vec<_>>();
         let pack = |members: &[usize], item_gas| Pack { members: members.to_vec(), item_gas };
-        let all = |caps: &[u64], members, gas| put_together(fit(caps).into_iter(), members, gas);
+        let all = |caps: &[u64], members_max, gas_max| {
+            let fit = |(index, cap)| Fit { index, cap, wei_max: U256::MAX };
+            let limits = Limits { members_max, gas_max, wei_per_gas: u128::MAX };
+            put_together(caps.iter().copied().enumerate().map(fit), limits)
+        };
         assert_eq!(all(&[], 50, u64::MAX), []);
         assert_eq!(all(&[7], 50, u64::MAX), [], "one is no pack");
         assert_eq!(all(&[5, 9, 7], 50, u64::MAX), [pack(&[0, 1, 2], 9)]);
@@ -290,5 +336,29 @@ mod tests {
         // What one may burn is set aside for all.
         assert_eq!(all(&[50_000, 60_000, 50_000], 50, two), [pack(&[0, 1], 60_000)]);
         assert_eq!(gas_limit(usize::MAX, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn nobody_bears_more_in_a_pack_than_it_may_cost() {
+        let cap = 60_000;
+        let half = |members| gas_limit(members, cap).div_ceil(members as u64);
+        let together = |wei: &[u64], wei_per_gas| {
+            let fit = |(index, wei)| Fit { index, cap, wei_max: U256::from(wei) };
+            let limits = Limits { members_max: 50, gas_max: u64::MAX, wei_per_gas };
+            let packs = put_together(wei.iter().copied().enumerate().map(fit), limits);
+            packs.into_iter().map(|pack| pack.members).collect::<Vec<_>>()
+        };
+        assert_eq!(together(&[half(2); 3], 1), [[0, 1, 2]]);
+        assert_eq!(together(&[half(2); 3], 2), [[0; 0]; 0]);
+        // The one that may cost the least goes by itself and parts nobody.
+        assert_eq!(together(&[u64::MAX, half(2) - 1, u64::MAX, 0], 1), [[0, 2]]);
+        // A cap that is raised for one raises everybody's share.
+        let fit = |index, cap, wei| Fit { index, cap, wei_max: U256::from(wei) };
+        let dear = fit(1, 2 * cap, u64::MAX);
+        let limits = Limits { members_max: 50, gas_max: u64::MAX, wei_per_gas: 1 };
+        let fits = [fit(0, cap, half(2)), dear, fit(2, cap, half(2)), Fit { index: 3, ..dear }];
+        let packs = put_together(fits.into_iter(), limits);
+        let members: Vec<_> = packs.into_iter().map(|pack| pack.members).collect();
+        assert_eq!(members, [[0, 2], [1, 3]]);
     }
 }

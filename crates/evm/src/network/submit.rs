@@ -13,6 +13,7 @@ use alloy::eips::eip7702::SignedAuthorization;
 use alloy::primitives::{Address, Bytes, Signature, TxKind, U64, U256};
 use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
+use pay402_core::Amount;
 use pay402_core::error::Unavailable;
 use pay402_core::network::{SecretBytes, SendError, SentAs, SignedTransaction};
 use serde_json::json;
@@ -42,6 +43,16 @@ const FEES_FRESH: Duration = Duration::from_millis(500);
 /// Gas that each authorization of a transaction costs beforehand (EIP-7702).
 const AUTHORIZATION_GAS: u64 = 25_000;
 
+/// Most that a unit of gas may cost in a transaction with this gas limit that may cost so much, in wei.
+fn dearest(cost_max: Option<Amount>, gas_limit: u64) -> u128 {
+    let of = |cost_max: Amount| cost_max.to_u256().checked_div(U256::from(gas_limit));
+    cost_max.and_then(of).map_or(u128::MAX, |price| price.saturating_to())
+}
+
+fn too_dear(rpc: &Rpc) -> Unavailable {
+    rpc.unavailable("gas costs more than may be spent on it (guard)")
+}
+
 /// Signs the transaction that carries out `plan`. The payer's code is looked at again: it decides
 /// how the signature is presented, and it may have changed since the payment was verified.
 pub(super) async fn sign(
@@ -49,13 +60,14 @@ pub(super) async fn sign(
     signer: &str,
     nonce: u64,
     plan: &Plan,
+    cost_max: Option<Amount>,
 ) -> Result<SignedTransaction, Unavailable> {
     let rpc = &network.rpc;
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
     if plan.sender().is_some_and(|sender| sender != signer.address()) {
         return Err(rpc.unavailable("the payment names another sender than this signer"));
     }
-    if let Some(signed) = sign_known(network, (signer, nonce), plan).await? {
+    if let Some(signed) = sign_known(network, (signer, nonce), plan, cost_max).await? {
         return Ok(signed);
     }
     let call = |account: Account| {
@@ -99,6 +111,7 @@ pub(super) async fn sign(
         }
         Some(_) | None => (gas_limit(gas, gas_max), None),
     };
+    let fees = fees.within(dearest(cost_max, gas_limit)).ok_or_else(|| too_dear(rpc))?;
     let draft = Draft { to: target, value: U256::ZERO, input, gas_limit, authorization };
     sign_draft(network, (signer, nonce), fees, draft)
 }
@@ -108,6 +121,7 @@ async fn sign_known(
     network: &EvmNetwork,
     signer: (&PrivateKeySigner, u64),
     plan: &Plan,
+    cost_max: Option<Amount>,
 ) -> Result<Option<SignedTransaction>, Unavailable> {
     let question = match plan.account {
         Account::Plain => plan.question(),
@@ -118,7 +132,8 @@ async fn sign_known(
     let (false, Some(taken)) = (seen.has_code, seen.works) else { return Ok(None) };
     let (to, input) = plan.call(Account::Plain);
     let gas_limit = gas_limit_of(&input, taken, plan.gas_max(&network.settings, Account::Plain));
-    let fees = network.fees().await?;
+    let fees = network.fees().await?.within(dearest(cost_max, gas_limit));
+    let fees = fees.ok_or_else(|| too_dear(&network.rpc))?;
     let (input, value) = (input.into(), U256::ZERO);
     let draft = Draft { to, value, input, gas_limit, authorization: None };
     sign_draft(network, signer, fees, draft).map(Some)
@@ -144,14 +159,15 @@ pub(super) async fn sign_pack(
     signer: &str,
     nonce: u64,
     plans: &[Plan],
-    item_gas: u64,
+    (item_gas, cost_max): (u64, Option<Amount>),
 ) -> Result<SignedTransaction, Unavailable> {
     let rpc = &network.rpc;
     let signer = network.signer(signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
     let call = pack::call(plans, item_gas);
     let (to, input) = call.ok_or_else(|| rpc.unavailable("a payment cannot be packed"))?;
     let gas_limit = pack::gas_limit(plans.len(), item_gas);
-    let fees = network.fees().await?;
+    let fees = network.fees().await?.within(dearest(cost_max, gas_limit));
+    let fees = fees.ok_or_else(|| too_dear(rpc))?;
     let draft = Draft { to, value: U256::ZERO, input, gas_limit, authorization: None };
     sign_draft(network, (signer, nonce), fees, draft)
 }
@@ -342,6 +358,7 @@ pub(super) async fn replacement(
     network: &EvmNetwork,
     sent: &SentAs,
     raw: &SecretBytes,
+    cost_max: Option<Amount>,
 ) -> Result<Option<SignedTransaction>, Unavailable> {
     let rpc = &network.rpc;
     let signer = network.signer(&sent.signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
@@ -354,9 +371,11 @@ pub(super) async fn replacement(
     let offered = Fees {
         cap: old.max_fee_per_gas(),
         tip: old.max_priority_fee_per_gas().unwrap_or_default(),
+        base,
     };
     let wanted = (base, tip.unwrap_or(TIP_FALLBACK));
-    let Some(fees) = offered.raised(wanted, network.settings.fee_per_gas_max) else {
+    let dearest = dearest(cost_max, old.gas_limit());
+    let Some(fees) = offered.raised(wanted, network.settings.fee_per_gas_max.min(dearest)) else {
         return Ok(None);
     };
     match old {
@@ -414,6 +433,8 @@ fn with_headroom(estimate: u64, max: u64) -> u64 {
 pub(super) struct Fees {
     cap: u128,
     tip: u128,
+    /// What blocks ask for now, without the tip.
+    base: u128,
 }
 
 /// The fees that were read last, and when.
@@ -433,6 +454,37 @@ impl EvmNetwork {
         let fees = Fees::read(self, head, tip)?;
         *seen = Some((fees, Instant::now()));
         Ok(fees)
+    }
+
+    /// What a unit of gas costs in the next block at the most, in wei.
+    pub(super) async fn price_of_gas(&self) -> Result<u128, Unavailable> {
+        Ok(self.fees().await?.next())
+    }
+
+    /// The gas limit that a payment would be signed with now, given what its transfer took where it was
+    /// tried.
+    pub(super) async fn gas_limit_now(
+        &self,
+        plan: &Plan,
+        taken: Option<u64>,
+    ) -> Result<u64, Unavailable> {
+        let gas_max = plan.gas_max(&self.settings, plan.account);
+        let (to, input) = plan.call(plan.account);
+        if let (Some(taken), Account::Plain) = (taken, plan.account) {
+            return Ok(gas_limit_of(&input, taken, gas_max));
+        }
+        let sender = plan.sender().unwrap_or_else(|| self.first_signer());
+        let call = estimate(sender, to, &Bytes::from(input), gas_max);
+        let estimated = self.rpc.ask(plan.as_it_will_be(plan.account, call)).await?;
+        if plan.adoption.is_none() || plan.account != Account::Unadopted {
+            return Ok(gas_limit(estimated, gas_max));
+        }
+        match gas_limit_that_works(self, estimated, (1, gas_max)) {
+            Ok(gas_limit) => Ok(gas_limit),
+            // It is not signed as long as that is so.
+            Err(NoGas::Fails(_) | NoGas::TooMuch) => Ok(gas_max),
+            Err(NoGas::Unknown(error)) => Err(error),
+        }
     }
 }
 
@@ -454,6 +506,19 @@ impl Fees {
         .ok_or_else(|| rpc.unavailable("gas costs more than the configured cap"))
     }
 
+    /// Most that the next block asks for, as far as that is offered: a block's base fee is an eighth above
+    /// that of the one before at the most (EIP-1559).
+    fn next(self) -> u128 {
+        let base = self.base.saturating_add(self.base.div_ceil(8));
+        base.saturating_add(self.tip).min(self.cap)
+    }
+
+    /// The same, at most `max`. `None` when the next block may ask for more: what is offered less all the
+    /// same holds up what comes after it.
+    fn within(self, max: u128) -> Option<Self> {
+        (self.next() <= max).then(|| Self { cap: self.cap.min(max), ..self })
+    }
+
     /// What to offer in place of these fees, at most `max`. `None` where they suffice for the next blocks
     /// or cannot be raised enough.
     fn raised(self, (base, tip): (u128, u128), max: u128) -> Option<Self> {
@@ -465,7 +530,7 @@ impl Fees {
         let more = |fee: u128| fee.saturating_add(fee / 8).saturating_add(1);
         let tip = tip.max(more(self.tip));
         let cap = base.saturating_mul(2).saturating_add(tip).max(more(self.cap)).min(max);
-        let raised = Self { cap, tip: tip.min(cap) };
+        let raised = Self { cap, tip: tip.min(cap), base };
         (raised.cap >= more(self.cap) && raised.tip >= more(self.tip)).then_some(raised)
     }
 
@@ -477,7 +542,7 @@ impl Fees {
             return None;
         }
         let cap = base.saturating_mul(2).saturating_add(tip).min(max);
-        Some(Self { cap, tip: tip.min(cap) })
+        Some(Self { cap, tip: tip.min(cap), base })
     }
 }
 
@@ -489,25 +554,45 @@ mod tests {
     #[test]
     fn fees_stay_under_the_cap() {
         let fees = |base: u64, tip, max| Fees::new(U256::from(base), tip, max);
-        assert_eq!(fees(10, 3, 100), Some(Fees { cap: 23, tip: 3 }));
-        assert_eq!(fees(60, 3, 100), Some(Fees { cap: 100, tip: 3 }));
-        assert_eq!(fees(1, 300, 100), Some(Fees { cap: 100, tip: 100 }));
+        assert_eq!(fees(10, 3, 100), Some(Fees { cap: 23, tip: 3, base: 10 }));
+        assert_eq!(fees(60, 3, 100), Some(Fees { cap: 100, tip: 3, base: 60 }));
+        assert_eq!(fees(1, 300, 100), Some(Fees { cap: 100, tip: 100, base: 1 }));
         assert_eq!(fees(101, 0, 100), None);
         assert_eq!(Fees::new(U256::MAX, 1, u128::MAX), None);
     }
 
     #[test]
     fn fees_are_raised_when_they_do_not_suffice_and_as_far_as_nodes_ask() {
-        let offered = Fees { cap: 80, tip: 16 };
+        let offered = Fees { cap: 80, tip: 16, base: 32 };
         let raised = |wanted| offered.raised(wanted, 1_000);
         assert_eq!(raised((56, 16)), None, "an eighth above the base fee and the tip fit");
-        assert_eq!(raised((60, 16)), Some(Fees { cap: 139, tip: 19 }));
-        assert_eq!(raised((10, 17)), Some(Fees { cap: 91, tip: 19 }), "an eighth more at least");
-        assert_eq!(raised((10, 40)), Some(Fees { cap: 91, tip: 40 }));
-        assert_eq!(offered.raised((60, 16), 91), Some(Fees { cap: 91, tip: 19 }));
+        assert_eq!(raised((60, 16)), Some(Fees { cap: 139, tip: 19, base: 60 }));
+        assert_eq!(
+            raised((10, 17)),
+            Some(Fees { cap: 91, tip: 19, base: 10 }),
+            "an eighth more at least"
+        );
+        assert_eq!(raised((10, 40)), Some(Fees { cap: 91, tip: 40, base: 10 }));
+        assert_eq!(offered.raised((60, 16), 91), Some(Fees { cap: 91, tip: 19, base: 60 }));
         assert_eq!(offered.raised((60, 16), 90), None, "less than a replacement needs");
-        let huge = Fees { cap: u128::MAX, tip: u128::MAX };
+        let huge = Fees { cap: u128::MAX, tip: u128::MAX, base: 1 };
         assert_eq!(huge.raised((1, 1), u128::MAX), None);
+    }
+
+    #[test]
+    fn a_payment_offers_no_more_than_it_may_cost() {
+        let price = |wei: u64, gas| dearest(Some(Amount::from(wei)), gas);
+        assert_eq!([price(999, 100), price(1_000, 100), price(1, 100)], [9, 10, 0]);
+        assert_eq!([dearest(None, 100), price(1, 0)], [u128::MAX; 2]);
+        assert_eq!(dearest(Some(Amount::MAX), 1), u128::MAX);
+        let fees = Fees { cap: 23, tip: 3, base: 10 };
+        assert_eq!(fees.next(), 15, "ten and an eighth of it, rounded up, and the tip");
+        assert_eq!(Fees { cap: 14, ..fees }.next(), 14, "more is not offered");
+        let within = |max| fees.within(max).map(|fees| fees.cap);
+        assert_eq!(
+            [within(14), within(15), within(23), within(99)],
+            [None, Some(15), Some(23), Some(23)]
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use pay402_core::error::Unavailable;
 use serde::Deserialize;
 
 use super::EvmNetwork;
+use super::guard::Stale;
 use super::pack::{PACKER, is_packer};
 use super::plan::MULTICALL3;
 use crate::account::AGENT_ACCOUNT;
@@ -41,7 +42,7 @@ pub enum Grade {
 /// One thing that was looked at.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// What kind of thing: `node`, `fee`, `asset`, `contract` or `signer`.
+    /// What kind of thing: `node`, `fee`, `asset`, `rate`, `contract` or `signer`.
     pub part: &'static str,
     /// Which one.
     pub subject: String,
@@ -127,6 +128,7 @@ impl EvmNetwork {
         for asset in self.assets.iter() {
             self.look_at_asset(asset, &mut survey).await?;
         }
+        self.look_at_rates(&mut survey);
         self.look_at_contracts(&mut survey).await?;
         for signer in self.signers.iter().map(alloy::signers::local::PrivateKeySigner::address) {
             self.look_at_signer(signer, fee, &mut survey).await?;
@@ -194,6 +196,27 @@ impl EvmNetwork {
         let subject = format!("{} {}", asset.info.symbol, asset.info.address);
         survey.add("asset", subject, grade, message);
         Ok(())
+    }
+
+    fn look_at_rates(&self, survey: &mut Survey) {
+        let guard = &self.settings.guard;
+        for rate in &guard.rates {
+            let Some(asset) = self.assets.iter().find(|it| it.token() == rate.token) else {
+                continue;
+            };
+            let (symbol, decimals) = (&asset.info.symbol, asset.info.decimals);
+            let (worth, day) = (units(rate.per_coin, decimals), rate.at.to_utc());
+            let (grade, message) = if !guard.is_old(rate, self.clock.now()) {
+                (Grade::Good, format!("a coin is worth {worth} as of {day}"))
+            } else if guard.stale == Stale::Use {
+                (Grade::Warning, format!("of {day}, which is too old, and used all the same"))
+            } else {
+                let message =
+                    format!("of {day}, which is too old: what it is needed for is refused");
+                (Grade::Warning, message)
+            };
+            survey.add("rate", symbol.clone(), grade, message);
+        }
     }
 
     async fn look_at_contracts(&self, survey: &mut Survey) -> Result<(), Unavailable> {

@@ -47,6 +47,7 @@ pub(crate) async fn verify(
     payment: &Payment,
 ) -> Result<Verified, Unverified> {
     let read = read(network, payment)?;
+    network.guard_charge(read.token, read.charge).map_err(|refused| refused.by(read.payer()))?;
     let view = View::judged(network, &read).await?;
     let time = view.chain_time(network);
     let first = view.prerequisite(network, &read);
@@ -74,6 +75,9 @@ pub(crate) async fn verify(
         token_permit: if short { read.token_permit } else { None },
         adoption,
     };
+    if let Some(refused) = network.guard_cost(&plan, view.taken).await? {
+        return Err(refused.by(payer).into());
+    }
     let mut expires = UnixTime(mandate.ends().saturating_to());
     let registration = plan.adoption.is_some().then_some(read.adoption.as_ref()).flatten();
     if let Some(ends) = registration.and_then(Brought::ends) {
@@ -161,6 +165,8 @@ struct View {
     /// Whether the payment settles only with the registration that it brings along.
     needs_registration: bool,
     simulation: Called,
+    /// The gas that the transfer took when it was tried, where that was told.
+    taken: Option<u64>,
 }
 
 impl View {
@@ -211,6 +217,7 @@ impl View {
             not_adoptable: None,
             needs_registration: false,
             simulation: Called::Returned(Bytes::new()),
+            taken: seen.works,
         })
     }
 
@@ -305,6 +312,7 @@ impl View {
             not_adoptable,
             needs_registration: false,
             simulation,
+            taken: None,
         };
         view.allow_for_idle_chain(network, read).await?;
         view.allow_for_registration(network, read).await?;

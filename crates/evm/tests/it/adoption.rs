@@ -389,7 +389,7 @@ async fn what_would_fail_by_now_is_not_signed() {
     let errand = house.errand(&request(adopting(0), Some(call))).await;
     house.advance_to(START + 601);
     let signer = house.network.signers().remove(0);
-    let error = house.network.sign(&signer, 0, &errand.plan).await.unwrap_err();
+    let error = house.network.sign(&signer, 0, &errand.plan, None).await.unwrap_err();
     assert!(error.problem.contains("would fail"), "{error}");
     let open = house.network.status(&errand.plan, None).await.unwrap();
     assert_eq!(open, ChainStatus::Open { expired: false, displaced: false });

@@ -608,6 +608,6 @@ async fn an_account_that_runs_other_code_by_then_is_not_called() {
     let other = [&[0xef, 0x01, 0x00], MANAGER.as_slice()].concat();
     house.chain.set_code(payer().address, other.into());
     let signer = house.network.signers().remove(0);
-    let error = house.network.sign(&signer, 0, &verified.plan).await.unwrap_err();
+    let error = house.network.sign(&signer, 0, &verified.plan, None).await.unwrap_err();
     assert!(error.problem.contains("other code"), "{error}");
 }

@@ -257,13 +257,13 @@ async fn what_would_be_skipped_or_fail_by_now_is_not_signed() {
     let signer = house.network.signers().remove(0);
     let plan = house.verify(&first()).await.unwrap().plan;
     house.chain.set_nonce(payer().address, 1);
-    let error = house.network.sign(&signer, 0, &plan).await.unwrap_err();
+    let error = house.network.sign(&signer, 0, &plan, None).await.unwrap_err();
     assert!(error.problem.contains("cannot take effect"), "{error}");
     house.chain.set_nonce(payer().address, 0);
-    house.network.sign(&signer, 0, &plan).await.unwrap();
+    house.network.sign(&signer, 0, &plan, None).await.unwrap();
     let balance = usdc_balance_slot(payer().address);
     house.chain.set_storage(USDC_ADDRESS, balance, U256::ZERO);
-    let error = house.network.sign(&signer, 0, &plan).await.unwrap_err();
+    let error = house.network.sign(&signer, 0, &plan, None).await.unwrap_err();
     assert!(error.problem.contains("would fail"), "{error}");
 }
 

@@ -224,7 +224,9 @@ async fn gas_is_offered_as_it_was_tried_and_signing_shares_its_looks_too() {
     let signer = network.signers().remove(0);
     for (nonce, plan) in (0..).zip(plans) {
         let (network, signer) = (Arc::clone(&network), signer.clone());
-        signing.spawn(async move { (nonce, network.sign(&signer, nonce, &plan).await.unwrap()) });
+        signing.spawn(
+            async move { (nonce, network.sign(&signer, nonce, &plan, None).await.unwrap()) },
+        );
     }
     let mut signed = signing.join_all().await;
     signed.sort_by_key(|(nonce, _)| *nonce);

@@ -513,7 +513,7 @@ async fn a_metered_payment_is_sent_by_the_named_signer_only() {
     let verified = house.verify(&good(&upto(10_000))).await.unwrap();
     let rival = house.rival();
     let signer = rival.signers().remove(0);
-    let error = rival.sign(&signer, 0, &verified.plan).await.unwrap_err();
+    let error = rival.sign(&signer, 0, &verified.plan, None).await.unwrap_err();
     assert!(error.problem.contains("another sender"), "{error}");
 }
 

@@ -411,11 +411,11 @@ async fn gas_above_the_cap_is_not_paid() {
     let house = House::with(AssetTable::defaults(), settings);
     let verified = house.verify(&payment()).await.unwrap();
     let signer = house.network.signers().remove(0);
-    let error = house.network.sign(&signer, 0, &verified.plan).await.unwrap_err();
+    let error = house.network.sign(&signer, 0, &verified.plan, None).await.unwrap_err();
     assert!(error.problem.contains("cap"), "{error}");
     let foreign = dev_signer(4).address().to_checksum(None);
-    assert!(house.network.sign(&foreign, 0, &verified.plan).await.is_err());
+    assert!(house.network.sign(&foreign, 0, &verified.plan, None).await.is_err());
     let damaged = SecretBytes::new(vec![9, 9]);
-    assert!(house.network.sign(&signer, 0, &damaged).await.is_err());
+    assert!(house.network.sign(&signer, 0, &damaged, None).await.is_err());
     assert!(house.network.status(&damaged, None).await.is_err());
 }

@@ -216,7 +216,7 @@ pub(crate) fn network_on(
 pub(crate) async fn sign_with(network: &EvmNetwork, plan: &SecretBytes) -> (SentAs, SecretBytes) {
     let signer = network.signers().remove(0);
     let nonce = network.consumed_nonces(&signer).await.unwrap();
-    let signed = network.sign(&signer, nonce, plan).await.unwrap();
+    let signed = network.sign(&signer, nonce, plan, None).await.unwrap();
     let (transaction, replaced, part) = (signed.transaction, Vec::new(), Part::WHOLE);
     (SentAs { signer, nonce, transaction, replaced, part }, signed.raw)
 }

@@ -73,6 +73,12 @@ pub struct State {
     pub packing: Option<Packing>,
     /// What the payer had at first, in atomic units, where payments are held against that.
     pub held: Option<u64>,
+    /// What carrying out a payment may cost, in wei; anything where it is not said.
+    pub cost_max: HashMap<PaymentKey, u64>,
+    /// What each transaction was allowed to cost that was signed, in order.
+    pub bounds: Vec<Option<Amount>>,
+    /// What the last replacement that was asked for was allowed to cost.
+    pub replacement_bound: Option<Option<Amount>>,
     /// Payments that a pack does not make.
     pub leave_out: Vec<PaymentKey>,
     /// Payments of which the chain shows nothing.
@@ -345,7 +351,7 @@ impl Chain {
 }
 
 /// What a transaction with so many payments costs. Odd, so that shares differ.
-fn fee(payments: usize) -> u64 {
+pub fn fee(payments: usize) -> u64 {
     if payments == 1 { 21_000 } else { 10_001 + 5_003 * u64::try_from(payments).unwrap() }
 }
 
@@ -452,6 +458,13 @@ impl Network for Chain {
         Ok(verified.backed_by(backing.into_iter().collect()))
     }
 
+    fn cost_max(&self, plan: &SecretBytes) -> Option<Amount> {
+        let (key, _) = key_of(plan);
+        let state = self.state();
+        let bound = state.cost_max.iter().find(|(of, _)| of.as_str() == key)?;
+        Some(Amount::from(*bound.1))
+    }
+
     fn sources(&self, _: &SecretBytes) -> Vec<String> {
         self.state().held.map(|_| PURSE.into()).into_iter().collect()
     }
@@ -466,7 +479,9 @@ impl Network for Chain {
         signer: &str,
         nonce: u64,
         plan: &SecretBytes,
+        cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
+        self.state().bounds.push(cost_max);
         self.maybe_hang().await;
         let takes = self.state().sign_takes;
         if !takes.is_zero() {
@@ -504,9 +519,21 @@ impl Network for Chain {
         nonce: u64,
         plans: &[&SecretBytes],
         _: u64,
+        cost_max: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
+        self.state().bounds.push(cost_max);
         let (keys, mut amounts): (Vec<_>, Vec<_>) = plans.iter().map(|plan| key_of(plan)).unzip();
         Ok(transaction(signer, nonce, &keys, &amounts.pop().unwrap()))
+    }
+
+    async fn replacement(
+        &self,
+        _: &SentAs,
+        _: &SecretBytes,
+        cost_max: Option<Amount>,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        self.state().replacement_bound = Some(cost_max);
+        Ok(None)
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {

@@ -27,7 +27,7 @@ use tower::ServiceExt as _;
 
 use crate::bed::{LONG, done, options, pending, refused, settle, until};
 
-const CHAIN_ID: u64 = 84_532;
+pub(crate) const CHAIN_ID: u64 = 84_532;
 /// Sends transactions.
 pub(crate) const SIGNERS: [usize; 2] = [0, 1];
 /// Pays.
@@ -51,14 +51,25 @@ pub(crate) async fn start_packing(
     options: Options,
     packing: PackSettings,
 ) -> Engine {
+    let rpc = Rpc::over(&NetworkId::eip155(CHAIN_ID), &chain.rpc_client());
+    start_served(rpc, journal, options, Settings { packing, ..Settings::default() }).await
+}
+
+/// An engine that reaches the chain through `rpc`.
+pub(crate) async fn start_served(
+    rpc: Rpc,
+    journal: &Path,
+    options: Options,
+    settings: Settings,
+) -> Engine {
     let id = NetworkId::eip155(CHAIN_ID);
     let network = EvmNetwork::new(
         id.clone(),
-        Rpc::over(&id, &chain.rpc_client()),
+        rpc,
         SIGNERS.map(dev_signer).to_vec(),
         AssetTable::defaults(),
         Arc::new(SystemClock),
-        Settings { packing, ..Settings::default() },
+        settings,
     );
     let networks: Vec<Arc<dyn Network>> = vec![Arc::new(network.unwrap())];
     let journal = Arc::new(SqliteJournal::open(journal).unwrap());

@@ -29,6 +29,7 @@ mod first_payments;
 mod fitness;
 mod flaky;
 mod funds;
+mod guard;
 mod metered;
 mod metrics;
 mod openapi;

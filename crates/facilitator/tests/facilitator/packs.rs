@@ -11,7 +11,7 @@ use pay402_facilitator::{Engine, Options};
 use tokio::task::JoinHandle;
 
 use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stage, until};
-use crate::chain::{NOW, key, payment};
+use crate::chain::{NOW, fee as fee_of, key, payment};
 
 /// Payments of one transaction.
 const MANY: usize = 8;
@@ -581,4 +581,47 @@ mod evm {
         let sent = chain.provider().send_raw_transaction(&raw).await.unwrap();
         sent.get_receipt().await.unwrap().contract_address.unwrap()
     }
+}
+
+#[tokio::test]
+async fn what_a_pack_cost_is_not_spent_again() {
+    let bed = bed();
+    let engine = bed.start().await;
+    let odd = key(&ODD.to_string());
+    let bound = |number: usize| 50_000 - 1_000 * u64::try_from(number).unwrap();
+    {
+        let mut state = bed.chain.state();
+        state.leave_out.push(odd.clone());
+        state.cost_max = (0..MANY).map(|it| (key(&it.to_string()), bound(it))).collect();
+    }
+    packed(&bed, &engine).await;
+    let (told, packs) = {
+        let mut state = bed.chain.state();
+        let packs: Vec<Vec<String>> =
+            state.handed.iter().map(|tx| tx.authorizations.clone()).collect();
+        state.mine();
+        state.automine = true;
+        (std::mem::take(&mut state.bounds), packs)
+    };
+    // Each of a transaction bears the same: what the one may cost that may cost the least.
+    for pack in &packs {
+        let may_cost = |it: &String| {
+            let number = (0..MANY).find(|number| key(&number.to_string()).as_str() == it);
+            bound(number.unwrap())
+        };
+        let least = pack.iter().map(may_cost).min().unwrap();
+        let wanted = Amount::from(least * u64::try_from(pack.len()).unwrap());
+        assert!(told.contains(&Some(wanted)), "{wanted} of {told:?}");
+    }
+    done(&settle(&engine, payment(&ODD.to_string()), LONG).await);
+    let with_it = packs.iter().find(|pack| pack.iter().any(|it| it == odd.as_str())).unwrap();
+    assert!(with_it.len() > 1, "it was in no pack");
+    // By itself it may cost what is left of its own.
+    let alone = bed.chain.state().bounds.clone();
+    let [Some(left)] = alone[..] else { panic!("{alone:?}") };
+    let left = u64::try_from(left.to_u256()).unwrap();
+    let share = fee_of(with_it.len()) / u64::try_from(with_it.len()).unwrap();
+    let most = bound(ODD) - share;
+    assert!((most - 1..=most).contains(&left), "{left} after {share}");
+    audit(&bed, &engine).await;
 }
