@@ -10,7 +10,7 @@ use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Change, Record, Sent, Span};
 use pay402_core::journal::{
-    Advance, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease, Leased,
+    Advance, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease, Leased, Loss,
     NewEntry, Outcome, Stage, Watch, step,
 };
 use pay402_core::network::BlockId;
@@ -409,6 +409,28 @@ impl Journal for Handle {
             _ => false,
         };
         self.run("failures", |db| Ok(db.entries.iter().filter(cost).count() as u64)).await
+    }
+
+    async fn losses(&self, _: &NetworkId, since: UnixTime) -> Result<Vec<Loss>, JournalError> {
+        let losses = |db: &mut Db| -> Vec<Loss> {
+            let loss = |entry: &Entry| {
+                let (Stage::Final(Outcome::Failed { fee, .. })
+                | Stage::Final(Outcome::Reverted { fee, .. })) = &entry.stage
+                else {
+                    return None;
+                };
+                let closed = |record: &&Record| {
+                    record.key == entry.new.key
+                        && matches!(record.change, Change::Failed { .. } | Change::Reverted { .. })
+                };
+                let at = db.history.iter().rev().find(closed)?.at;
+                let (payer, entered_by) = (entry.new.payer.clone(), entry.new.entered_by.clone());
+                let loss = Loss { key: entry.new.key.clone(), payer, entered_by, at, fee: *fee };
+                (at >= since && !fee.is_zero()).then_some(loss)
+            };
+            db.entries.iter().filter_map(loss).collect()
+        };
+        self.run("losses", |db| Ok(losses(db))).await
     }
 
     async fn watched_blocks(&self, _: &NetworkId) -> Result<Vec<BlockId>, JournalError> {

@@ -33,6 +33,8 @@ use crate::network::{BlockId, SentAs};
 use crate::time::UnixTime;
 use crate::{Amount, Digest, NetworkId, PaymentKey};
 
+/// How long before it failed an entry may have been entered to be among [`Journal::losses`], in seconds.
+pub const LOSS_AGE_S_MAX: u64 = 24 * 60 * 60;
 /// Most transactions that one is signed to take the place of. At an eighth more each time the last
 /// offers more than six times what the first did.
 pub const REPLACEMENTS_MAX: usize = 16;
@@ -410,6 +412,21 @@ impl Backlog {
     }
 }
 
+/// What an entry cost us that failed, or was reverted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Loss {
+    /// The entry.
+    pub key: PaymentKey,
+    /// Who would have paid.
+    pub payer: String,
+    /// The name of the caller that entered it, where callers have names.
+    pub entered_by: Option<String>,
+    /// When it was closed; when it was closed last, where a block was undone.
+    pub at: UnixTime,
+    /// The fee, in wei; never zero.
+    pub fee: Amount,
+}
+
 /// Durable storage for settlements. See the module for its rules.
 #[async_trait]
 pub trait Journal: Send + Sync {
@@ -530,6 +547,14 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// [`JournalError`]; nothing was changed.
     async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError>;
+
+    /// What the entries of `network` cost that failed or were reverted at `since` or later, each once, in no
+    /// particular order. One that is opened again is none of them. Entries that were entered more than [`LOSS_AGE_S_MAX`] before `since` are left out.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn losses(&self, network: &NetworkId, since: UnixTime)
+    -> Result<Vec<Loss>, JournalError>;
 
     /// Changes who may be told, from `from` to `to`, if it still is `from`; to
     /// [`Delivery::Delivered`] only of an entry that is settled. Says whether it did. `at` is for the history.

@@ -218,6 +218,8 @@ refusals! {
     SettlementExceedsAmount = "invalid_upto_evm_payload_settlement_exceeds_amount", 500, Never, Untouched;
     /// Too many settlements of this payer failed of late although they had been verified; present the same payment again later, or pay from another account.
     PayerSuspended = "payer_suspended", 429, Same, Untouched;
+    /// Settlements that the resource server's API key entered failed and cost the facilitator more than it loses in an hour; present the same payment again later.
+    CallerSuspended = "caller_suspended", 503, Same, Untouched;
     /// The charge is below the least that this facilitator settles of the asset.
     AmountTooSmall = "amount_too_small", 402, Never, Untouched;
     /// The gas of settling it would cost more than the facilitator spends on such a payment; present the same payment again when gas is cheaper.

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::exposure::{Exposure, Firm};
 use crate::feed::Bell;
+use crate::losses::{Losses, Stopped};
 use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
 use crate::pulse::Pulse;
@@ -64,6 +65,7 @@ pub(crate) struct Desk {
     pub(crate) sealer: Sealer,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) strikes: Strikes,
+    pub(crate) losses: Losses,
     pub(crate) exposure: Arc<Exposure>,
     pub(crate) metrics: Arc<NetworkMetrics>,
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
@@ -235,6 +237,7 @@ impl Desk {
             lanes: network.signers().into_iter().map(lane).collect(),
             places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),
             strikes: Strikes::new(&options, clock.now()),
+            losses: Losses::new(options.losses.get(network.id()).copied().unwrap_or_default()),
             exposure: Arc::default(),
             network,
             journal,
@@ -296,11 +299,35 @@ impl Desk {
         Share { desk: Arc::clone(self), payer: payer.to_owned(), key: key.clone() }
     }
 
-    /// The refusal of every payment by `payer`, when it has too many strikes.
+    /// The refusal of every payment by `payer`, when it has too many strikes or has cost too much.
     pub(crate) async fn suspension(&self, payer: &str) -> Result<Option<Refused>, Unavailable> {
         let now = self.clock.now();
+        if let Some(over) = self.losses.of_payer(payer, now) {
+            return Ok(Some(over.refuse_payer(payer)));
+        }
         let suspended = self.strikes.suspended(&*self.journal, &self.id, payer, now).await?;
         Ok(suspended.then(|| Refused::from(Refusal::PayerSuspended).by(payer)))
+    }
+
+    /// Fails while the circuit breaker is open.
+    pub(crate) fn check_breaker(&self) -> Result<(), Unavailable> {
+        self.losses.stopped(self.clock.now()).map_or(Ok(()), |stopped| Err(self.broken(stopped)))
+    }
+
+    /// Lets one payment or errand through the circuit breaker that is about to be entered.
+    pub(crate) fn pass_breaker(&self) -> Result<(), Unavailable> {
+        self.losses.begin(self.clock.now()).map_err(|stopped| self.broken(stopped))
+    }
+
+    fn broken(&self, stopped: Stopped) -> Unavailable {
+        let what = format!("settling on {}, which its circuit breaker stopped,", self.id);
+        Unavailable::new(what, stopped.to_string())
+    }
+
+    /// The refusal of every payment that `caller` enters, when those that failed cost too much.
+    pub(crate) fn caller_suspension(&self, caller: Option<&str>) -> Option<Refused> {
+        let over = self.losses.of_caller(caller?, self.clock.now())?;
+        Some(over.refuse_caller())
     }
 
     /// Changes who may be told of a success, now, if it still is `from`. Says whether it was.

@@ -185,8 +185,18 @@ impl Engine {
         caller: Option<Digest>,
         payment: &Payment,
     ) -> Result<Verdict, Unavailable> {
+        self.verify_known(caller, None, payment).await
+    }
+
+    /// As [`Engine::verify_for`], for the caller of that name.
+    pub(crate) async fn verify_known(
+        &self,
+        caller: Option<Digest>,
+        name: Option<&str>,
+        payment: &Payment,
+    ) -> Result<Verdict, Unavailable> {
         let begun = Instant::now();
-        let answer = self.judge(caller, payment).await;
+        let answer = self.judge(caller, name, payment).await;
         self.calls(payment.terms()).verifications.add(&answer);
         if let Some(metrics) = self.metrics(&payment.terms().network) {
             metrics.verifying.add(begun.elapsed());
@@ -197,12 +207,16 @@ impl Engine {
     async fn judge(
         &self,
         caller: Option<Digest>,
+        name: Option<&str>,
         payment: &Payment,
     ) -> Result<Verdict, Unavailable> {
         let desk = match self.serving(payment) {
             Ok(post) => &*post.desk(),
             Err(refused) => return Ok(Verdict::Invalid(refused)),
         };
+        if let Some(refused) = too_costly(desk, name, payment).await? {
+            return Ok(Verdict::Invalid(refused));
+        }
         let mut looks = 0;
         loop {
             looks += 1;
@@ -598,6 +612,9 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     if options.strikes_window.as_secs() == 0 {
         return Err(Misconfigured::new("strikes_window", "must be at least 1 second"));
     }
+    if options.losses.values().any(|bounds| bounds.failures_in_a_row_max == 0) {
+        return Err(Misconfigured::new("failures_in_a_row_max", "must be at least 1"));
+    }
     Ok(())
 }
 
@@ -701,6 +718,28 @@ async fn suspended(desk: &Desk, verified: &Verified) -> Result<Option<Refused>, 
     let found = desk.journal.find(&verified.key).await;
     let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
     Ok(found.is_none().then_some(refused))
+}
+
+/// The refusal of a payment that would not be entered for what others cost, before the chain is asked. One
+/// that was entered before is let through.
+async fn too_costly(
+    desk: &Desk,
+    caller: Option<&str>,
+    payment: &Payment,
+) -> Result<Option<Refused>, Unavailable> {
+    let (open, suspended) = (desk.check_breaker(), desk.caller_suspension(caller));
+    if open.is_ok() && suspended.is_none() {
+        return Ok(None);
+    }
+    let identified = match desk.network.identify(payment) {
+        Ok(identified) => identified,
+        Err(refused) => return Ok(Some(refused)),
+    };
+    let found = desk.journal.find(&identified.key).await;
+    if found.map_err(|error| Unavailable::new("journal", error.to_string()))?.is_some() {
+        return Ok(None);
+    }
+    open.map(|()| suspended)
 }
 
 /// The refusal of a payment of which nothing was charged. The chain knows nothing of that, and

@@ -141,6 +141,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
     }
     funds::check(desk)?;
     pulse::check(desk)?;
+    desk.pass_breaker()?;
     let place = Arc::clone(&desk.places)
         .try_acquire_owned()
         .map_err(|_| Unavailable::new(what(), "too many are unfinished"))?;

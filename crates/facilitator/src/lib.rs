@@ -19,7 +19,8 @@
 //! - nothing new is accepted while every signer has too little to pay gas with (`funds`), or while the
 //!   chain stands still (`pulse`);
 //! - a payer's money is promised once, however many payments of it are verified (`exposure`);
-//! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`).
+//! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`);
+//! - what failures cost is bounded by the hour, of a payer, of a caller and of a network (`losses`).
 //!
 //! [`Journal`]: pay402_core::journal::Journal
 //! [`Network`]: pay402_core::network::Network
@@ -34,6 +35,7 @@ mod feed;
 mod follow;
 mod funds;
 mod lease;
+mod losses;
 mod metrics;
 pub mod options;
 mod post;
@@ -50,4 +52,4 @@ mod worker;
 
 pub use engine::{Engine, NetworkHealth, Standing};
 pub use metrics::{NodeStanding, RpcCounts, RpcOutcome};
-pub use options::Options;
+pub use options::{LossBounds, Options};

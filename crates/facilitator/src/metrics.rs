@@ -185,6 +185,12 @@ pub(crate) struct Calls {
     pub(crate) settlements: Settlements,
 }
 
+/// Whole gwei of an amount of wei.
+pub(crate) fn gwei_of(wei: Amount) -> u64 {
+    let wei = u128::try_from(wei.to_u256()).unwrap_or(u128::MAX);
+    u64::try_from(wei / u128::from(WEI_PER_GWEI)).unwrap_or(u64::MAX)
+}
+
 /// Gas that was paid for, in whole gwei; what is left over is kept until it makes one.
 #[derive(Debug, Default)]
 pub(crate) struct GasSpent {

@@ -1,6 +1,9 @@
 //! What an operator may tune, with the default of each named. Reads no file.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use pay402_core::{Amount, NetworkId};
 
 use crate::failpoint::Failpoints;
 use crate::webhooks::Webhook;
@@ -18,6 +21,14 @@ pub const UNFINISHED_PER_PAYER_MAX: usize = 16;
 pub const STRIKES_MAX: u32 = 3;
 /// How long a failed settlement is held against its payer.
 pub const STRIKES_WINDOW: Duration = Duration::from_secs(60 * 60);
+/// What failed settlements of one payer may cost us in an hour, in wei: 0.005 of the network's coin.
+pub const LOSS_PER_PAYER_WEI_MAX: u64 = 5_000_000_000_000_000;
+/// What failed settlements that one caller entered may cost us in an hour, in wei: 0.02 of the coin.
+pub const LOSS_PER_CALLER_WEI_MAX: u64 = 20_000_000_000_000_000;
+/// What all failed settlements of a network may cost us in an hour, in wei: 0.05 of its coin.
+pub const LOSS_WEI_MAX: u64 = 50_000_000_000_000_000;
+/// Settlements in a row that fail at our cost from which on nothing new is accepted for a while.
+pub const FAILURES_IN_A_ROW_MAX: u32 = 20;
 /// How long a lease lasts when it is not renewed. A crashed process blocks its successor so long.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Longest any single question to a network may take.
@@ -52,6 +63,32 @@ pub const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long no block may come while settlements wait for one, before nothing new is accepted.
 pub const HALT_AFTER: Duration = Duration::from_secs(120);
 
+/// What may be lost on a network in an hour. From a bound on, nothing new is accepted of whom it is for until
+/// an hour has less; what was accepted goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LossBounds {
+    /// What failed settlements of one payer may cost, in wei.
+    pub per_payer: Amount,
+    /// What failed settlements may cost that one caller entered, in wei.
+    pub per_caller: Amount,
+    /// What all failed settlements may cost, in wei.
+    pub total: Amount,
+    /// Settlements in a row that fail at a price from which on nothing new is accepted for a while; at
+    /// least 1.
+    pub failures_in_a_row_max: u32,
+}
+
+impl Default for LossBounds {
+    fn default() -> Self {
+        Self {
+            per_payer: Amount::from(LOSS_PER_PAYER_WEI_MAX),
+            per_caller: Amount::from(LOSS_PER_CALLER_WEI_MAX),
+            total: Amount::from(LOSS_WEI_MAX),
+            failures_in_a_row_max: FAILURES_IN_A_ROW_MAX,
+        }
+    }
+}
+
 /// Settings of an [`Engine`](crate::Engine). Start from [`Options::default`].
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -74,6 +111,8 @@ pub struct Options {
     pub strikes_max: u32,
     /// How long a failed settlement is held against its payer, in whole seconds; at least 1.
     pub strikes_window: Duration,
+    /// What may be lost on each network; the default on one that is not named.
+    pub losses: BTreeMap<NetworkId, LossBounds>,
     /// Longest that a settle call waits for the outcome.
     pub settle_wait_max: Duration,
     /// Longest any single question to a network may take.
@@ -128,6 +167,7 @@ impl Default for Options {
             unfinished_per_payer_max: UNFINISHED_PER_PAYER_MAX,
             strikes_max: STRIKES_MAX,
             strikes_window: STRIKES_WINDOW,
+            losses: BTreeMap::new(),
             settle_wait_max: SETTLE_WAIT_MAX,
             call_timeout: CALL_TIMEOUT,
             poll_first: POLL_FIRST,

@@ -21,7 +21,7 @@ use crate::desk::{Desk, Run};
 use crate::lease::{self, ASK_AGAIN};
 use crate::scribe::Scribe;
 use crate::worker::{self, Crew};
-use crate::{funds, recover, webhooks};
+use crate::{funds, losses, recover, webhooks};
 
 /// How long who leaves waits for somebody else to lead before it finishes by itself what it began.
 const SUCCESSION: Duration = Duration::from_secs(1);
@@ -300,6 +300,8 @@ impl Post {
     /// Takes up what earlier tenures left unfinished, then takes calls.
     async fn take_up(&self, crew: &Crew) -> Result<(), recover::Unrecovered> {
         let desk = &crew.desk;
+        let since = desk.clock.now().minus_s(losses::WINDOW_S);
+        desk.losses.remember(desk.journal.losses(&desk.id, since).await?);
         crate::watch::take_up(desk).await?;
         match recover::recover(crew).await? {
             0 => {}

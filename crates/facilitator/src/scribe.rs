@@ -211,11 +211,19 @@ impl Task {
             self.desk.options.failpoints.pass(Failpoint::AfterCloseBeforeAnswer).await;
         }
         for (done, entries) in answered {
-            for entry in entries.iter().filter(|entry| is_final(entry)) {
+            for entry in &entries {
+                if !is_final(entry) {
+                    self.desk.losses.take_back(entry);
+                    continue;
+                }
                 // Before anybody is told: who is told may present the next payment at once.
                 let now = self.desk.clock.now();
                 self.report(entry);
                 self.desk.strikes.note(entry, now);
+                if let Some(stopped) = self.desk.losses.note(entry, now) {
+                    let network = &self.desk.id;
+                    tracing::error!(%network, %stopped, "the circuit breaker is open");
+                }
                 self.desk.metrics.closed(entry, now);
                 self.desk.waiters.tell(&Arc::new(entry.clone()));
             }

@@ -171,9 +171,13 @@ impl Call {
         }
         funds::check(desk)?;
         pulse::check(desk)?;
+        desk.check_breaker()?;
         let place = Arc::clone(&desk.places).try_acquire_owned().map_err(|_| {
             Unavailable::new(format!("settling on {}", desk.id), "too many are unfinished")
         })?;
+        if let Some(refused) = desk.caller_suspension(self.entered_by.as_deref()) {
+            return self.refused_or_known(refused).await;
+        }
         if let Some(refused) = desk.suspension(&self.identified.payer).await? {
             return self.refused_or_known(refused).await;
         }
@@ -257,6 +261,7 @@ impl Call {
         let Some(_share) = desk.try_share(&payer, key) else {
             return Err(Unavailable::new(format!("settling on {}", desk.id), TOO_MANY));
         };
+        desk.pass_breaker()?;
         if let Some(max) = verified.daily_max
             && !errand::take_turn(&self.crew, key, &payer, max).await?
         {

@@ -6,8 +6,8 @@
 
 use pay402_core::history::Change;
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entry, Holder, JournalError, NewEntry, Outcome, SignedAs, Stage,
-    Watch, step,
+    Advance, Backlog, Delivery, Entry, Holder, JournalError, Loss, NewEntry, Outcome, SignedAs,
+    Stage, Watch, step,
 };
 use pay402_core::network::{BlockId, Part, SentAs};
 use pay402_core::time::UnixTime;
@@ -167,6 +167,18 @@ pub(crate) fn count(backlog: &mut Backlog, row: &impl Columns) -> Result<(), Str
         *backlog.by_signer.entry(signer).or_default() += entries;
     }
     Ok(())
+}
+
+/// What a failed entry cost, with the record of its failure, or what is wrong with the row.
+pub(crate) fn read_loss(row: &impl Columns) -> Result<Loss, String> {
+    let key: String = row.read("key")?;
+    Ok(Loss {
+        key: PaymentKey::from_stored(&key),
+        payer: row.read("payer")?,
+        entered_by: row.read("entered_by")?,
+        at: row.read::<Whole>("at")?.into(),
+        fee: row.read::<Money>("fee")?.0,
+    })
 }
 
 /// The entry in a row, or what is wrong with it.

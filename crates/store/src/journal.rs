@@ -11,8 +11,8 @@ use pay402_core::books::Booked;
 use pay402_core::error::Misconfigured;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
-    Leased, NewEntry, Watch,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError,
+    LOSS_AGE_S_MAX, Lease, Leased, Loss, NewEntry, Watch,
 };
 use pay402_core::network::{BlockId, SentAs};
 use pay402_core::time::UnixTime;
@@ -24,7 +24,7 @@ use crate::column::{Hash, Money, Net, Whole};
 use crate::database::{self, JOURNAL};
 use crate::entry::{
     EntryRow, Held, RELEASED, Turn, advanced, columns, count, delivery_text, nonce_after, part_of,
-    plan_of, read_entry, spent_of,
+    plan_of, read_entry, read_loss, spent_of,
 };
 use crate::history::{Noted, read_record, records};
 use crate::writer::{Access, Stop, Writer};
@@ -284,6 +284,37 @@ impl Journal for SqliteJournal {
                     )?
                     .execute((lease.network.as_str(), Whole(through), limit))?;
                 Ok(u64::try_from(buried).unwrap_or(u64::MAX))
+            })
+            .await
+    }
+
+    async fn losses(
+        &self,
+        network: &NetworkId,
+        since: UnixTime,
+    ) -> Result<Vec<Loss>, JournalError> {
+        let network = Net(network.clone());
+        self.writer
+            .run(Access::Read, move |connection| {
+                // Through the index of failures that cost a fee: they are few. What is reverted stands
+                // among them.
+                let mut select = connection.prepare_cached(
+                    "SELECT entry.key AS key, entry.payer AS payer, entry.entered_by AS entered_by,
+                            history.at AS at, entry.fee AS fee
+                     FROM entry JOIN history ON history.seq = (
+                         SELECT MAX(closed.seq) FROM history AS closed
+                         WHERE closed.entry = entry.seq AND closed.change IN ('failed', 'reverted'))
+                     WHERE entry.network = ?1 AND entry.entered_at >= ?2 AND history.at >= ?3
+                       AND entry.stage = 'failed' AND entry.fee <> '0'",
+                )?;
+                let entered = since.minus_s(LOSS_AGE_S_MAX);
+                let mut rows =
+                    select.query((&network, Whole::from(entered), Whole::from(since)))?;
+                let mut losses = Vec::new();
+                while let Some(row) = rows.next()? {
+                    losses.push(read_loss(row).map_err(Stop::Broken)?);
+                }
+                Ok(losses)
             })
             .await
     }

@@ -7,15 +7,15 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use alloy::primitives::Address;
-use pay402_core::NetworkId;
+use alloy::primitives::{Address, U256};
 use pay402_core::error::Misconfigured;
 use pay402_core::time::UnixTime;
+use pay402_core::{Amount, NetworkId};
 use pay402_evm::account::AGENT_ACCOUNT;
 use pay402_evm::address::parse_address;
 use pay402_evm::network::pack::PackSettings;
 use pay402_evm::{AssetTable, Certainty, Guard, Rate, Settings, Stale, Tier};
-use pay402_facilitator::Options;
+use pay402_facilitator::{LossBounds, Options};
 use serde::Deserialize;
 
 use super::caller::Caller;
@@ -43,6 +43,8 @@ const COST_MAX_GWEI: RangeInclusive<u64> = 1..=100_000_000_000_000;
 const COST_PERCENT_MAX: RangeInclusive<u64> = 1..=10_000;
 /// What `rate_age_max_h` may be: up to a year.
 const RATE_AGE_MAX_H: RangeInclusive<u64> = 1..=365 * 24;
+/// What `failures_in_a_row_max` may be.
+const FAILURES_IN_A_ROW_MAX: RangeInclusive<u64> = 1..=10_000;
 /// What `pack_wait_ms` may be; 0 packs only what is due at the same time.
 const PACK_WAIT_MS: RangeInclusive<u64> = 0..=1_000;
 /// What `pack_members_max` may be.
@@ -152,6 +154,16 @@ pub(crate) struct Network {
     /// What the signer must have for new settlements to be accepted, in gwei. Default what 20 of them, or
     /// a pack, may cost at the fees of the present.
     pub(crate) signer_min_gwei: Option<u64>,
+    /// What failed settlements may cost in an hour before nothing new is accepted, in gwei. Default
+    /// 50,000,000 (0.05 ETH).
+    loss_max_gwei: Option<u64>,
+    /// The same of one payer: then its payments are refused. Default 5,000,000.
+    loss_per_payer_max_gwei: Option<u64>,
+    /// The same of what one caller entered: then what it enters is refused. Default 20,000,000.
+    loss_per_caller_max_gwei: Option<u64>,
+    /// Settlements in a row that fail at a price from which on nothing new is accepted for a while.
+    /// Default 20.
+    failures_in_a_row_max: Option<u64>,
     /// Whether several payments go in one transaction where the contract for it is there. Default so.
     #[serde(default)]
     pub(crate) packing: Packs,
@@ -354,6 +366,7 @@ impl Config {
             burial_blocks: self.burial_blocks.unwrap_or(default.burial_blocks),
             halt_after: self.halt_after_s.map_or(default.halt_after, Duration::from_secs),
             settle_wait_max: wait.unwrap_or(default.settle_wait_max),
+            losses: self.networks.iter().map(|it| (it.id.clone(), it.losses())).collect(),
             ..default
         }
     }
@@ -512,6 +525,21 @@ impl Network {
         self.tiers.iter().enumerate().map(read).collect()
     }
 
+    /// What may be lost in an hour.
+    fn losses(&self) -> LossBounds {
+        let default = LossBounds::default();
+        let wei = |gwei: Option<u64>, default: Amount| {
+            gwei.map_or(default, |gwei| Amount::new(U256::from(gwei) * U256::from(WEI_PER_GWEI)))
+        };
+        let in_a_row = self.failures_in_a_row_max.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
+        LossBounds {
+            per_payer: wei(self.loss_per_payer_max_gwei, default.per_payer),
+            per_caller: wei(self.loss_per_caller_max_gwei, default.per_caller),
+            total: wei(self.loss_max_gwei, default.total),
+            failures_in_a_row_max: in_a_row.unwrap_or(default.failures_in_a_row_max),
+        }
+    }
+
     /// What settling may cost, of the tokens that are settled here.
     pub(crate) fn guard(&self, setting: &str, assets: &AssetTable) -> Result<Guard, Misconfigured> {
         let wrong = |field: String, problem: String| {
@@ -559,6 +587,10 @@ impl Network {
             ("sponsor.operations_per_account_max", operations, OPERATIONS_PER_ACCOUNT_MAX),
             ("sponsor.advance_wei_max", self.sponsor.advance_wei_max, ADVANCE_WEI_MAX),
             ("sponsor.approval_gas_max", self.sponsor.approval_gas_max, APPROVAL_GAS_MAX),
+            ("loss_max_gwei", self.loss_max_gwei, COST_MAX_GWEI),
+            ("loss_per_payer_max_gwei", self.loss_per_payer_max_gwei, COST_MAX_GWEI),
+            ("loss_per_caller_max_gwei", self.loss_per_caller_max_gwei, COST_MAX_GWEI),
+            ("failures_in_a_row_max", self.failures_in_a_row_max, FAILURES_IN_A_ROW_MAX),
             ("guard.cost_percent_max", self.guard.cost_percent_max, COST_PERCENT_MAX),
             ("guard.cost_max_gwei", self.guard.cost_max_gwei, COST_MAX_GWEI),
             ("guard.rate_age_max_h", self.guard.rate_age_max_h, RATE_AGE_MAX_H),
@@ -719,8 +751,6 @@ pub(super) fn expand(setting: &str, text: &str) -> Result<String, Misconfigured>
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::U256;
-
     use super::*;
 
     const GOOD: &str = r#"
@@ -869,6 +899,27 @@ mod tests {
         for seconds in ["0", "76"] {
             let error = wait(&format!("settle_wait_s = {seconds}\n{GOOD}")).unwrap_err();
             assert_eq!(error.to_string(), "settle_wait_s: must be from 1 to 75");
+        }
+    }
+
+    #[test]
+    fn what_may_be_lost_is_set_for_each_network() {
+        let losses = |lines: &str| {
+            let config = parse(&GOOD.replace("rpc =", &format!("{lines}\nrpc =")))?;
+            let id = config.networks[0].id.clone();
+            Ok::<_, Misconfigured>(config.options().losses[&id])
+        };
+        assert_eq!(losses("").unwrap(), LossBounds::default());
+        let set = "loss_max_gwei = 3\nloss_per_caller_max_gwei = 2\n\
+                   loss_per_payer_max_gwei = 1\nfailures_in_a_row_max = 4";
+        let gwei = |gwei: u64| Amount::from(gwei * 1_000_000_000);
+        let (per_payer, per_caller, total) = (gwei(1), gwei(2), gwei(3));
+        let expected = LossBounds { per_payer, per_caller, total, failures_in_a_row_max: 4 };
+        assert_eq!(losses(set).unwrap(), expected);
+        for line in ["loss_max_gwei", "loss_per_payer_max_gwei", "failures_in_a_row_max"] {
+            let error = losses(&format!("{line} = 0")).unwrap_err();
+            assert_eq!(error.key, format!("network[0].{line}"));
+            assert!(error.problem.contains("must be from 1 to"), "{error}");
         }
     }
 

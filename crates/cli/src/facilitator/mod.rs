@@ -84,6 +84,11 @@ A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   fee_per_gas_max_gwei = 200  # highest price of gas
   signer_min_gwei = 5000000   # what the signer must have for new work to be accepted (0.005 ETH here);
                               # without it, what 20 settlements or a pack may cost at the time
+  loss_max_gwei = 50000000    # gas of failed settlements in an hour from which on nothing new is
+                              # accepted (0.05 ETH); the same of one payer, and of one caller:
+  loss_per_payer_max_gwei = 5000000
+  loss_per_caller_max_gwei = 20000000
+  failures_in_a_row_max = 20  # from so many on, nothing new is accepted for a minute or longer
   packing = "auto"            # many payments in one transaction where the contract for it is there
                               # (pay402 facilitator setup puts it there); "off" sends each by itself
   pack_wait_ms = 20           # how long a payment that is not the only one due waits for others

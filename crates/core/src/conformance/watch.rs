@@ -7,10 +7,13 @@ use super::journal::{
     LASTS, NOW, advance, change, enter, failed, find, holder, key, key_on, lapsed, lease, network,
     new, new_on, other_network, settled, signed, try_lease,
 };
+use crate::Amount;
 use crate::journal::{
-    Advance, Delivery, Event, Journal, JournalError, NewEntry, Outcome, Stage, Watch,
+    Advance, Delivery, Event, Journal, JournalError, LOSS_AGE_S_MAX, Loss, NewEntry, Outcome,
+    Stage, Watch,
 };
 use crate::network::BlockId;
+use crate::time::UnixTime;
 
 /// Runs the suite of what the journal watches against the backend that the argument makes.
 #[macro_export]
@@ -26,6 +29,8 @@ macro_rules! watch_conformance {
                 watched_blocks_are_found_by_network_and_hash,
                 only_the_holder_of_the_lease_buries,
                 only_a_settled_entry_is_delivered,
+                what_failures_cost_is_told,
+                what_is_opened_again_has_cost_nothing_yet,
             ]
         );
     };
@@ -187,4 +192,85 @@ pub async fn only_a_settled_entry_is_delivered<J: Journal + 'static>(on: On<J>) 
     assert_eq!(deliver(Delivery::Waiting).await, Ok(false), "it failed");
     advance(journal, &lease, "one", Event::ClosedIn(settled(), block(3, "0xc"))).await;
     assert_eq!(deliver(Delivery::Waiting).await, Ok(true));
+}
+
+/// What failed at a price, here, not before: each of them with its fee, and when it failed.
+pub async fn what_failures_cost_is_told<J: Journal + 'static>(on: On<J>) {
+    let lease = lease(&*on.store).await;
+    let told = |since| {
+        let journal = on.store.clone();
+        async move {
+            let losses = journal.losses(&network(), UnixTime(since)).await;
+            let mut losses = losses.expect("the store answers");
+            losses.sort_by_key(|loss| loss.at);
+            losses
+        }
+    };
+    let late = 1_000 + LOSS_AGE_S_MAX;
+    for (name, entered_by, at) in
+        [("a", None, 1_000), ("b", Some("shop"), 2_000), ("c", None, late)]
+    {
+        enter(&*on.store, NewEntry { entered_by: entered_by.map(str::to_owned), ..new(name) })
+            .await;
+        assert!(told(0).await.iter().all(|loss| loss.at < UnixTime(at)), "it is not over");
+        let event = Event::Closed(failed(Some("0xhash5")));
+        let change = Advance { at: UnixTime(at), ..change(name, event) };
+        on.store.advance(&lease, vec![change]).await.expect("a legal step");
+    }
+    let loss = |name: &str, entered_by: Option<&str>, at| Loss {
+        key: key(name),
+        payer: "0xPayer".into(),
+        entered_by: entered_by.map(str::to_owned),
+        at: UnixTime(at),
+        fee: Amount::from(3),
+    };
+    let all = [loss("a", None, 1_000), loss("b", Some("shop"), 2_000), loss("c", None, late)];
+    assert_eq!(told(0).await, all);
+    assert_eq!(told(1_000).await, all);
+    assert_eq!(told(1_001).await, all[1..]);
+    assert_eq!(told(late).await, all[2..]);
+    assert_eq!(told(late + 1).await, []);
+    // Neither what was settled, nor what failed for nothing, nor what failed elsewhere.
+    for name in ["settled", "free"] {
+        enter(&*on.store, new(name)).await;
+    }
+    advance(&*on.store, &lease, "settled", Event::Closed(settled())).await;
+    let Outcome::Failed { reason, message, .. } = failed(None) else { unreachable!("it failed") };
+    let free = Outcome::Failed { reason, message, transaction: None, fee: Amount::ZERO };
+    advance(&*on.store, &lease, "free", Event::Closed(free)).await;
+    assert_eq!(told(0).await.len(), all.len());
+    assert_eq!(on.store.losses(&other_network(), UnixTime(0)).await, Ok(Vec::new()));
+}
+
+/// A failure whose block is undone counts when it is closed again: then once, and also as a reverted one.
+pub async fn what_is_opened_again_has_cost_nothing_yet<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    let at = async |name: &str, event, at| {
+        let change = Advance { at: UnixTime(at), ..change(name, event) };
+        journal.advance(&lease, vec![change]).await.expect("a legal step");
+    };
+    let told = async || {
+        let losses = journal.losses(&network(), UnixTime(0)).await.expect("it answers");
+        losses.into_iter().map(|loss| (loss.key, loss.at.0)).collect::<Vec<_>>()
+    };
+    let failed_in = |number| Event::ClosedIn(failed(Some("0xhash5")), block(number, "0xblock"));
+    enter(journal, new("again")).await;
+    at("again", Event::Signed(signed(5)), 1_000).await;
+    at("again", failed_in(1), 1_001).await;
+    assert_eq!(told().await, [(key("again"), 1_001)]);
+    at("again", Event::Reopened, 1_002).await;
+    assert_eq!(told().await, []);
+    at("again", failed_in(2), 1_003).await;
+    at("again", failed_in(3), 1_004).await;
+    assert_eq!(told().await, [(key("again"), 1_004)]);
+    at("again", Event::Reopened, 1_005).await;
+    let settled = Event::ClosedIn(settled(), block(4, "0xblock"));
+    let deliver = Advance { deliver: true, ..change("again", settled) };
+    journal.advance(&lease, vec![deliver]).await.expect("a legal step");
+    assert_eq!(told().await, []);
+    at("again", Event::Reopened, 1_006).await;
+    at("again", failed_in(5), 1_007).await;
+    assert!(matches!(find(journal, "again").await.stage, Stage::Final(Outcome::Reverted { .. })));
+    assert_eq!(told().await, [(key("again"), 1_007)]);
 }

@@ -25,7 +25,7 @@ use super::Api;
 use super::fitness::{Look, look};
 use crate::Engine;
 use crate::desk::Desk;
-use crate::metrics::{Calls, Durations, Forwards, NetworkMetrics, RpcCounts, Settlements};
+use crate::metrics::{Calls, Durations, Forwards, NetworkMetrics, RpcCounts, Settlements, gwei_of};
 use crate::post::{Place, Post};
 
 /// What stands for the network and the scheme of calls that nobody here serves.
@@ -81,6 +81,7 @@ impl Collector for Scrape {
         page.entries(&self.engine)?;
         page.backlogs(&self.engine, &self.look)?;
         page.lanes(&self.engine, &self.look)?;
+        page.losses(&self.engine)?;
         page.journal(&self.engine, &self.look)?;
         page.webhooks(&self.engine)?;
         page.rpc(&self.api)?;
@@ -234,6 +235,22 @@ impl Page<'_> {
         let help =
             "Whether this signer has too little to pay gas with; it is given nothing new then";
         self.gauges("lane_low", help, low)
+    }
+
+    /// Only who leads knows them.
+    fn losses(&mut self, engine: &Engine) -> fmt::Result {
+        let (mut lost, mut open) = (Vec::new(), Vec::new());
+        for crew in engine.posts().into_iter().filter_map(|post| post.crew()) {
+            let of = || vec![label("network", crew.desk.id.as_str())];
+            let (losses, now) = (&crew.desk.losses, crew.desk.clock.now());
+            lost.push((of(), gwei_of(losses.total(now))));
+            open.push((of(), u64::from(losses.stopped(now).is_some())));
+        }
+        let help = "What settlements cost in gas that failed or were reverted within the last hour, in \
+                    whole gwei, where this process leads";
+        self.gauges("gas_lost_last_hour_gwei", help, lost)?;
+        let help = "Whether the circuit breaker is open: nothing new is accepted";
+        self.gauges("breaker_open", help, open)
     }
 
     fn journal(&mut self, engine: &Engine, look: &Look) -> fmt::Result {

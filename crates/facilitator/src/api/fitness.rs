@@ -100,6 +100,11 @@ async fn problems(api: &Api) -> Vec<Value> {
             let message = error.problem;
             problems.push(json!({"network": network, "part": "funds", "message": message}));
         }
+        if let Err(error) = crew.desk.check_breaker() {
+            let network = crew.desk.id.as_str();
+            let message = error.problem;
+            problems.push(json!({"network": network, "part": "breaker", "message": message}));
+        }
     }
     problems
 }

@@ -238,7 +238,7 @@ async fn verify(State(api): State<Api>, request: Request) -> Response {
             return answer;
         }
     };
-    match engine.verify_for(call.digest, &payment).await {
+    match engine.verify_known(call.digest, call.name.as_deref(), &payment).await {
         Ok(answer) => verdict(&answer),
         Err(error) => {
             tracing::warn!(%error, "verify could not be answered");

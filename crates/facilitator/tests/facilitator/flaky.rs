@@ -9,7 +9,7 @@ use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Holder, Journal, JournalError, Lease, Leased,
+    Advance, Backlog, Delivery, Entered, Entry, Holder, Journal, JournalError, Lease, Leased, Loss,
     NewEntry,
 };
 use pay402_core::network::BlockId;
@@ -189,6 +189,15 @@ impl Journal for Flaky {
     async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError> {
         self.works()?;
         self.journal.bury(lease, through, limit).await
+    }
+
+    async fn losses(
+        &self,
+        network: &NetworkId,
+        since: UnixTime,
+    ) -> Result<Vec<Loss>, JournalError> {
+        self.works()?;
+        self.journal.losses(network, since).await
     }
 
     async fn hand_over(

@@ -30,6 +30,7 @@ mod fitness;
 mod flaky;
 mod funds;
 mod guard;
+mod losses;
 mod metered;
 mod metrics;
 mod openapi;

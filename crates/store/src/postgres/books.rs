@@ -7,7 +7,7 @@ use pay402_core::error::Misconfigured;
 use pay402_core::journal::JournalError;
 
 use super::history::{Horizon, whole};
-use super::{Outcomes, PgJournal, Stop, connect, rows, schema, unreached};
+use super::{Outcomes, PgJournal, Stop, connect, rows, schema};
 use crate::books::{booked, ends, put_signed, read_booked, signed_for};
 use crate::column::Net;
 
@@ -22,7 +22,7 @@ impl PgJournal {
     /// When there is none, it is of another format than this program writes, or the server cannot be reached.
     pub async fn look(url: &str, password: Option<&str>) -> Result<Self, Misconfigured> {
         let pool = connect::pool(url, password)?;
-        let client = pool.get().await.map_err(unreached)?;
+        let client = pool.get().await.map_err(connect::unreached)?;
         schema::JOURNAL.look(&client).await?;
         drop(client);
         Ok(Self { pool, horizon: Horizon::default() })

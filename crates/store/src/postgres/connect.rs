@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime,
+};
 use pay402_core::error::Misconfigured;
 use rustls::crypto::aws_lc_rs;
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -183,6 +185,24 @@ pub(super) async fn check_server(client: &tokio_postgres::Client) -> Result<(), 
 /// What is wrong with the database, never with its URL in it.
 pub(super) fn wrong(problem: &str) -> Misconfigured {
     Misconfigured::new(NAME, format!("the PostgreSQL database {problem}"))
+}
+
+/// Why there is no connection, at the start.
+pub(super) fn unreached(error: PoolError) -> Misconfigured {
+    wrong(&format!(
+        "cannot be reached: {}; check that the server runs, and user, password and name",
+        refused_by(error)
+    ))
+}
+
+/// Why there is no connection.
+pub(super) fn refused_by(error: PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => told(&error),
+        PoolError::Timeout(_) => "no connection in time".into(),
+        PoolError::PostCreateHook(HookError::Backend(error)) => told(&error),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -11,11 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::Client;
+use pay402_core::NetworkId;
 use pay402_core::history::{Record, Span};
-use pay402_core::journal::JournalError;
+use pay402_core::journal::{JournalError, LOSS_AGE_S_MAX, Loss};
+use pay402_core::time::UnixTime;
 use tokio_postgres::Row;
 
 use super::{Outcomes, PgJournal, Stop, read, rows, unavailable};
+use crate::column::{Money, Net, Whole};
+use crate::entry::read_loss;
 use crate::history::{Noted, read_record, records};
 
 /// A query's own view of which transactions have ended: all below `ended`, none from `begun` on.
@@ -45,6 +49,15 @@ const OF_PAYMENT: &str = concat!(
         AND history.seq > $2 AND history.seq <= $3
      ORDER BY history.seq LIMIT $4"
 );
+/// Through the index of failures that cost a fee: they are few. What is reverted stands among them.
+const LOSSES: &str = "
+    SELECT entry.key, entry.payer, entry.entered_by, history.at, entry.fee
+    FROM pay402_journal.entry
+    JOIN pay402_journal.history ON history.seq = (
+        SELECT MAX(closed.seq) FROM pay402_journal.history AS closed
+        WHERE closed.entry = entry.seq AND closed.change IN ('failed', 'reverted'))
+    WHERE entry.network = $1 AND entry.entered_at >= $2 AND history.at >= $3
+      AND entry.stage = 'failed' AND entry.fee <> '0'";
 /// Writes records, in the order of the arrays.
 pub(super) const RECORD: &str = "
     INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by, transaction_hash, signer,
@@ -136,6 +149,23 @@ impl PgJournal {
         .await
     }
 
+    pub(super) async fn losses_since(
+        &self,
+        network: &NetworkId,
+        since: UnixTime,
+    ) -> Result<Vec<Loss>, JournalError> {
+        let network = Net(network.clone());
+        let entered = Whole::from(since.minus_s(LOSS_AGE_S_MAX));
+        self.run(move |client| {
+            Box::pin(async move {
+                let found =
+                    rows(client, LOSSES, &[&network, &entered, &Whole::from(since)]).await?;
+                found.iter().map(|row| read_loss(row).map_err(Stop::Failed)).collect()
+            })
+        })
+        .await
+    }
+
     /// Waits until what was under way when the highest number was seen has ended.
     pub(super) async fn records_end(&self) -> Result<u64, JournalError> {
         let (end, mut ended, begun) = self.moment().await?;
@@ -200,15 +230,15 @@ pub(super) fn whole(seq: u64) -> i64 {
 /// Records as columns, each an array.
 pub(super) struct Columns<'a> {
     entry: Vec<i64>,
-    at: Vec<crate::column::Whole>,
+    at: Vec<Whole>,
     change: Vec<&'static str>,
     delivery: Vec<&'static str>,
     entered_by: Vec<Option<&'a str>>,
     transaction: Vec<Option<&'a str>>,
     signer: Vec<Option<&'a str>>,
-    nonce: Vec<Option<crate::column::Whole>>,
-    block: Vec<Option<crate::column::Whole>>,
-    fee: Vec<Option<crate::column::Money>>,
+    nonce: Vec<Option<Whole>>,
+    block: Vec<Option<Whole>>,
+    fee: Vec<Option<Money>>,
     reason: Vec<Option<&'a str>>,
 }
 

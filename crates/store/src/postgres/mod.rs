@@ -37,13 +37,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{Client, Object, Pool, PoolError};
+use deadpool_postgres::{Client, Object, Pool};
 use pay402_core::books::Booked;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
     Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
-    Leased, NewEntry,
+    Leased, Loss, NewEntry,
 };
 use pay402_core::network::{BlockId, SentAs};
 use pay402_core::time::{Clock, UnixTime};
@@ -261,7 +261,7 @@ impl PgJournal {
     /// of a later format. Each says how to mend it, and none shows the URL.
     pub async fn open(url: &str, password: Option<&str>) -> Result<Self, Misconfigured> {
         let pool = connect::pool(url, password)?;
-        let client = pool.get().await.map_err(unreached)?;
+        let client = pool.get().await.map_err(connect::unreached)?;
         connect::check_server(&client).await?;
         let opened = schema::JOURNAL.open(&client).await;
         // What failed within a transaction must not come back to the pool.
@@ -306,7 +306,8 @@ impl PgJournal {
     {
         let pool = self.pool.clone();
         let running = tokio::spawn(async move {
-            let client = pool.get().await.map_err(|error| unavailable(refused_by(error)))?;
+            let client =
+                pool.get().await.map_err(|error| unavailable(connect::refused_by(error)))?;
             let late = || Err(Stop::Failed("no answer in time".into()));
             let done = tokio::time::timeout(ANSWER_MAX, command(&client)).await;
             match done.unwrap_or_else(|_| late()) {
@@ -324,22 +325,6 @@ impl PgJournal {
             }
         });
         running.await.unwrap_or_else(|_| Err(unavailable("its task has stopped")))
-    }
-}
-
-fn unreached(error: PoolError) -> Misconfigured {
-    connect::wrong(&format!(
-        "cannot be reached: {}; check that the server runs, and user, password and name",
-        refused_by(error)
-    ))
-}
-
-fn refused_by(error: PoolError) -> String {
-    match error {
-        PoolError::Backend(error) => told(&error),
-        PoolError::Timeout(_) => "no connection in time".into(),
-        PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => told(&error),
-        other => other.to_string(),
     }
 }
 
@@ -506,6 +491,14 @@ impl Journal for PgJournal {
             Box::pin(async move { watch::bury(client, &lease, through, limit).await })
         })
         .await
+    }
+
+    async fn losses(
+        &self,
+        network: &NetworkId,
+        since: UnixTime,
+    ) -> Result<Vec<Loss>, JournalError> {
+        self.losses_since(network, since).await
     }
 
     async fn hand_over(
