@@ -25,6 +25,8 @@ use crate::Result;
 use crate::replicas::{PAYEE, network};
 
 const PRICE: &str = "$0.001";
+/// What a payer has at first, in atomic units.
+pub(crate) const FUNDS: u64 = 1_000_000_000_000;
 /// How long a payment may take, in seconds.
 const MAX_TIMEOUT_S: u64 = 120;
 /// Longest that one answer is waited for.
@@ -67,8 +69,7 @@ impl Payers {
             let key = keccak256(format!("campaign payer {index}"));
             let signer = PrivateKeySigner::from_bytes(&key).expect("a hash is a key");
             let address = signer.address();
-            let much = U256::from(1_000_000_000_000_u64);
-            chain.set_storage(USDC_ADDRESS, usdc_balance_slot(address), much);
+            chain.set_storage(USDC_ADDRESS, usdc_balance_slot(address), U256::from(FUNDS));
             (address, ExactClient::new(signer, AssetTable::defaults()))
         });
         let tariff = Tariff::Usd(Price::parse(PRICE)?);
@@ -78,6 +79,15 @@ impl Payers {
         let policy = OwnerPolicy::new().total(Price::parse("$1000000")?);
         let ledger = SqliteLedger::open_in_memory()?;
         Ok(Self { clients: clients.collect(), offer, ledger, policy, made: 0 })
+    }
+
+    /// Sets what the payer whose turn was last has, in atomic units.
+    pub(crate) fn fund_last(&self, chain: &Devchain, funds: u64) -> Result<()> {
+        let count = u64::try_from(self.clients.len())?;
+        let turn = self.made.checked_sub(1).ok_or("nobody had a turn")? % count;
+        let (address, _) = self.clients[usize::try_from(turn)?];
+        chain.set_storage(USDC_ADDRESS, usdc_balance_slot(address), U256::from(funds));
+        Ok(())
     }
 
     /// A new payment, by the next in turn.
@@ -128,7 +138,12 @@ impl Signed {
 
 /// A client for callers: no proxy, no redirect.
 pub(crate) fn caller() -> Result<reqwest::Client> {
-    let client = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX);
+    caller_for(ANSWER_MAX)
+}
+
+/// The same, which waits so long for an answer.
+pub(crate) fn caller_for(patience: Duration) -> Result<reqwest::Client> {
+    let client = reqwest::Client::builder().no_proxy().timeout(patience);
     Ok(client.connect_timeout(Duration::from_secs(2)).build()?)
 }
 

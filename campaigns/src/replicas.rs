@@ -3,18 +3,19 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use alloy::providers::Provider as _;
 use pay402::books::{Town, compare_town};
 use pay402::stack::CHAIN_ID;
-use pay402_core::journal::Journal as _;
+use pay402_core::journal::Journal;
 use pay402_core::{NetworkId, PaymentKey};
 use pay402_devchain::genesis::{self, DEV_ACCOUNTS, USDC_ADDRESS};
 use pay402_devchain::{Config, Devchain, Mining, Serving};
 use pay402_evm::audit::{Audit, Scope, Standing};
 use pay402_evm::{AssetTable, Rpc};
+use pay402_facilitator::failpoint;
 use pay402_store::PgJournal;
 use tempfile::TempDir;
 
@@ -23,9 +24,12 @@ use crate::payments::Payers;
 use crate::postgres::{Cluster, Database};
 
 /// Which public dev accounts sign, for all replicas.
-const SIGNERS: [usize; 5] = [0, 3, 4, 5, 6];
+pub(crate) const SIGNERS: [usize; 5] = [0, 3, 4, 5, 6];
 /// Which public dev account is paid.
 pub(crate) const PAYEE: usize = 2;
+/// The variable with the secret of webhooks, and one that protects nothing.
+pub(crate) const HOOK_SECRET: &str = "HOOK_SECRET";
+const HOOK_SECRET_DEV: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 /// Replicas.
 pub(crate) const REPLICAS: usize = 3;
 /// Longest wait for processes to be ready, and for what is unfinished at the end.
@@ -102,7 +106,7 @@ impl World {
             );
             let config = folder.path().join(format!("{port}.toml"));
             std::fs::write(&config, text)?;
-            replicas.push(Replica { url, bin: bin.to_owned(), config, child: None });
+            replicas.push(Replica::new(url, bin, config));
         }
         drop(free);
         for replica in &mut replicas {
@@ -145,34 +149,7 @@ impl World {
 
     /// Compares journal and chain, and returns how many payments both say were settled.
     pub(crate) async fn books(&self, payments: &[PaymentKey]) -> Result<usize> {
-        let town = Town {
-            network: network(),
-            token: USDC_ADDRESS,
-            payee: DEV_ACCOUNTS[PAYEE],
-            signers: SIGNERS.map(|index| DEV_ACCOUNTS[index]).to_vec(),
-        };
-        let coherent = compare_town(&self.chain.provider(), &town, &self.journal, payments).await?;
-        self.audit().await?;
-        Ok(coherent.payments)
-    }
-
-    /// Has the chain prove the journal, to the wei, as `pay402 reconcile` does.
-    async fn audit(&self) -> Result<()> {
-        let rpc = Rpc::provided(&network(), &self.chain.provider());
-        let mut audit = Audit::begin(network(), rpc, AssetTable::defaults()).await?;
-        audit.add(self.journal.books(&network(), 0, usize::MAX).await?);
-        let audited = audit.finish(&Scope::default()).await?;
-        match audited.standing() {
-            Standing::Proven if audited.open == 0 => Ok(()),
-            standing => {
-                let findings = audited.violations.iter().chain(&audited.unknown);
-                let told: Vec<String> = findings
-                    .map(|it| format!("{} {}: {}", it.what.name(), it.subject, it.message))
-                    .collect();
-                let open = audited.open;
-                Err(format!("the books are {}, {open} open: {told:?}", standing.name()).into())
-            }
-        }
+        books(&self.chain, &self.journal, payments).await
     }
 
     /// How many nonces were recorded for payments that do not share a transaction: those of a pack
@@ -223,8 +200,18 @@ impl World {
 }
 
 impl Replica {
+    /// The place of one.
+    pub(crate) fn new(url: String, bin: &Path, config: PathBuf) -> Self {
+        Self { url, bin: bin.to_owned(), config, child: None }
+    }
+
     /// Starts the process, unless it runs.
     pub(crate) fn start(&mut self) -> Result<()> {
+        self.start_at(None)
+    }
+
+    /// The same; the process aborts at `failpoint`, if one is given.
+    pub(crate) fn start_at(&mut self, failpoint: Option<&str>) -> Result<()> {
         if let Some(child) = &mut self.child {
             match child.try_wait()? {
                 None => return Ok(()),
@@ -244,9 +231,33 @@ impl Replica {
                 format!("{:#x}", genesis::PUBLIC_DEV_KEYS[*index]),
             );
         }
+        if let Some(failpoint) = failpoint {
+            command.env(failpoint::VARIABLE, failpoint);
+        }
+        command.env(HOOK_SECRET, HOOK_SECRET_DEV);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         Ok(())
+    }
+
+    /// How the process ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Asks the process to stop.
+    pub(crate) fn ask_to_stop(&self) {
+        self.signal("-TERM");
     }
 
     /// Ends the process as `kill -9` does.
@@ -277,7 +288,7 @@ impl Replica {
         }
     }
 
-    async fn is_ready(&self) -> bool {
+    pub(crate) async fn is_ready(&self) -> bool {
         self.read("/readyz").await.is_some()
     }
 
@@ -299,6 +310,42 @@ impl Drop for Replica {
         if let Some(mut child) = self.child.take() {
             _ = child.kill();
             _ = child.wait();
+        }
+    }
+}
+
+/// Compares a journal with the chain, and returns how many payments both say were settled.
+pub(crate) async fn books(
+    chain: &Devchain,
+    journal: &dyn Journal,
+    payments: &[PaymentKey],
+) -> Result<usize> {
+    let town = Town {
+        network: network(),
+        token: USDC_ADDRESS,
+        payee: DEV_ACCOUNTS[PAYEE],
+        signers: SIGNERS.map(|index| DEV_ACCOUNTS[index]).to_vec(),
+    };
+    let coherent = compare_town(&chain.provider(), &town, journal, payments).await?;
+    audit(chain, journal).await?;
+    Ok(coherent.payments)
+}
+
+/// Has the chain prove a journal, to the wei, as `pay402 reconcile` does.
+async fn audit(chain: &Devchain, journal: &dyn Journal) -> Result<()> {
+    let rpc = Rpc::provided(&network(), &chain.provider());
+    let mut audit = Audit::begin(network(), rpc, AssetTable::defaults()).await?;
+    audit.add(journal.books(&network(), 0, usize::MAX).await?);
+    let audited = audit.finish(&Scope::default()).await?;
+    match audited.standing() {
+        Standing::Proven if audited.open == 0 => Ok(()),
+        standing => {
+            let findings = audited.violations.iter().chain(&audited.unknown);
+            let told: Vec<String> = findings
+                .map(|it| format!("{} {}: {}", it.what.name(), it.subject, it.message))
+                .collect();
+            let open = audited.open;
+            Err(format!("the books are {}, {open} open: {told:?}", standing.name()).into())
         }
     }
 }

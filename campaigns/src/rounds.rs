@@ -126,6 +126,13 @@ impl Plan {
         Ok(())
     }
 
+    /// The command that does the same again.
+    pub(crate) fn again(&self) -> String {
+        let Self { verb, extent, seed, store, .. } = self;
+        let extent = format!("{extent:?}").to_lowercase();
+        format!("cargo xtask {verb} --{extent} --store {} --seed {seed}", store.name())
+    }
+
     fn name(&self, round: u64) -> String {
         format!("{:?} {} {} {round}", self.extent, self.store.name(), self.seed)
     }

@@ -26,6 +26,8 @@ usage: cargo xtask <verb>
   campaign         what takes too long for every run: 20,000 mutated payments, each refused or the same
   sim [--short|--long] [--resume] [--shard I/N] [--seed N] [--only SEED]
                    the engine in worlds that a seed decides; --only tells one step by step
+  crash [--short|--long] [--seed N] [--resume] [--shard I/N] [--store sqlite|postgres]
+                   the facilitator killed at every failpoint and at random moments, and asked again
   cluster [--short|--long] [--resume] [--shard I/N] [--seed N]
                    replicas on PostgreSQL under load, one killed every ten seconds, one frozen
   replay [the same]
@@ -73,6 +75,7 @@ fn run(arguments: &[String]) -> Outcome {
         ["campaign"] => suites::campaign(&root),
         ["tidy"] => tidy::run(&root),
         ["ci"] => checks::run(&root),
+        ["crash", ref rest @ ..] => campaigns::run(&root, "crash", rest),
         ["cluster", ref rest @ ..] => campaigns::run(&root, "cluster", rest),
         ["sim", ref rest @ ..] => campaigns::run(&root, "sim", rest),
         ["replay", ref rest @ ..] => campaigns::run(&root, "replay", rest),

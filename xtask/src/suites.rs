@@ -118,6 +118,11 @@ fn plan(root: &Path, extent: Extent, binary: &Path, postgresql: bool) -> Vec<(&'
         }
         let chaos = campaigns::step(root, "chaos", Path::new(&*binary), &["--short"]);
         suites.push(("chaos", chaos));
+        let stores = [("crash", "sqlite"), ("crash on postgres", "postgres")];
+        for (suite, store) in stores.into_iter().filter(|it| postgresql || it.1 == "sqlite") {
+            let arguments = ["--short", "--store", store];
+            suites.push((suite, campaigns::step(root, "crash", Path::new(&*binary), &arguments)));
+        }
     }
     suites
 }
@@ -195,10 +200,12 @@ mod tests {
             names(extent).into_iter().filter(|name| *name != "power cut").collect()
         };
         assert_eq!(fixed(Extent::Quick), ["rust", "doc tests"]);
-        let full = ["rust", "doc tests", "contracts", "interop", "permit2", "sim", "chaos"];
+        let full =
+            ["rust", "doc tests", "contracts", "interop", "permit2", "sim", "chaos", "crash"];
         assert_eq!(fixed(Extent::Full), full);
         let all = plan(root, Extent::Full, Path::new("bin"), true);
-        let last: Vec<_> = all.iter().rev().take(3).map(|(name, _)| *name).collect();
-        assert_eq!(last, ["chaos", "replay", "cluster"], "where there is a server");
+        let last: Vec<_> = all.iter().rev().take(5).map(|(name, _)| *name).collect();
+        let with_server = ["crash on postgres", "crash", "chaos", "replay", "cluster"];
+        assert_eq!(last, with_server, "where there is a server");
     }
 }

@@ -1,9 +1,9 @@
 //! Failpoints: named places between a durable write and an outside effect.
 //!
 //! A test stops the process, or this engine alone, exactly there, starts again and looks whether
-//! the payment settles once. Every such edge has a point in [`Failpoint::ALL`]; the crash tests
-//! walk that list, so a new edge without a scenario fails. Without the feature `failpoints`
-//! nothing here does anything.
+//! the payment settles once. Every such edge has a point in [`Failpoint::ALL`]; the campaign `crash`
+//! walks that list, and a new edge without a scenario does not compile there. Without the feature
+//! `failpoints` nothing here does anything.
 
 use std::fmt;
 #[cfg(feature = "failpoints")]
@@ -26,7 +26,7 @@ macro_rules! failpoints {
         pub enum Failpoint { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Failpoint {
-            /// Every point, in the order in which a settlement passes them.
+            /// Every point, about in the order in which they are passed.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// The name that [`VARIABLE`] takes.
@@ -38,6 +38,14 @@ macro_rules! failpoints {
 }
 
 failpoints! {
+    /// The journal says that this process leads; it has taken nothing up.
+    AfterLeaseBeforeTakeUp = "after-lease-before-take-up";
+    /// What was left behind is in hand; nothing of it is sent.
+    AfterTakeUpBeforeLaunch = "after-take-up-before-launch";
+    /// What was left behind is on its way; no call is taken yet.
+    AfterTakeUpBeforeCalls = "after-take-up-before-calls";
+    /// The journal has the lease renewed; this process does not know.
+    AfterRenewalBeforeHeard = "after-renewal-before-heard";
     /// What a payment had to wait for is done, and closed in the journal; the payment is not entered.
     AfterErrandBeforePayment = "after-errand-before-payment";
     /// The payment is in the journal; the worker does not know of it.
@@ -60,6 +68,14 @@ failpoints! {
     AfterReplaceJournalBeforeSend = "after-replace-journal-before-send";
     /// A node has the bytes; the journal does not say so.
     AfterSendBeforeSent = "after-send-before-sent";
+    /// A node has the bytes of several payments; the journal does not say so of any.
+    AfterPackSendBeforeSent = "after-pack-send-before-sent";
+    /// A node has a replacement; the journal does not say so.
+    AfterReplaceSendBeforeSent = "after-replace-send-before-sent";
+    /// The journal says that a caller has left without the outcome; it was not told so.
+    AfterLeaveBeforePending = "after-leave-before-pending";
+    /// The journal says that a caller who came again waits; nobody does.
+    AfterSeatBeforeWait = "after-seat-before-wait";
     /// The chain proved the outcome; the journal does not have it.
     AfterProofBeforeClose = "after-proof-before-close";
     /// The chain undid the block that closed an entry; the journal does not know of it.
@@ -68,8 +84,34 @@ failpoints! {
     AfterReopenBeforeResend = "after-reopen-before-resend";
     /// The journal has the outcome; the caller was not told.
     AfterCloseBeforeAnswer = "after-close-before-answer";
+    /// Several were closed in one commit; the caller of one was told, those of the others were not.
+    AfterTellBeforeOthers = "after-tell-before-others";
     /// The journal says that an owed success was told; the caller was not told.
     AfterCollectBeforeAnswer = "after-collect-before-answer";
+    /// Blocks are deep enough and watched no longer; the journal still has what was kept for them.
+    AfterDeepBeforeBury = "after-deep-before-bury";
+    /// Where a webhook begins is in the journal; it was sent nothing.
+    AfterHookBeginsBeforePost = "after-hook-begins-before-post";
+    /// A receiver has an event; the journal does not say so.
+    AfterPostBeforeNoted = "after-post-before-noted";
+    /// The journal says how far a webhook has come; the events after that are not sent.
+    AfterNotedBeforePost = "after-noted-before-post";
+    /// The desk has stopped; the lease is not released.
+    AfterStopBeforeRelease = "after-stop-before-release";
+    /// The lease is released; the process has not ended.
+    AfterReleaseBeforeEnd = "after-release-before-end";
+}
+
+impl Failpoint {
+    /// Those that every payment passes, and every errand, whatever else is under way.
+    pub const PLAIN: [Self; 6] = [
+        Self::AfterEnter,
+        Self::AfterSignBeforeJournal,
+        Self::AfterJournalBeforeSend,
+        Self::AfterSendBeforeSent,
+        Self::AfterProofBeforeClose,
+        Self::AfterCloseBeforeAnswer,
+    ];
 }
 
 impl fmt::Display for Failpoint {

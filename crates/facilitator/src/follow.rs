@@ -69,7 +69,14 @@ pub(crate) async fn send(crew: &Crew, flight: &Flight) -> Handed {
             if let Some(lane) = lane {
                 lane.accepted();
             }
-            crew.desk.options.failpoints.pass(Failpoint::AfterSendBeforeSent).await;
+            let failpoints = &crew.desk.options.failpoints;
+            failpoints.pass(Failpoint::AfterSendBeforeSent).await;
+            if flight.members.len() > 1 {
+                failpoints.pass(Failpoint::AfterPackSendBeforeSent).await;
+            }
+            if !flight.sent().replaced.is_empty() {
+                failpoints.pass(Failpoint::AfterReplaceSendBeforeSent).await;
+            }
             crew.scribe.note_sent(flight.members.iter().map(|it| it.custody.key.clone())).await;
             Handed::Taken
         }

@@ -8,6 +8,7 @@ use pay402_core::error::Misconfigured;
 use pay402_core::journal::{Holder, JournalError, Lease, Leased};
 
 use crate::desk::{Desk, Run};
+use crate::failpoint::Failpoint;
 
 /// How often a lease that another process holds is asked for.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -55,6 +56,7 @@ pub(crate) async fn keep(desk: Arc<Desk>, holder: Holder, lease: Lease) {
     loop {
         tokio::time::sleep(every).await;
         let answer = ask(&desk, &holder).await;
+        desk.options.failpoints.pass(Failpoint::AfterRenewalBeforeHeard).await;
         desk.journal_down.store(answer.is_err(), Ordering::Relaxed);
         match answer {
             Ok(Leased::Granted(renewed)) if renewed == lease => {}

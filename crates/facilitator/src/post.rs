@@ -18,6 +18,7 @@ use pay402_core::journal::{Holder, Lease, Leased};
 use tokio::sync::watch;
 
 use crate::desk::{Desk, Run};
+use crate::failpoint::Failpoint;
 use crate::lease::{self, ASK_AGAIN};
 use crate::scribe::Scribe;
 use crate::worker::{self, Crew};
@@ -300,6 +301,7 @@ impl Post {
     /// Takes up what earlier tenures left unfinished, then takes calls.
     async fn take_up(&self, crew: &Crew) -> Result<(), recover::Unrecovered> {
         let desk = &crew.desk;
+        desk.options.failpoints.pass(Failpoint::AfterLeaseBeforeTakeUp).await;
         let since = desk.clock.now().minus_s(losses::WINDOW_S);
         desk.losses.remember(desk.journal.losses(&desk.id, since).await?);
         crate::watch::take_up(desk).await?;
@@ -310,6 +312,7 @@ impl Post {
         if let Err(error) = funds::look(desk).await {
             tracing::warn!(network = %desk.id, %error, "the signers' funds are unknown");
         }
+        desk.options.failpoints.pass(Failpoint::AfterTakeUpBeforeCalls).await;
         desk.spawn(recover::search(crew.clone()));
         desk.spawn(funds::watch(Arc::clone(desk)));
         self.place.send_replace(Place::Here(crew.clone()));
@@ -337,7 +340,11 @@ impl Post {
             Run::LeaseLost => tracing::warn!(network = %desk.id, "another process leads now"),
             // As a crash would: not a word to anybody.
             Run::Crashed => {}
-            _ => lease::release(desk, lease).await,
+            _ => {
+                desk.options.failpoints.pass(Failpoint::AfterStopBeforeRelease).await;
+                lease::release(desk, lease).await;
+                desk.options.failpoints.pass(Failpoint::AfterReleaseBeforeEnd).await;
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ use pay402_core::journal::{Delivery, JournalError, SignedAs, Stage};
 use pay402_core::network::{SecretBytes, SentAs};
 
 use crate::desk::{Custody, Desk};
+use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::seal::{Content, Unopened};
 use crate::worker::{Crew, Flight, Job, Member, launch};
@@ -75,6 +76,9 @@ pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
     let mut flights: Vec<Flight> = flights.into_values().collect();
     for flight in &mut flights {
         flight.members.sort_by_key(|member| member.sent.part.index);
+    }
+    if count > 0 {
+        desk.options.failpoints.pass(Failpoint::AfterTakeUpBeforeLaunch).await;
     }
     if !flights.is_empty() {
         desk.spawn(launch(crew.clone(), flights));

@@ -210,12 +210,17 @@ impl Task {
         if answered.iter().any(|(_, entries)| entries.iter().any(is_final)) {
             self.desk.options.failpoints.pass(Failpoint::AfterCloseBeforeAnswer).await;
         }
+        let mut told = 0;
         for (done, entries) in answered {
             for entry in &entries {
                 if !is_final(entry) {
                     self.desk.losses.take_back(entry);
                     continue;
                 }
+                if told > 0 {
+                    self.desk.options.failpoints.pass(Failpoint::AfterTellBeforeOthers).await;
+                }
+                told += 1;
                 // Before anybody is told: who is told may present the next payment at once.
                 let now = self.desk.clock.now();
                 self.report(entry);

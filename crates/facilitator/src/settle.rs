@@ -389,7 +389,9 @@ impl Call {
                 let Some(ticket) = desk.waiters.take(key, Role::Entering) else {
                     return Step::Answer(pending(Some(entry)));
                 };
-                match desk.hand_over(key, Delivery::Owed, Delivery::Waiting).await {
+                let seated = desk.hand_over(key, Delivery::Owed, Delivery::Waiting).await;
+                desk.options.failpoints.pass(Failpoint::AfterSeatBeforeWait).await;
+                match seated {
                     Ok(true) => ticket.own(),
                     other => return self.changed(entry, other),
                 }
@@ -465,7 +467,10 @@ impl Call {
                     }
                 }
             }
-            Ok(_) => Step::Answer(self.pending_now().await),
+            Ok(_) => {
+                desk.options.failpoints.pass(Failpoint::AfterLeaveBeforePending).await;
+                Step::Answer(self.pending_now().await)
+            }
             Err(_) => Step::Answer(pending(None)),
         }
     }

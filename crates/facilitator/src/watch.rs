@@ -175,6 +175,7 @@ async fn look(
     }
     let through = head.block.number.checked_sub(desk.options.burial_blocks);
     if let Some(through) = through.and_then(|through| desk.watched.bury(through)) {
+        desk.options.failpoints.pass(Failpoint::AfterDeepBeforeBury).await;
         bury(desk, lease, through).await?;
     }
     Ok(head)

@@ -12,25 +12,7 @@ async fn a_crash_at_any_edge_settles_exactly_once() {
     let market = Market::start().await;
     let node = market.chain.serve(([127, 0, 0, 1], 0).into()).await.unwrap();
     let price = u128::from(PRICE_ATOMIC);
-    for failpoint in Failpoint::ALL.iter().copied() {
-        // Reached only by a caller who collects what another one was owed, and by a payment that
-        // waits for an errand (see `errands`), shares a transaction, has it replaced, or whose block is
-        // undone: the facilitator's own tests crash there.
-        let elsewhere = [
-            Failpoint::AfterCollectBeforeAnswer,
-            Failpoint::AfterErrandBeforePayment,
-            Failpoint::AfterPackSignBeforeJournal,
-            Failpoint::AfterPackJournalBeforeSend,
-            Failpoint::AfterPackProofBeforeClose,
-            Failpoint::AfterPackCloseBeforeAlone,
-            Failpoint::AfterReplaceBeforeJournal,
-            Failpoint::AfterReplaceJournalBeforeSend,
-            Failpoint::AfterUndoneBeforeReopen,
-            Failpoint::AfterReopenBeforeResend,
-        ];
-        if elsewhere.contains(&failpoint) {
-            continue;
-        }
+    for failpoint in Failpoint::PLAIN {
         let journal = market.folder.path().join(format!("{failpoint}.db"));
         let wiring = Wiring::new(node.http_url(), journal);
         let presented = market.signed("/paid", WireVersion::V2).await;

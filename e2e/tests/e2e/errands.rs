@@ -273,23 +273,6 @@ fn stage(entry: Option<&Entry>) -> &'static str {
     }
 }
 
-/// The points that every entry passes, and no entry twice.
-fn points() -> impl Iterator<Item = Failpoint> {
-    let others = [
-        Failpoint::AfterErrandBeforePayment,
-        Failpoint::AfterCollectBeforeAnswer,
-        Failpoint::AfterPackSignBeforeJournal,
-        Failpoint::AfterPackJournalBeforeSend,
-        Failpoint::AfterPackProofBeforeClose,
-        Failpoint::AfterPackCloseBeforeAlone,
-        Failpoint::AfterReplaceBeforeJournal,
-        Failpoint::AfterReplaceJournalBeforeSend,
-        Failpoint::AfterUndoneBeforeReopen,
-        Failpoint::AfterReopenBeforeResend,
-    ];
-    Failpoint::ALL.iter().copied().filter(move |point| !others.contains(point))
-}
-
 async fn all_of(mut crashes: JoinSet<()>) {
     while let Some(crash) = crashes.join_next().await {
         crash.unwrap();
@@ -300,7 +283,7 @@ async fn all_of(mut crashes: JoinSet<()>) {
 async fn a_crash_at_any_edge_advances_approves_and_pays_exactly_once() {
     // Three entries, of which two are errands.
     let mut crashes = JoinSet::new();
-    for point in points() {
+    for point in Failpoint::PLAIN {
         crashes.spawn(async move {
             for index in 0..=PAYMENT {
                 sponsor_through_a_crash(point, index).await;
@@ -388,7 +371,7 @@ fn approval_of(payment: &Payment) -> TxEnvelope {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_edge_adopts_and_registers_exactly_once() {
     let mut crashes = JoinSet::new();
-    for point in points() {
+    for point in Failpoint::PLAIN {
         crashes.spawn(adopt_through_a_crash(point));
     }
     all_of(crashes).await;

@@ -32,6 +32,7 @@ use self::target::Guard;
 pub use self::target::Targets;
 use crate::api::{Reader, event};
 use crate::desk::Desk;
+use crate::failpoint::Failpoint;
 use crate::metrics::Count;
 
 /// Times that an event is sent before it is given up: more than an hour.
@@ -257,6 +258,10 @@ impl Outbox {
                 }
             })
             .await;
+        let failpoints = &self.desk.options.failpoints;
+        if sent_some {
+            failpoints.pass(Failpoint::AfterPostBeforeNoted).await;
+        }
         let mut noted = cursor.noted;
         if sent_some || last.saturating_sub(noted) >= PASSED_MAX {
             let from = Some(noted);
@@ -266,6 +271,7 @@ impl Outbox {
                 return Ok(Forward::More);
             }
             noted = last;
+            failpoints.pass(Failpoint::AfterNotedBeforePost).await;
         }
         self.cursor = Some(Cursor { noted, at: last });
         Ok(Forward::More)
@@ -280,6 +286,7 @@ impl Outbox {
             }
             let end = self.desk.journal.history_end().await?;
             self.desk.journal.move_hook(&self.lease, name, None, end).await?;
+            self.desk.options.failpoints.pass(Failpoint::AfterHookBeginsBeforePost).await;
         }
     }
 
