@@ -16,7 +16,7 @@ use pay402_core::{
 };
 use pay402_devchain::Devchain;
 use pay402_devchain::genesis::{DEV_ACCOUNTS, USDC_ADDRESS, usdc_balance_slot};
-use pay402_evm::{AssetTable, ExactClient, ExactServer};
+use pay402_evm::{AssetTable, ExactClient, ExactServer, Rpc};
 use pay402_store::SqliteLedger;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -24,7 +24,9 @@ use tokio::time::Instant;
 use crate::Result;
 use crate::replicas::{PAYEE, network};
 
-const PRICE: &str = "$0.001";
+pub(crate) const PRICE: &str = "$0.001";
+/// The same in atomic units.
+pub(crate) const PRICE_ATOMIC: u64 = 1_000;
 /// What a payer has at first, in atomic units.
 pub(crate) const FUNDS: u64 = 1_000_000_000_000;
 /// How long a payment may take, in seconds.
@@ -38,7 +40,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Who pays, in turns.
 pub(crate) struct Payers {
-    clients: Vec<(Address, ExactClient<PrivateKeySigner>)>,
+    clients: Vec<(Address, PrivateKeySigner, ExactClient<PrivateKeySigner>)>,
     offer: Requirements,
     ledger: SqliteLedger,
     policy: OwnerPolicy,
@@ -70,7 +72,7 @@ impl Payers {
             let signer = PrivateKeySigner::from_bytes(&key).expect("a hash is a key");
             let address = signer.address();
             chain.set_storage(USDC_ADDRESS, usdc_balance_slot(address), U256::from(FUNDS));
-            (address, ExactClient::new(signer, AssetTable::defaults()))
+            (address, signer.clone(), ExactClient::new(signer, AssetTable::defaults()))
         });
         let tariff = Tariff::Usd(Price::parse(PRICE)?);
         let payee = DEV_ACCOUNTS[PAYEE].to_string();
@@ -85,9 +87,26 @@ impl Payers {
     pub(crate) fn fund_last(&self, chain: &Devchain, funds: u64) -> Result<()> {
         let count = u64::try_from(self.clients.len())?;
         let turn = self.made.checked_sub(1).ok_or("nobody had a turn")? % count;
-        let (address, _) = self.clients[usize::try_from(turn)?];
+        let (address, ..) = self.clients[usize::try_from(turn)?];
         chain.set_storage(USDC_ADDRESS, usdc_balance_slot(address), U256::from(funds));
         Ok(())
+    }
+
+    /// The payers' addresses, as ledgers have them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.clients.iter().map(|(address, ..)| format!("{address:#x}"))
+    }
+
+    /// The payers as wallets have them, who read on `chain` what became of their payments.
+    pub(crate) fn schemes(
+        &self,
+        chain: &Devchain,
+    ) -> impl Iterator<Item = ExactClient<PrivateKeySigner>> {
+        let rpc = Rpc::provided(&network(), &chain.provider());
+        self.clients.iter().map(move |(_, signer, _)| {
+            let scheme = ExactClient::new(signer.clone(), AssetTable::defaults());
+            scheme.with_rpc(network(), rpc.clone())
+        })
     }
 
     /// A new payment, by the next in turn.
@@ -95,7 +114,7 @@ impl Payers {
         let number = self.made;
         self.made += 1;
         let turn = usize::try_from(number)? % self.clients.len();
-        let (address, payer) = &self.clients[turn];
+        let (address, _, payer) = &self.clients[turn];
         let quote = payer.quote(&self.offer)?;
         let id = Digest::of(&[b"campaign", &number.to_be_bytes()]);
         let origin = "http://127.0.0.1".to_owned();
@@ -121,6 +140,11 @@ impl Payers {
 }
 
 impl Signed {
+    /// The body of `POST /verify`.
+    pub(crate) fn verify_body(&self) -> String {
+        encode_facilitator_request(&self.payment, Endpoint::Verify).to_string()
+    }
+
     /// The body of `POST /settle`.
     pub(crate) fn body(&self) -> String {
         encode_facilitator_request(&self.payment, Endpoint::Settle).to_string()
@@ -188,4 +212,17 @@ pub(crate) async fn ask(
         _ if status == reqwest::StatusCode::SERVICE_UNAVAILABLE => Ok(None),
         _ => Ok(Some(Fate::Other(format!("{status} {text}")))),
     }
+}
+
+/// Whether a facilitator says of a payment that it would settle.
+pub(crate) async fn is_verified(
+    client: &reqwest::Client,
+    facilitator: &str,
+    body: &str,
+) -> std::result::Result<bool, String> {
+    let asking = client.post(format!("{facilitator}/verify"));
+    let asking = asking.header("content-type", "application/json").body(body.to_owned());
+    let answer = asking.send().await.map_err(|error| error.to_string())?;
+    let told: Value = answer.json().await.map_err(|error| error.to_string())?;
+    Ok(told["isValid"] == true)
 }

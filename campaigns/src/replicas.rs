@@ -171,11 +171,7 @@ impl World {
 
     /// Transactions of the signers that were mined.
     pub(crate) async fn transactions(&self) -> Result<u64> {
-        let mut sum = 0;
-        for index in SIGNERS {
-            sum += self.chain.provider().get_transaction_count(DEV_ACCOUNTS[index]).await?;
-        }
-        Ok(sum)
+        transactions(&self.chain).await
     }
 
     /// How often another one began to lead.
@@ -248,6 +244,11 @@ impl Replica {
             self.child = None;
         }
         Ok(status)
+    }
+
+    /// The process's number, while there is one.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Whether the process has ended.
@@ -348,6 +349,15 @@ async fn audit(chain: &Devchain, journal: &dyn Journal) -> Result<()> {
             Err(format!("the books are {}, {open} open: {told:?}", standing.name()).into())
         }
     }
+}
+
+/// Transactions of the signers that were mined.
+pub(crate) async fn transactions(chain: &Devchain) -> Result<u64> {
+    let mut sum = 0;
+    for index in SIGNERS {
+        sum += chain.provider().get_transaction_count(DEV_ACCOUNTS[index]).await?;
+    }
+    Ok(sum)
 }
 
 /// The network that the world is on.

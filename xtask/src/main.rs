@@ -28,6 +28,10 @@ usage: cargo xtask <verb>
                    the engine in worlds that a seed decides; --only tells one step by step
   crash [--short|--long] [--seed N] [--resume] [--shard I/N] [--store sqlite|postgres]
                    the facilitator killed at every failpoint and at random moments, and asked again
+  overdraft [the same]
+                   a wallet with the price of one, and a hundred distinct payments of it at once
+  soak [--short|--long] [--store sqlite|postgres]
+                   300 or 20,000 payments; all books, logs, balances and gas alike, memory flat
   cluster [--short|--long] [--resume] [--shard I/N] [--seed N]
                    replicas on PostgreSQL under load, one killed every ten seconds, one frozen
   replay [the same]
@@ -75,6 +79,8 @@ fn run(arguments: &[String]) -> Outcome {
         ["campaign"] => suites::campaign(&root),
         ["tidy"] => tidy::run(&root),
         ["ci"] => checks::run(&root),
+        ["overdraft", ref rest @ ..] => campaigns::run(&root, "overdraft", rest),
+        ["soak", ref rest @ ..] => campaigns::run(&root, "soak", rest),
         ["crash", ref rest @ ..] => campaigns::run(&root, "crash", rest),
         ["cluster", ref rest @ ..] => campaigns::run(&root, "cluster", rest),
         ["sim", ref rest @ ..] => campaigns::run(&root, "sim", rest),

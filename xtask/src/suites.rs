@@ -118,10 +118,17 @@ fn plan(root: &Path, extent: Extent, binary: &Path, postgresql: bool) -> Vec<(&'
         }
         let chaos = campaigns::step(root, "chaos", Path::new(&*binary), &["--short"]);
         suites.push(("chaos", chaos));
-        let stores = [("crash", "sqlite"), ("crash on postgres", "postgres")];
-        for (suite, store) in stores.into_iter().filter(|it| postgresql || it.1 == "sqlite") {
+        let on_both = [
+            ("crash", "crash", "sqlite"),
+            ("overdraft", "overdraft", "sqlite"),
+            ("soak", "soak", "sqlite"),
+            ("crash on postgres", "crash", "postgres"),
+            ("overdraft on postgres", "overdraft", "postgres"),
+        ];
+        for (suite, verb, store) in on_both.into_iter().filter(|it| postgresql || it.2 == "sqlite")
+        {
             let arguments = ["--short", "--store", store];
-            suites.push((suite, campaigns::step(root, "crash", Path::new(&*binary), &arguments)));
+            suites.push((suite, campaigns::step(root, verb, Path::new(&*binary), &arguments)));
         }
     }
     suites
@@ -200,12 +207,13 @@ mod tests {
             names(extent).into_iter().filter(|name| *name != "power cut").collect()
         };
         assert_eq!(fixed(Extent::Quick), ["rust", "doc tests"]);
-        let full =
-            ["rust", "doc tests", "contracts", "interop", "permit2", "sim", "chaos", "crash"];
+        let rust = ["rust", "doc tests", "contracts", "interop", "permit2"];
+        let full = [&rust[..], &["sim", "chaos", "crash", "overdraft", "soak"]].concat();
         assert_eq!(fixed(Extent::Full), full);
         let all = plan(root, Extent::Full, Path::new("bin"), true);
-        let last: Vec<_> = all.iter().rev().take(5).map(|(name, _)| *name).collect();
-        let with_server = ["crash on postgres", "crash", "chaos", "replay", "cluster"];
-        assert_eq!(last, with_server, "where there is a server");
+        let server = ["cluster", "replay", "crash on postgres", "overdraft on postgres"];
+        for suite in server {
+            assert!(all.iter().any(|(name, _)| *name == suite), "{suite}, where there is a server");
+        }
     }
 }
