@@ -1,6 +1,6 @@
 //! Campaigns: what takes too long for every run, with processes of the built `pay402` or with its engine.
 //!
-//! Run by `cargo xtask sim`, `crash`, `cluster`, `replay`, `chaos`, `overdraft` and `soak`. Each ends with one line of figures, and
+//! Run by `cargo xtask sim`, `crash`, `cluster`, `replay`, `chaos`, `overdraft`, `storage` and `soak`. Each ends with one line of figures, and
 //! with a failure on any violation. A campaign is made of rounds, each in a world of its own and
 //! checked at its end; those of the long form can be resumed and shared out.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
@@ -12,6 +12,10 @@ mod chaos;
 mod cluster;
 #[cfg(unix)]
 mod crash;
+#[cfg(unix)]
+#[allow(clippy::unwrap_used, unreachable_pub, reason = "a file of the store's tests")]
+#[path = "../../crates/store/tests/sqlite/disk.rs"]
+mod disk;
 #[cfg(unix)]
 mod overdraft;
 #[cfg(unix)]
@@ -30,6 +34,8 @@ mod sim;
 mod site;
 #[cfg(unix)]
 mod soak;
+#[cfg(unix)]
+mod storage;
 
 use std::process::ExitCode;
 
@@ -37,12 +43,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Failure>;
 
 const USAGE: &str = "\
-usage: campaigns sim|crash|cluster|replay|chaos|overdraft|soak --bin FILE [--short|--long] [--resume] [--shard I/N] [--seed N]
+usage: campaigns sim|crash|cluster|replay|chaos|overdraft|storage|soak --bin FILE [--short|--long] [--resume] [--shard I/N] [--seed N]
   --bin FILE    the built pay402
   --short       about a minute; the default
   --long        sim: 100,000 seeds; cluster, chaos: 30 minutes; replay: 20 rounds;
                 crash: 25 kills at each failpoint and 1,000 at random moments;
-                overdraft: 50 wallets; soak: 20,000 payments
+                overdraft: 50 wallets; soak: 20,000 payments;
+                storage: 200 runs that lose what was not synced and 20 with a full disk
   --resume      leave out rounds that a run before this one finished
   --shard I/N   every Nth round, from the Ith on
   --seed N      where the randomness begins; by default 1
@@ -73,6 +80,7 @@ fn begin(arguments: &[String]) -> Result<String> {
     match verb.as_str() {
         "cluster" => runtime.block_on(cluster::run(&plan)),
         "overdraft" => runtime.block_on(overdraft::run(&plan)),
+        "storage" => runtime.block_on(storage::run(&plan)),
         "soak" => runtime.block_on(soak::run(&plan)),
         "crash" => runtime.block_on(crash::run(&plan)),
         "replay" => runtime.block_on(replay::run(&plan)),

@@ -208,6 +208,18 @@ impl Replica {
 
     /// The same; the process aborts at `failpoint`, if one is given.
     pub(crate) fn start_at(&mut self, failpoint: Option<&str>) -> Result<()> {
+        let program = Command::new(&self.bin);
+        self.start_as(program, failpoint)
+    }
+
+    /// The same, by another program that is given these words before the command.
+    pub(crate) fn start_under(&mut self, program: &str, words: &[&str]) -> Result<()> {
+        let mut command = Command::new(program);
+        command.args(words).arg(&self.bin);
+        self.start_as(command, None)
+    }
+
+    fn start_as(&mut self, mut command: Command, failpoint: Option<&str>) -> Result<()> {
         if let Some(child) = &mut self.child {
             match child.try_wait()? {
                 None => return Ok(()),
@@ -218,7 +230,6 @@ impl Replica {
         }
         let log =
             File::options().create(true).append(true).open(self.config.with_extension("log"))?;
-        let mut command = Command::new(&self.bin);
         command.args(["facilitator", "--config"]).arg(&self.config).env_clear();
         command.env("RUST_LOG", "warn,pay402_facilitator=info");
         for (number, index) in SIGNERS.iter().enumerate() {

@@ -115,9 +115,15 @@ impl Site {
 
     /// Starts the process after one that is gone, and lets it abort at `failpoint`, if one is given.
     pub(crate) async fn start(&mut self, failpoint: Option<&str>) -> Result<()> {
+        self.make_way().await?;
+        self.process.start_at(failpoint)
+    }
+
+    /// Lets the next process lead at once: the one before is gone.
+    pub(crate) async fn make_way(&mut self) -> Result<()> {
         self.shelf.end_lease(self.starts).await?;
         self.starts += 1;
-        self.process.start_at(failpoint)
+        Ok(())
     }
 
     /// Waits until the process can be sent payments, or has ended.

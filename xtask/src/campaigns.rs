@@ -1,4 +1,4 @@
-//! `sim`, `crash`, `overdraft`, `soak`, `cluster`, `replay` and `chaos`: build `pay402` and the driver in `campaigns/`, and run it.
+//! `sim`, `crash`, `overdraft`, `storage`, `soak`, `cluster`, `replay` and `chaos`: build `pay402` and the driver in `campaigns/`, and run it.
 
 use std::path::Path;
 use std::time::Duration;

@@ -30,6 +30,8 @@ usage: cargo xtask <verb>
                    the facilitator killed at every failpoint and at random moments, and asked again
   overdraft [the same]
                    a wallet with the price of one, and a hundred distinct payments of it at once
+  storage [--short|--long] [--resume] [--shard I/N] [--seed N]
+                   what was not synced is lost, or the disk is full (with strace)
   soak [--short|--long] [--store sqlite|postgres]
                    300 or 20,000 payments; all books, logs, balances and gas alike, memory flat
   cluster [--short|--long] [--resume] [--shard I/N] [--seed N]
@@ -80,6 +82,7 @@ fn run(arguments: &[String]) -> Outcome {
         ["tidy"] => tidy::run(&root),
         ["ci"] => checks::run(&root),
         ["overdraft", ref rest @ ..] => campaigns::run(&root, "overdraft", rest),
+        ["storage", ref rest @ ..] => campaigns::run(&root, "storage", rest),
         ["soak", ref rest @ ..] => campaigns::run(&root, "soak", rest),
         ["crash", ref rest @ ..] => campaigns::run(&root, "crash", rest),
         ["cluster", ref rest @ ..] => campaigns::run(&root, "cluster", rest),

@@ -118,6 +118,12 @@ fn plan(root: &Path, extent: Extent, binary: &Path, postgresql: bool) -> Vec<(&'
         }
         let chaos = campaigns::step(root, "chaos", Path::new(&*binary), &["--short"]);
         suites.push(("chaos", chaos));
+        if process::works("strace", &["--version"]) {
+            let storage = campaigns::step(root, "storage", Path::new(&*binary), &["--short"]);
+            suites.push(("storage", storage));
+        } else {
+            println!("xtask: without strace the campaign storage is left out");
+        }
         let on_both = [
             ("crash", "crash", "sqlite"),
             ("overdraft", "overdraft", "sqlite"),
@@ -204,7 +210,10 @@ mod tests {
         };
         // The power-cut test depends on what the machine has.
         let fixed = |extent| -> Vec<&str> {
-            names(extent).into_iter().filter(|name| *name != "power cut").collect()
+            names(extent)
+                .into_iter()
+                .filter(|name| !["power cut", "storage"].contains(name))
+                .collect()
         };
         assert_eq!(fixed(Extent::Quick), ["rust", "doc tests"]);
         let rust = ["rust", "doc tests", "contracts", "interop", "permit2"];

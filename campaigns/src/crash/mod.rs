@@ -7,8 +7,8 @@
 //! failpoint that is not reached; an event that a webhook was never sent.
 
 mod hook;
-mod scene;
-mod shop;
+pub(crate) mod scene;
+pub(crate) mod shop;
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
@@ -26,11 +26,11 @@ use crate::rounds::{Extent, Plan, Random};
 use crate::site::{Ground, Site};
 
 /// Longest until everything is resolved after a restart.
-const RESOLVED_MAX: Duration = Duration::from_secs(60);
+pub(crate) const RESOLVED_MAX: Duration = Duration::from_secs(60);
 /// Longest until a process comes to its failpoint.
 const REACHED_MAX: Duration = Duration::from_secs(40);
-const BLOCK_TIME: Duration = Duration::from_millis(100);
-const PAYERS: usize = 16;
+pub(crate) const BLOCK_TIME: Duration = Duration::from_millis(100);
+pub(crate) const PAYERS: usize = 16;
 /// Successes that one kill may take with it: those that were marked as told, in one commit, and had not
 /// left yet.
 const UNTOLD_MAX: u64 = 16;
@@ -43,7 +43,7 @@ const AT_ONCE: usize = 4;
 /// Random kills come within so many milliseconds after the process can be sent payments.
 const ALIVE_MS: u64 = 600;
 /// Payments that are presented between two random kills.
-const LOAD: u64 = 6;
+pub(crate) const LOAD: u64 = 6;
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]
@@ -59,16 +59,16 @@ const LONG: Shape = Shape { each: 25, random: (40, 25) };
 
 /// What happened in a round.
 #[derive(Debug, Default)]
-struct Figures {
+pub(crate) struct Figures {
     /// Kills at failpoints, and others.
     struck: u64,
-    killed: u64,
-    payments: u64,
-    settled: u64,
+    pub(crate) killed: u64,
+    pub(crate) payments: u64,
+    pub(crate) settled: u64,
     /// Failed because the payer had spent the money meanwhile, which one scene is about.
     failed: u64,
     /// Settled, and nobody was told: the success was lost with a process that was killed.
-    untold: u64,
+    pub(crate) untold: u64,
     events: u64,
     slowest_ms: u64,
     /// Time between two kills at random moments.
@@ -261,7 +261,7 @@ async fn strike_once(
 const ABORTED: i32 = 6;
 
 /// Starts the process again, has everything resolved, judges, and kills it once more.
-async fn resolve(
+pub(crate) async fn resolve(
     site: &mut Site,
     shop: &mut Shop,
     scene: Scene,

@@ -26,7 +26,7 @@ const BURIED: u64 = 5;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Scene {
+pub(crate) enum Scene {
     /// Several payments at the same moment.
     Burst,
     /// A process that was killed has left something unfinished.
@@ -53,7 +53,7 @@ pub(super) enum Scene {
 
 /// The scene of a failpoint. None for what needs a token without EIP-3009 and a sponsor: the tests of errands
 /// kill a process there.
-pub(super) const fn of(point: Failpoint) -> Option<Scene> {
+pub(crate) const fn of(point: Failpoint) -> Option<Scene> {
     Some(match point {
         Failpoint::AfterErrandBeforePayment => return None,
         Failpoint::AfterLeaseBeforeTakeUp
@@ -88,26 +88,26 @@ pub(super) const fn of(point: Failpoint) -> Option<Scene> {
 
 impl Scene {
     /// Whether a kill takes many seconds.
-    pub(super) fn is_slow(self) -> bool {
+    pub(crate) fn is_slow(self) -> bool {
         self == Self::Dear
     }
 
     /// Whether a journal sees it once.
-    pub(super) fn is_once(self) -> bool {
+    pub(crate) fn is_once(self) -> bool {
         self == Self::FirstHook
     }
 
-    pub(super) const fn has_hook(self) -> bool {
+    pub(crate) const fn has_hook(self) -> bool {
         matches!(self, Self::Hook | Self::FirstHook)
     }
 
     /// Whether a process comes to it several times without being restarted.
-    pub(super) const fn is_passed_often(self) -> bool {
+    pub(crate) const fn is_passed_often(self) -> bool {
         matches!(self, Self::Burst | Self::Impatient | Self::Hook)
     }
 
     /// How long callers wait for one answer.
-    pub(super) const fn patience(self) -> Duration {
+    pub(crate) const fn patience(self) -> Duration {
         match self {
             Self::Impatient => Duration::from_millis(300),
             _ => Duration::from_secs(90),
@@ -115,13 +115,13 @@ impl Scene {
     }
 
     /// Lines of the configuration.
-    pub(super) fn lines(self) -> String {
+    pub(crate) fn lines(self) -> String {
         let buried = (self == Self::Buried).then(|| format!("burial_blocks = {BURIED}\n"));
         format!("strikes_max = 1000\n{}", buried.unwrap_or_default())
     }
 
     /// Does once what makes the process come to the failpoint, sooner or later.
-    pub(super) async fn stir(
+    pub(crate) async fn stir(
         self,
         site: &mut Site,
         shop: &mut Shop,
@@ -192,7 +192,7 @@ impl Scene {
     }
 
     /// Lets the chain go on as before.
-    pub(super) fn calm(self, site: &Site) {
+    pub(crate) fn calm(self, site: &Site) {
         site.chain.release_mempool();
         site.chain.set_mining(Mining::Interval(BLOCK_TIME));
     }

@@ -20,7 +20,7 @@ const COPY_OF: u64 = 4;
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// See the module.
-pub(super) struct Shop {
+pub(crate) struct Shop {
     client: reqwest::Client,
     url: String,
     keys: Vec<PaymentKey>,
@@ -33,7 +33,7 @@ pub(super) struct Shop {
 
 impl Shop {
     /// Callers who wait for one answer so long.
-    pub(super) fn open(site: &Site, patience: Duration) -> Result<Self> {
+    pub(crate) fn open(site: &Site, patience: Duration) -> Result<Self> {
         Ok(Self {
             client: caller_for(patience)?,
             url: site.process.url.clone(),
@@ -46,7 +46,7 @@ impl Shop {
     }
 
     /// Has so many new payments presented at once.
-    pub(super) async fn offer(
+    pub(crate) async fn offer(
         &mut self,
         site: &mut Site,
         count: u64,
@@ -78,12 +78,12 @@ impl Shop {
     }
 
     /// Every payment that was ever presented.
-    pub(super) fn keys(&self) -> &[PaymentKey] {
+    pub(crate) fn keys(&self) -> &[PaymentKey] {
         &self.keys
     }
 
     /// Whether some are still waiting to be told.
-    pub(super) fn are_waiting(&mut self) -> Result<bool> {
+    pub(crate) fn are_waiting(&mut self) -> Result<bool> {
         while let Some(done) = self.buyers.try_join_next() {
             self.take(done?);
         }
@@ -91,7 +91,7 @@ impl Shop {
     }
 
     /// Waits until everybody knows.
-    pub(super) async fn all_answered(&mut self, until: Instant) -> Result<()> {
+    pub(crate) async fn all_answered(&mut self, until: Instant) -> Result<()> {
         while !self.buyers.is_empty() {
             match tokio::time::timeout_at(until, self.buyers.join_next()).await {
                 Ok(Some(done)) => self.take(done?),
@@ -107,7 +107,7 @@ impl Shop {
 
     /// Presents everything again that was presented since the last time, as one does who copied it: whoever
     /// was told a success before, nobody is told it now.
-    pub(super) async fn present_again(&mut self) -> Result<()> {
+    pub(crate) async fn present_again(&mut self) -> Result<()> {
         let client = caller_for(AGAIN_MAX)?;
         for (key, body) in std::mem::take(&mut self.fresh) {
             let fate = buy(&client, std::slice::from_ref(&self.url), 0, &body).await;
@@ -117,7 +117,7 @@ impl Shop {
     }
 
     /// Whether what they were told is what they may be told. The books have been compared.
-    pub(super) fn judge(&mut self, figures: &mut Figures, scene: Scene) -> Result<()> {
+    pub(crate) fn judge(&mut self, figures: &mut Figures, scene: Scene) -> Result<()> {
         let told = u64::try_from(self.told.len())?;
         figures.untold = figures.settled.saturating_sub(told);
         figures.failed = figures.payments.saturating_sub(figures.settled);

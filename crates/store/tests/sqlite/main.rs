@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // this is all test code
 
+mod disk;
 mod file;
 mod history;
 mod power_cut;
