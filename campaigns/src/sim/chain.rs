@@ -60,7 +60,8 @@ impl Tx {
         let text = std::str::from_utf8(raw.expose()).expect("bytes of ours");
         let lines: Vec<&str> = text.lines().collect();
         let number = |index: usize| lines[index].parse().expect("a number of ours");
-        let items = lines[3..].chunks(4).map(item).collect();
+        // A cancellation carries nothing out.
+        let items = lines[3..].chunks(4).filter(|lines| lines.len() == 4).map(item).collect();
         let (signer, hash) = (lines[0].to_owned(), hash_of(raw.expose()));
         Self { signer, nonce: number(1), level: number(2), items, hash }
     }
@@ -79,6 +80,13 @@ fn item(lines: &[&str]) -> Item {
 fn plan_of(plan: &SecretBytes) -> Item {
     let text = std::str::from_utf8(plan.expose()).expect("a plan of ours");
     item(&text.lines().collect::<Vec<_>>())
+}
+
+/// The signer and the nonce of a plan that only consumes it.
+fn cancelled(plan: &SecretBytes) -> Option<(String, u64)> {
+    let text = std::str::from_utf8(plan.expose()).expect("a plan of ours");
+    let (signer, nonce) = text.strip_prefix("cancel ")?.trim_end().split_once(' ')?;
+    Some((signer.to_owned(), nonce.parse().expect("a number of ours")))
 }
 
 /// Whether a payment is left out of every pack: it needs more gas than it gets there.
@@ -164,6 +172,9 @@ pub(super) struct State {
     forks: u64,
     /// Everything that a node was ever given: who carried out what with which nonce.
     handed: BTreeMap<(String, u64), Vec<String>>,
+    /// What payments were charged for undone packs that had left them out: a share that stays on its account
+    /// although nobody paid it in the end.
+    pub(super) left_out_undone: u64,
     /// What must not be.
     pub(super) violations: Vec<String>,
 }
@@ -184,6 +195,7 @@ impl State {
             packing: None,
             forks: 0,
             handed: BTreeMap::new(),
+            left_out_undone: 0,
             violations: Vec::new(),
         }
     }
@@ -228,7 +240,16 @@ impl State {
         self.forks += 1;
         for _ in 0..depth.min(self.height()) {
             let block = self.blocks.pop().expect("there is a block");
-            for (tx, _) in block.txs {
+            for (tx, made) in block.txs {
+                if tx.items.len() > 1 {
+                    let left_out = (0..).zip(&made).filter(|(_, made)| !**made);
+                    let of = narrow(tx.items.len());
+                    let share = |(index, _)| {
+                        let part = pay402_core::network::Part { index, of };
+                        part.share(tx.fee().into()).to_u256().saturating_to::<u64>()
+                    };
+                    self.left_out_undone += left_out.map(share).sum::<u64>();
+                }
                 if comes_back() {
                     self.pool.insert((tx.signer.clone(), tx.nonce), tx);
                 }
@@ -429,6 +450,23 @@ impl View<'_> {
         self.head + 1 - height >= self.state.confirmations
     }
 
+    /// Where a transaction stands that only consumes a nonce.
+    fn status_of_cancellation(&self, sent: Option<&SentAs>) -> ChainStatus {
+        let Some((tx, height)) = sent.and_then(|sent| self.mined(sent)) else {
+            let consumed = |signer: &str| self.consumed(signer).max(self.ahead(signer));
+            let displaced = sent.is_some_and(|sent| consumed(&sent.signer) > sent.nonce);
+            return ChainStatus::Open { expired: false, displaced };
+        };
+        let transaction = tx.hash.clone();
+        match self.is_deep(height) {
+            true => {
+                let block = self.state.block_id(height);
+                ChainStatus::Proven { transaction, number: height, block, fee: tx.fee().into() }
+            }
+            false => ChainStatus::Shallow { transaction },
+        }
+    }
+
     /// As the EVM network tells it: see `pay402_evm::network::status`.
     fn status(&self, item: &Item, sent: Option<&SentAs>) -> ChainStatus {
         let ours = sent.and_then(|sent| Some((sent, self.mined(sent)?)));
@@ -459,11 +497,13 @@ impl View<'_> {
                 }
             };
         };
+        let ours_at = ours.map_or(0, |(_, (_, height))| height);
+        let newest = self.state.block_id(used.height.max(ours_at));
         let Some((hash, by)) = &used.by else {
             return match self.head - used.height >= CANCEL_DEPTH {
                 true => ChainStatus::Failed {
                     refused: Refusal::AuthorizationCanceled.into(),
-                    block: self.state.block_id(used.height),
+                    block: newest,
                     fee: cost,
                 },
                 false => ChainStatus::Open { expired: false, displaced: false },
@@ -483,8 +523,8 @@ impl View<'_> {
             _ => Amount::ZERO,
         };
         let fee = cost.checked_add(other).expect("small fees");
-        let block = self.state.block_id(used.height);
-        ChainStatus::Proven { transaction: hash.clone(), block, fee }
+        let number = used.height;
+        ChainStatus::Proven { transaction: hash.clone(), number, block: newest, fee }
     }
 }
 
@@ -639,6 +679,14 @@ impl Network for Port {
         Ok(consumed)
     }
 
+    fn cancellation(&self, signer: &str, nonce: u64) -> Option<SecretBytes> {
+        Some(SecretBytes::new(format!("cancel {signer} {nonce}\n").into_bytes()))
+    }
+
+    fn cancels(&self, plan: &SecretBytes) -> Option<(String, u64)> {
+        cancelled(plan)
+    }
+
     async fn sign(
         &self,
         signer: &str,
@@ -675,7 +723,14 @@ impl Network for Port {
         _: u64,
         _: Option<Amount>,
     ) -> Result<SignedTransaction, Unavailable> {
-        self.ask(&format!("sign {}", plan_of(plans[0]).key)).await?;
+        let cancelled = cancelled(plans[0]);
+        if let Some((_, cancelled)) = &cancelled
+            && *cancelled != nonce
+        {
+            return Err(Unavailable::new("signer", "a cancellation of another nonce"));
+        }
+        let what = cancelled.map_or_else(|| plan_of(plans[0]).key, |_| format!("nonce {nonce}"));
+        self.ask(&format!("sign {what}")).await?;
         let level = self.state().level;
         let mut raw = format!("{signer}\n{nonce}\n{level}\n");
         for plan in plans {
@@ -717,7 +772,8 @@ impl Network for Port {
             let what: Vec<&str> = tx.items.iter().map(|item| item.key.as_str()).collect();
             let what = what.join(" ");
             let handed = state.handed.entry((tx.signer.clone(), tx.nonce)).or_default();
-            if !handed.contains(&what) {
+            // What does nothing takes the place of what was lost.
+            if !what.is_empty() && !handed.contains(&what) {
                 handed.push(what);
             }
             state.take(tx)
@@ -756,13 +812,24 @@ impl Network for Port {
         plan: &SecretBytes,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
-        let item = plan_of(plan);
-        let mut die = self.ask(&format!("status {}", item.key)).await?;
+        let item = match cancelled(plan) {
+            Some(_) => None,
+            None => Some(plan_of(plan)),
+        };
+        let name = item.as_ref().map_or("of a cancellation", |item| item.key.as_str());
+        let mut die = self.ask(&format!("status {name}")).await?;
         let behind = self.behind(&mut die);
         // Whoever asks again when nonce and receipt contradict each other seldom finds that they still do.
         let is_mixed = self.sea.happens(&mut die, |weather| weather.stale / 20);
-        let status = View { is_mixed, ..self.state().view(behind) }.status(&item, sent);
-        self.sea.note(&format!("{} is {status:?}", item.key));
+        let status = {
+            let state = self.state();
+            let view = View { is_mixed, ..state.view(behind) };
+            match &item {
+                Some(item) => view.status(item, sent),
+                None => view.status_of_cancellation(sent),
+            }
+        };
+        self.sea.note(&format!("{name} is {status:?}"));
         self.life.step("looked").await;
         Ok(status)
     }

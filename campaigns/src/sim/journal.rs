@@ -65,11 +65,15 @@ impl Store {
         })
     }
 
-    /// Nonces that were recorded for one payment and for another with no transaction in common.
+    /// Nonces that were recorded for one payment and for another with no transaction in common. What only
+    /// consumes a nonce is no payment.
     pub(super) fn reused(&self) -> Vec<String> {
         let db = self.db();
         let mut of: BTreeMap<(&str, u64), Vec<&str>> = BTreeMap::new();
-        for (signer, nonce, hash, _) in &db.signed {
+        for (signer, nonce, hash, entry) in &db.signed {
+            if db.entries[*entry].new.key.as_str().contains("/cancel/") {
+                continue;
+            }
             let hashes = of.entry((signer, *nonce)).or_default();
             if !hashes.contains(&hash.as_str()) {
                 hashes.push(hash);

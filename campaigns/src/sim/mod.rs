@@ -38,7 +38,7 @@ const SEEDS_PER_ROUND: u64 = 250;
 const PEACE_MAX_S: u64 = 900;
 
 /// Seeds that once showed a fault. They are run first, and in a test.
-const KEPT: &[u64] = &[1_000_027_441];
+const KEPT: &[u64] = &[1_000_000_558, 1_000_000_623, 1_000_015_681, 1_000_027_441, 1_000_028_795];
 
 /// What a seed came to.
 #[derive(Debug)]
@@ -86,7 +86,8 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
         steps += figure("steps");
     }
     if !bad.is_empty() {
-        return Err(format!("sim: {} violations\n{}", bad.len(), bad.join("\n")).into());
+        let again = "step by step: cargo xtask sim --only SEED";
+        return Err(format!("sim: {} violations\n{}\n{again}", bad.len(), bad.join("\n")).into());
     }
     Ok(format!(
         "sim: {count} seeds from {} and {} kept ones, {steps} steps, {crashes} crashes, {settled} payments \
@@ -230,7 +231,9 @@ fn coherent(world: &World, entries: &[Entry]) -> Vec<String> {
     }
     violations
         .extend(made.iter().map(|(key, by)| format!("{key} was made by {by:?}, not settled")));
-    if booked != state.spent() {
+    let over = booked.checked_sub(state.spent());
+    // A share of a pack that left the payment out is booked when that is told, and not taken back.
+    if over.is_none_or(|over| over > state.left_out_undone) {
         violations.push(format!("fees of {booked} are booked, {} were paid", state.spent()));
     }
     violations.extend(state.reused().into_iter().map(|what| format!("nonce used again: {what}")));
@@ -286,11 +289,13 @@ fn granted(world: &World, ears: &Ears, plan: &callers::Plan, entries: &[Entry]) 
         violations.push(format!("{key} was told failed and is settled: {:?}", told.failed));
     }
     let is_owed = entry.is_some_and(|entry| entry.delivery != Delivery::Delivered);
-    // A process that ends, or that is not told of its own commit, may take the one answer with it: it was
-    // marked as given before it left. One that nobody took is given back once, and never twice.
+    // A process that ends, that is not told of its own commit, or that loses its lease while it waits for
+    // that, may take the one answer with it: it was marked as given before it left. One that nobody took is
+    // given back once, and never twice.
     let weather = world.shape.weather;
     let may_be_lost = world.shape.crashes
         || weather.commit_untold > 0
+        || (weather.slow > 0 && world.shape.replicas > 1)
         || (weather.journal_fails > 0 && (told.left > 0 || weather.slow > 0));
     if settled.is_some() && grants == 0 && !may_be_lost {
         violations.push(format!("{key} is settled and nobody was told; owed: {is_owed}"));

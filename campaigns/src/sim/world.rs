@@ -246,9 +246,7 @@ pub(super) struct Shape {
     pub(super) trouble_s: u64,
     pub(super) block_ms: u64,
     pub(super) confirmations: u64,
-    /// How many blocks more than that are taken out at a time, at most, less one. None where others act on
-    /// payments: what they had mined may close an entry whose own transaction is undone later, and nobody
-    /// fills its nonce.
+    /// How many blocks more than that are taken out at a time, at most, less one.
     pub(super) deeper: u64,
     pub(super) weather: Weather,
     /// Whether processes end, are slow to answer, and are taken over.
@@ -282,7 +280,7 @@ impl Shape {
             trouble_s: 10 + dice.below(50),
             block_ms: dice.one_of([250, 1_000, 2_000]),
             confirmations: 1 + dice.below(4),
-            deeper: dice.one_of([0, 0, 0, 4]) * u64::from(kinds >> 7 & 1 == 0),
+            deeper: dice.one_of([0, 0, 0, 4]),
             weather,
             crashes: kinds >> 6 & 1 == 1,
             meddled: kinds >> 7 & 1 == 1,

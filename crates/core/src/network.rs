@@ -260,6 +260,9 @@ pub enum ChainStatus {
         /// authorization for us.
         transaction: String,
         /// The block it is in.
+        number: u64,
+        /// The newest block that this rests on: the one it is in, or a later one with a transaction of
+        /// ours that cost something. While the chain has this one it has all of it.
         block: BlockId,
         /// What settling cost us, in wei: the fee of our own transaction, also of one that lost the
         /// race to another's. Zero when none of ours was mined.
@@ -283,7 +286,7 @@ pub enum ChainStatus {
     Failed {
         /// Why.
         refused: Refused,
-        /// The block that shows it.
+        /// The newest block that this rests on, as in [`ChainStatus::Proven`].
         block: BlockId,
         /// What it cost us, in wei.
         fee: Amount,
@@ -411,6 +414,17 @@ pub trait Network: Send + Sync {
     /// # Errors
     /// When the chain cannot be asked.
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable>;
+
+    /// The plan of a transaction that does nothing but consume this nonce of one of our signers, so that
+    /// those behind it can be mined; `None` where nothing waits for a nonce.
+    fn cancellation(&self, _signer: &str, _nonce: u64) -> Option<SecretBytes> {
+        None
+    }
+
+    /// The signer and the nonce of a plan that [`Network::cancellation`] made; `None` of any other.
+    fn cancels(&self, _plan: &SecretBytes) -> Option<(String, u64)> {
+        None
+    }
 
     /// Signs the transaction that carries out `plan`, with `signer`'s `nonce`, so that all of it costs
     /// `cost_max` wei at most. Sends nothing.

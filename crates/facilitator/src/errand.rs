@@ -28,6 +28,8 @@ use crate::worker::{Crew, Job};
 
 /// Seconds in a day; the days of [`Errand::daily_max`] begin at midnight UTC.
 const DAY_S: u64 = 24 * 60 * 60;
+/// When something expires that does not: the year 2106.
+const NEVER_S: u64 = u32::MAX as u64;
 
 /// Where an errand stands for the one who asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -210,6 +212,12 @@ pub(crate) async fn take_turn(
         }
     }
     Ok(false)
+}
+
+/// The entry of a cancellation for one of our signers.
+pub(crate) fn cancelling(desk: &Desk, key: &PaymentKey, signer: &str, plan: Vec<u8>) -> NewEntry {
+    let fingerprint = Digest::of(&[key.as_str().as_bytes()]);
+    new_entry(desk, (key.clone(), fingerprint), signer, plan, NEVER_S)
 }
 
 fn new_entry(

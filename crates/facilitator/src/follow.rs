@@ -130,6 +130,8 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             Handed::Untold => poll.max(Duration::from_millis(1)) * 10,
         };
     let (mut displaced, mut uncosted) = (Looks::default(), Looks::default());
+    // The newest block when the nonce was last seen to be consumed.
+    let mut consumed_at = None;
     let mut flight = flight;
     let mut replace = options.replace_first;
     let mut replace_at = Instant::now() + replace;
@@ -150,7 +152,10 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
         let now = Instant::now();
         let certain = Certain {
             displaced: is_displaced && displaced.is_certain(now, options.poll_max),
-            uncosted: is_uncosted && uncosted.is_certain(now, options.poll_max),
+            uncosted: match is_uncosted && uncosted.is_certain(now, options.poll_max) {
+                true => consumed_at.take(),
+                false => None,
+            },
         };
         if !is_uncosted {
             uncosted = Looks::default();
@@ -158,8 +163,9 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
         if !settle_up(&crew, &mut flight, nexts, certain).await {
             return;
         }
-        if is_waited_for {
-            find_consumed(&crew, &mut flight).await;
+        if is_waited_for || is_uncosted {
+            // Again before each look: a block that consumed it may be undone.
+            consumed_at = find_consumed(&crew, &mut flight).await;
         }
         let is_open = is_open || (is_waited_for && !flight.consumed);
         if is_displaced && !is_open {
@@ -182,12 +188,12 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
 }
 
 /// What enough looks in a row have shown.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Certain {
     /// The transaction is displaced.
     displaced: bool,
-    /// It cost nothing.
-    uncosted: bool,
+    /// It cost nothing, with the nonce consumed up to this block.
+    uncosted: Option<BlockId>,
 }
 
 /// Does what one look at each of the payments asks for. `false` when none of them stays.
@@ -205,7 +211,10 @@ async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: 
                 tracing::warn!(%payment, transaction, "left out of its pack; signing it alone");
                 again.push(member.alone(fee));
             }
-            Next::CloseUncosted(outcome, block) if certain.uncosted => {
+            Next::CloseUncosted(outcome, block) if let Some(consumed_at) = &certain.uncosted => {
+                // Should what consumed the nonce be undone, ours may be mined after all, and cost.
+                let later = consumed_at.number > block.number;
+                let block = if later { consumed_at.clone() } else { block };
                 closing.push((member.custody, Event::ClosedIn(outcome, block)));
             }
             Next::SignAgain if certain.displaced => {
@@ -380,9 +389,9 @@ fn next(
         ChainStatus::LeftOut { expired: true, block, fee } => {
             over(failed(Refusal::ValidBefore.into(), fee), block)
         }
-        ChainStatus::Proven { transaction, block, fee } => {
+        ChainStatus::Proven { transaction, number, block, fee } => {
             let is_sent = member.sent.is_any(&transaction);
-            let outcome = Outcome::Settled { transaction, block: block.number, fee };
+            let outcome = Outcome::Settled { transaction, block: number, fee };
             let outcome = with_spent(outcome, member.spent);
             close_by(nonce, is_sent || !fee.is_zero(), is_sent, (outcome, block))
         }
@@ -409,14 +418,20 @@ fn close_by(
     }
 }
 
-/// Asks whether the nonce of a flight is consumed.
-async fn find_consumed(crew: &Crew, flight: &mut Flight) {
+/// Asks whether the nonce of a flight is consumed. If so, gives a block that was the newest before that was
+/// asked.
+async fn find_consumed(crew: &Crew, flight: &mut Flight) -> Option<BlockId> {
     let desk = &crew.desk;
     let SentAs { signer, nonce, .. } = flight.sent();
+    let head = desk.in_time(desk.network.head()).await;
     flight.consumed = match desk.in_time(desk.network.consumed_nonces(signer)).await {
         Ok(Ok(next)) => next > *nonce,
         Ok(Err(_)) | Err(_) => false,
     };
+    match head {
+        Ok(Ok(head)) if flight.consumed => Some(head.block),
+        Ok(Ok(_) | Err(_)) | Err(_) => None,
+    }
 }
 
 /// Looks what became of a payment that is not signed, or whose transaction can never be mined:
@@ -428,8 +443,8 @@ pub(crate) async fn recheck(crew: Crew, mut job: Job, delay: Duration) {
         tokio::time::sleep(pause).await;
         pause = pause.max(options.poll_first).saturating_mul(2).min(options.resend_max);
         match crew.desk.status(&job.plan, job.displaced.as_ref()).await {
-            Ok(ChainStatus::Proven { transaction, block, fee }) => {
-                let outcome = Outcome::Settled { transaction, block: block.number, fee };
+            Ok(ChainStatus::Proven { transaction, number, block, fee }) => {
+                let outcome = Outcome::Settled { transaction, block: number, fee };
                 return close_job(&crew, job, outcome, block).await;
             }
             Ok(ChainStatus::Failed { refused, block, fee }) => {

@@ -34,6 +34,7 @@ pub mod failpoint;
 mod feed;
 mod follow;
 mod funds;
+mod gaps;
 mod lease;
 mod losses;
 mod metrics;

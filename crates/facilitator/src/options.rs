@@ -51,9 +51,11 @@ pub const REPLACE_MAX: Duration = Duration::from_secs(60);
 pub const FUNDS_EVERY: Duration = Duration::from_secs(30);
 /// How often the journal is searched for entries that nobody works on.
 pub const RESCAN: Duration = Duration::from_secs(30);
-/// How long the chain may lag behind the journal's nonces before missing ones are used again. What
-/// a reorganisation took out usually comes back sooner.
-pub const GAP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a signer's nonces may stand still before those that nobody holds the bytes for are cancelled.
+/// What a reorganisation took out usually comes back sooner.
+pub const GAP_PATIENCE: Duration = Duration::from_secs(30);
+/// How often is looked whether a signer's nonces stand still, while anything waits.
+pub const GAP_EVERY: Duration = Duration::from_secs(5);
 
 /// How deep the block that closed an entry is buried, in blocks: from then on nothing is kept to settle
 /// it again. Ethereum's own finality takes 64 to 95 blocks.
@@ -135,8 +137,10 @@ pub struct Options {
     pub funds_every: Duration,
     /// How often the journal is searched for entries that nobody works on.
     pub rescan: Duration,
-    /// How long the chain may lag behind the journal's nonces before missing ones are used again.
+    /// How long a signer's nonces may stand still before those that nobody holds the bytes for are cancelled.
     pub gap_patience: Duration,
+    /// How often is looked whether a signer's nonces stand still, while anything waits.
+    pub gap_every: Duration,
     /// How deep a block must be for what it closed to be final for good; at least 1, and no less than
     /// any settlement waits for before it is told.
     pub burial_blocks: u64,
@@ -180,6 +184,7 @@ impl Default for Options {
             funds_every: FUNDS_EVERY,
             rescan: RESCAN,
             gap_patience: GAP_PATIENCE,
+            gap_every: GAP_EVERY,
             burial_blocks: BURIAL_BLOCKS,
             watch_every: WATCH_EVERY,
             halt_after: HALT_AFTER,

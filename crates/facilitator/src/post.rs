@@ -22,7 +22,7 @@ use crate::failpoint::Failpoint;
 use crate::lease::{self, ASK_AGAIN};
 use crate::scribe::Scribe;
 use crate::worker::{self, Crew};
-use crate::{funds, losses, recover, webhooks};
+use crate::{funds, gaps, losses, recover, webhooks};
 
 /// How long who leaves waits for somebody else to lead before it finishes by itself what it began.
 const SUCCESSION: Duration = Duration::from_secs(1);
@@ -314,6 +314,7 @@ impl Post {
         }
         desk.options.failpoints.pass(Failpoint::AfterTakeUpBeforeCalls).await;
         desk.spawn(recover::search(crew.clone()));
+        desk.spawn(gaps::watch(crew.clone()));
         desk.spawn(funds::watch(Arc::clone(desk)));
         self.place.send_replace(Place::Here(crew.clone()));
         Ok(())

@@ -152,20 +152,23 @@ async fn look(
     let head = desk.in_time(desk.network.common_head(seen)).await??;
     let follows = match tip {
         Some(tip) if tip.block == head.block || tip.block.hash == head.parent => true,
-        Some(tip) => has(desk, &tip.block).await?,
+        Some(tip) => headers(desk, &[&tip.block], &head).await?.is_below(&tip.block),
         None => false,
     };
     if !follows {
         // Also what a chain that is shorter for a moment has no block in the place of.
         desk.watched.unmark();
     }
-    let due = desk.watched.due();
-    for blocks in due.chunks(HEADERS_MAX) {
-        let numbers: Vec<u64> = blocks.iter().map(|block| block.number).collect();
-        let there = desk.in_time(desk.network.headers(&numbers)).await??;
-        for (block, there) in blocks.iter().zip(there) {
-            match there {
-                Some(there) if there.block == *block => desk.watched.mark(block),
+    // What is above the head that was seen would be left to a child that this look knows nothing of.
+    let due: Vec<BlockId> = desk.watched.due();
+    let due: Vec<&BlockId> = due.iter().filter(|it| it.number <= head.block.number).collect();
+    for blocks in due.chunks(HEADERS_MAX - 1) {
+        let shown = headers(desk, blocks, &head).await?;
+        for block in blocks {
+            match shown.at(block.number) {
+                // Only below that head: another node may be on another branch.
+                Some(there) if there == *block && shown.has_head => desk.watched.mark(block),
+                Some(there) if there == *block => {}
                 Some(_) => undone(crew, block).await?,
                 // The node lags behind, nodes do not agree, or the chain became shorter and will be longer
                 // again: it is asked for in the next look.
@@ -181,9 +184,32 @@ async fn look(
     Ok(head)
 }
 
-async fn has(desk: &Desk, block: &BlockId) -> Result<bool, Unavailable> {
-    let there = desk.in_time(desk.network.headers(&[block.number])).await??;
-    Ok(there.into_iter().flatten().any(|there| there.block == *block))
+/// What one answer shows of the chain.
+struct Shown {
+    blocks: Vec<BlockId>,
+    /// Whether it is the chain of the head that was asked about.
+    has_head: bool,
+}
+
+impl Shown {
+    fn at(&self, number: u64) -> Option<&BlockId> {
+        self.blocks.iter().find(|there| there.number == number)
+    }
+
+    /// Whether a block is on the chain of the head.
+    fn is_below(&self, block: &BlockId) -> bool {
+        self.has_head && self.at(block.number) == Some(block)
+    }
+}
+
+/// The canonical blocks with the numbers of these, asked for together with `head`: two answers may be of two
+/// nodes, and those on two branches.
+async fn headers(desk: &Desk, blocks: &[&BlockId], head: &Header) -> Result<Shown, Unavailable> {
+    let numbers = blocks.iter().map(|block| block.number).chain([head.block.number]);
+    let there = desk.in_time(desk.network.headers(&numbers.collect::<Vec<_>>())).await??;
+    let blocks: Vec<_> = there.into_iter().flatten().map(|there| there.block).collect();
+    let has_head = blocks.contains(&head.block);
+    Ok(Shown { blocks, has_head })
 }
 
 async fn bury(desk: &Desk, lease: &Lease, through: u64) -> Result<(), JournalError> {
@@ -195,10 +221,22 @@ async fn bury(desk: &Desk, lease: &Lease, through: u64) -> Result<(), JournalErr
     }
 }
 
-/// The chain has another block in the place of this one: what it closed is opened again, unless the
-/// chain still shows it closed there. All of it in one commit, so that what shares a transaction goes
-/// on together.
+/// The chain has another block in the place of this one: what it closed is opened again.
 async fn undone(crew: &Crew, block: &BlockId) -> Result<(), Unfinished> {
+    let watched = &crew.desk.watched;
+    // Before it is read what the block closed: what is closed by it meanwhile has it watched again.
+    watched.remove(block);
+    let opened = open_again(crew, block).await;
+    // Where a node contradicts itself it is asked again.
+    if !matches!(opened, Ok(true)) {
+        watched.add(block.clone());
+    }
+    opened.map(drop)
+}
+
+/// Opens again what a block closed, unless the chain still shows it closed there. All of it in one commit,
+/// so that what shares a transaction goes on together. `false` when something stands.
+async fn open_again(crew: &Crew, block: &BlockId) -> Result<bool, Unfinished> {
     let desk = &crew.desk;
     let entries = desk.journal.watched_in(&desk.id, block).await?;
     let count = entries.len();
@@ -224,11 +262,7 @@ async fn undone(crew: &Crew, block: &BlockId) -> Result<(), Unfinished> {
     if !fallen.is_empty() {
         reopen(crew, &fallen).await?;
     }
-    // Where a node contradicts itself it is asked again.
-    if fallen.len() == count {
-        desk.watched.remove(block);
-    }
-    Ok(())
+    Ok(fallen.len() == count)
 }
 
 /// The transaction that was signed last for a watched entry.

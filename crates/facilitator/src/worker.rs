@@ -5,7 +5,7 @@
 //! sent before its signed bytes are in the journal; a nonce that may have been recorded is never
 //! given out again. Payments that share a transaction are journalled in one commit.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::desk::{Custody, Desk, LaneHealth};
 use crate::failpoint::Failpoint;
 use crate::follow;
+use crate::gaps;
 use crate::scribe::{Scribe, Unwritten};
 use crate::seal::Content;
 
@@ -36,8 +37,6 @@ pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
 const SIGN_RETRY_MAX: Duration = Duration::from_secs(8);
 /// How often a batch is signed: once, and again what lay behind one that could not be.
 const SIGN_PASSES: usize = 2;
-/// Most missing nonces that are used again.
-const GAP_MAX: u64 = 4096;
 
 /// A payment that has to be signed.
 pub(crate) struct Job {
@@ -136,14 +135,8 @@ pub(crate) struct Crew {
 pub(crate) fn start(desk: &Arc<Desk>, scribe: Scribe) -> Crew {
     let (inbox, jobs) = mpsc::channel(desk.options.unfinished_max.max(1));
     let crew = Crew { desk: Arc::clone(desk), scribe, inbox };
-    let lane = |index| Lane {
-        index,
-        next: None,
-        spare: VecDeque::new(),
-        rest_until: None,
-        seen: 0,
-        gap_since: None,
-    };
+    let lane =
+        |index| Lane { index, next: None, spare: VecDeque::new(), rest_until: None, seen: 0 };
     let lanes = (0..desk.lanes.len()).map(lane).collect();
     let worker = Worker { crew: crew.clone(), lanes, turn: 0 };
     desk.spawn(worker.run(jobs));
@@ -166,12 +159,11 @@ struct Lane {
     index: usize,
     /// The next nonce; `None` while it has to be asked for.
     next: Option<u64>,
-    /// Nonces below `next` that the chain misses and nobody holds bytes for, ascending.
+    /// Nonces below `next` that were handed out and taken back unused, ascending.
     spare: VecDeque<u64>,
     rest_until: Option<Instant>,
     /// How many refusals in a row were accounted for in `rest_until`.
     seen: u32,
-    gap_since: Option<Instant>,
 }
 
 struct Worker {
@@ -188,6 +180,12 @@ impl Worker {
                 && let Ok(job) = jobs.try_recv()
             {
                 batch.push(job);
+            }
+            let (cancelling, batch): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .partition(|job| self.crew.desk.network.cancels(&job.plan).is_some());
+            for job in cancelling {
+                self.cancel(job).await;
             }
             // What could not be signed before probably cannot be now: it goes by itself, so that
             // nothing good is ever behind it.
@@ -232,9 +230,46 @@ impl Worker {
         (packable, others)
     }
 
-    async fn carry_out(&mut self, batch: Vec<Job>) {
+    /// Signs the cancellation of a nonce, if the nonce is missing still. Only that nonce is used for it, and
+    /// each is recorded before the next is looked at.
+    async fn cancel(&mut self, job: Job) {
         let desk = Arc::clone(&self.crew.desk);
+        let Some((signer, nonce)) = desk.network.cancels(&job.plan) else { return };
+        let Some(lane) = desk.lanes.iter().position(|lane| lane.signer == signer) else {
+            tracing::warn!(errand = %job.custody.key, signer, "no signer of ours any more");
+            return self.look_up(vec![job], SIGN_RETRY_MAX);
+        };
+        self.forget_nonces(&signer);
+        match gaps::standing(&desk, &signer).await {
+            Ok(standing) if standing.missing.contains(&nonce) => {}
+            // What was lost came back, or was cancelled by another entry.
+            Ok(_) => {
+                tracing::info!(errand = %job.custody.key, signer, nonce, "not missing any more");
+                desk.spawn(follow::close_uncharged(self.crew.clone(), job.custody));
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(errand = %job.custody.key, %error, "not cancelled yet");
+                return self.look_up(vec![job], SIGN_RETRY);
+            }
+        }
+        let planned = Planned { lot: Lot::of(job), lane, nonce };
+        let outcome = sign(&desk, &planned).await;
+        let jobs = planned.lot.jobs;
+        match outcome {
+            Ok((signed, raw)) => self.record(vec![Ready { jobs, signed, raw }]).await,
+            Err(error) => self.rest(jobs, &error),
+        }
+    }
+
+    async fn carry_out(&mut self, batch: Vec<Job>) {
         let signed = self.sign_gapless(batch).await;
+        self.record(signed).await;
+    }
+
+    /// Has signed transactions journalled, and only then sent.
+    async fn record(&mut self, signed: Vec<Ready>) {
+        let desk = Arc::clone(&self.crew.desk);
         let mut flights = Vec::with_capacity(signed.len());
         let mut lots = Vec::with_capacity(signed.len());
         for Ready { jobs, signed, raw } in signed {
@@ -356,6 +391,16 @@ impl Worker {
         planned
     }
 
+    /// Has what could not be signed looked up after a rest.
+    fn rest(&self, jobs: Vec<Job>, error: &Unavailable) {
+        for mut job in jobs {
+            tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
+            job.failures = job.failures.saturating_add(1);
+            let rest = job.rest();
+            self.look_up(vec![job], rest);
+        }
+    }
+
     fn look_up(&self, jobs: Vec<Job>, delay: Duration) {
         for job in jobs {
             self.crew.desk.spawn(follow::recheck(self.crew.clone(), job, delay));
@@ -379,12 +424,7 @@ impl Worker {
                 }
                 Err(error) => {
                     unused.entry(lane).or_default().push(nonce);
-                    for mut job in lot.jobs {
-                        tracing::warn!(payment = %job.custody.key, %error, "not signed yet");
-                        job.failures = job.failures.saturating_add(1);
-                        let rest = job.rest();
-                        self.crew.desk.spawn(follow::recheck(self.crew.clone(), job, rest));
-                    }
+                    self.rest(lot.jobs, &error);
                 }
             }
         }
@@ -575,43 +615,18 @@ impl Lane {
 
     /// Learns where to go on: behind everything that the chain consumed and the journal recorded.
     ///
-    /// When the chain is behind the journal and nobody holds the bytes in between, a closed
-    /// transaction is missing: a reorganisation, or another chain. It may come back, so its nonce
-    /// is not touched at first; after `gap_patience` new payments fill the gap. Should the old
-    /// transaction be mined after all, the new one is displaced and signed anew.
+    /// When the chain is behind the journal and nobody holds the bytes in between, nothing is given out:
+    /// it would wait in vain until they come back or are cancelled (see [`gaps`]).
     async fn learn_nonces(&mut self, desk: &Desk) -> Result<(), Unavailable> {
         let signer = &desk.lanes[self.index].signer;
-        let consumed = desk.in_time(desk.network.consumed_nonces(signer)).await??;
-        let journal = |error: pay402_core::journal::JournalError| {
-            Unavailable::new("journal", error.to_string())
-        };
-        let recorded =
-            desk.journal.next_nonce(&desk.id, signer).await.map_err(journal)?.unwrap_or(0);
-        if recorded > consumed {
-            let limit = desk.options.unfinished_max.saturating_mul(2);
-            let unfinished = desk.journal.unfinished(&desk.id, limit).await.map_err(journal)?;
-            let held: HashSet<u64> = unfinished
-                .iter()
-                .filter_map(|entry| crate::recover::signed(&entry.stage))
-                // Where another entry has the bytes, that one holds the nonce.
-                .filter(|signed| signed.sent.signer == *signer && !signed.raw.is_empty())
-                .map(|signed| signed.sent.nonce)
-                .collect();
-            let missing = (consumed..recorded).take(usize::try_from(GAP_MAX).unwrap_or(usize::MAX));
-            let missing: VecDeque<u64> = missing.filter(|nonce| !held.contains(nonce)).collect();
-            if !missing.is_empty() {
-                let since = *self.gap_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < desk.options.gap_patience {
-                    tracing::warn!(network = %desk.id, signer, consumed, recorded, "nonce gap");
-                    let problem = "the chain misses settled transactions of this signer";
-                    return Err(Unavailable::new("signer", problem));
-                }
-                tracing::error!(network = %desk.id, signer, count = missing.len(), "filling a nonce gap");
-                self.spare = missing;
-            }
+        let standing = gaps::standing(desk, signer).await?;
+        if let Some(first) = standing.missing.first() {
+            let count = standing.missing.len();
+            tracing::warn!(network = %desk.id, signer, first, count, "nonce gap");
+            let problem = "the chain misses settled transactions of this signer";
+            return Err(Unavailable::new("signer", problem));
         }
-        self.gap_since = None;
-        self.next = Some(consumed.max(recorded));
+        self.next = Some(standing.next);
         Ok(())
     }
 }

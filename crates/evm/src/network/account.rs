@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use super::errand::AccountErrand;
 use super::sight::LOG_SPANS_BLOCKS;
-use super::status::{Mined, block_id, is_past, mined, time};
+use super::status::{Mined, is_past, mined, proven_by, time};
 use super::submit::{NoGas, estimate, gas_limit_that_works};
 use super::{EvmNetwork, errors};
 use crate::account::Contract as AgentAccount;
@@ -556,14 +556,17 @@ impl AccountErrand {
                 None => None,
             };
             return Ok(match another {
-                Some((transaction, block)) => {
-                    let block = block_id(&network.rpc, block).await?;
-                    ChainStatus::Proven { transaction: transaction.to_string(), block, fee }
-                }
+                // Ours was mined in vain, in that block or later.
+                Some((transaction, number)) => ChainStatus::Proven {
+                    transaction: transaction.to_string(),
+                    number,
+                    block: receipt.block_id(),
+                    fee,
+                },
                 None => refused(Refusal::OperationFailed),
             });
         }
-        Ok(ChainStatus::Proven { transaction, block: receipt.block_id(), fee })
+        Ok(proven_by(&receipt, None, fee))
     }
 }
 

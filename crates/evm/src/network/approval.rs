@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::EvmNetwork;
 use super::errand::{Advance, Approval};
 use super::errors;
-use super::status::{Mined, is_displaced_for_good, is_past, mined, time};
+use super::status::{Mined, is_displaced_for_good, is_past, mined, proven_by, time};
 use crate::address::canonical;
 use crate::contracts::Erc20;
 use crate::read::ReadPayment;
@@ -247,7 +247,7 @@ impl Advance {
                 let transaction = receipt.transaction_hash.to_string();
                 if receipt.succeeded() {
                     let fee = Amount::new(receipt.fee().saturating_add(self.wei));
-                    ChainStatus::Proven { transaction, block: receipt.block_id(), fee }
+                    proven_by(&receipt, None, fee)
                 } else {
                     let message = "the gas for the approval could not be sent";
                     let refused = Refused::new(Refusal::Permit2AllowanceRequired, message)
@@ -305,11 +305,7 @@ impl Approval {
             fee: Amount::ZERO,
         };
         Ok(match mined(network, sent, network.settings.least()).await? {
-            Mined::Deep(receipt) if receipt.succeeded() => ChainStatus::Proven {
-                transaction: receipt.transaction_hash.to_string(),
-                block: receipt.block_id(),
-                fee: Amount::ZERO,
-            },
+            Mined::Deep(receipt) if receipt.succeeded() => proven_by(&receipt, None, Amount::ZERO),
             Mined::Deep(receipt) => {
                 failed(receipt.block_id(), "the approval was mined and reverted; sign another one")
             }

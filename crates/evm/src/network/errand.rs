@@ -6,8 +6,12 @@
 use alloy::eips::eip7702::{Authorization, SignedAuthorization};
 use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::SolValue as _;
-use pay402_core::network::SecretBytes;
+use pay402_core::Amount;
+use pay402_core::error::Unavailable;
+use pay402_core::network::{ChainStatus, SecretBytes, SentAs};
 
+use super::EvmNetwork;
+use super::status::{Mined, mined, proven_by};
 use crate::signature::SignatureBytes;
 
 /// Forms of the encoding, beside those of a plan.
@@ -18,6 +22,8 @@ mod form {
     pub(super) const ADVANCE: u8 = 65;
     /// A payer's own transaction.
     pub(super) const APPROVAL: u8 = 66;
+    /// A nonce of ours that nothing else is to use.
+    pub(super) const CANCELLATION: u8 = 67;
 }
 
 /// An authorization of code (EIP-7702): chain, code, nonce, parity, `r`, `s`.
@@ -33,6 +39,15 @@ pub(crate) enum ErrandPlan {
     Advance(Advance),
     /// A payer's approval of Permit2.
     Approval(Approval),
+    /// A nonce of ours that nothing else is to use.
+    Cancellation(Cancellation),
+}
+
+/// A transaction that does nothing but consume a nonce of one of our signers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Cancellation {
+    pub(crate) signer: Address,
+    pub(crate) nonce: u64,
 }
 
 /// Gas for a payer's approval.
@@ -57,6 +72,29 @@ pub(crate) struct Approval {
 
 type EncodedAdvance = (Address, U256, u64);
 type EncodedApproval = (Address, u64, B256, Bytes, u64);
+type EncodedCancellation = (Address, u64);
+
+impl Cancellation {
+    pub(crate) fn encode(&self) -> SecretBytes {
+        let fields: EncodedCancellation = (self.signer, self.nonce);
+        SecretBytes::new([vec![form::CANCELLATION], fields.abi_encode_params()].concat())
+    }
+
+    /// Where it stands. It is over only when the nonce is consumed: by it, or by another transaction, and
+    /// then it is void.
+    pub(super) async fn status(
+        &self,
+        network: &EvmNetwork,
+        sent: Option<&SentAs>,
+    ) -> Result<ChainStatus, Unavailable> {
+        Ok(match mined(network, sent, network.settings.least()).await? {
+            Mined::Deep(receipt) => proven_by(&receipt, None, Amount::new(receipt.fee())),
+            Mined::Shallow { transaction } => ChainStatus::Shallow { transaction },
+            Mined::Reorganized => ChainStatus::Open { expired: false, displaced: false },
+            Mined::No { displaced, .. } => ChainStatus::Open { expired: false, displaced },
+        })
+    }
+}
 
 impl Advance {
     pub(crate) fn encode(&self) -> SecretBytes {
@@ -135,6 +173,11 @@ impl ErrandPlan {
                 let raw = SignatureBytes::new(raw.to_vec());
                 Some(Self::Approval(Approval { payer, nonce, hash, raw, expires }))
             }
+            form::CANCELLATION => {
+                let (signer, nonce) =
+                    EncodedCancellation::abi_decode_params_validate(fields).ok()?;
+                Some(Self::Cancellation(Cancellation { signer, nonce }))
+            }
             _ => None,
         }
     }
@@ -182,6 +225,10 @@ mod tests {
         let advance = Advance { payer, wei: U256::from(7), expires: 6 };
         let decoded = ErrandPlan::decode(&advance.encode());
         assert_eq!(decoded, Some(ErrandPlan::Advance(advance)));
+        let cancellation = Cancellation { signer: payer, nonce: 9 };
+        assert_eq!(Plan::decode(&cancellation.encode()), None, "a cancellation is no payment");
+        let decoded = ErrandPlan::decode(&cancellation.encode());
+        assert_eq!(decoded, Some(ErrandPlan::Cancellation(cancellation)));
         let raw = SignatureBytes::new(vec![0xab; 150]);
         let hash = B256::repeat_byte(3);
         let approval = Approval { payer, nonce: 4, hash, raw, expires: 6 };

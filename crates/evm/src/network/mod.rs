@@ -56,7 +56,7 @@ use crate::sponsor::{ACCOUNT_ADOPTION, EIP2612_GAS_SPONSORING, ERC20_APPROVAL_GA
 use crate::typed_data::{EXACT_PROXY, PERMIT2, PermitTransfer, UPTO_PROXY};
 use account::AccountRequest;
 pub(crate) use adoption::Brought;
-use errand::ErrandPlan;
+use errand::{Cancellation, ErrandPlan};
 use glance::Glances;
 use guard::Guard;
 use lookout::Lookout;
@@ -532,7 +532,7 @@ impl Network for EvmNetwork {
     fn signed_elsewhere(&self, plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {
         match ErrandPlan::decode(plan)? {
             ErrandPlan::Approval(approval) => Some(approval.signed()),
-            ErrandPlan::Account(_) | ErrandPlan::Advance(_) => None,
+            ErrandPlan::Account(_) | ErrandPlan::Advance(_) | ErrandPlan::Cancellation(_) => None,
         }
     }
 
@@ -542,6 +542,20 @@ impl Network for EvmNetwork {
 
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
         self.decide(|node| node.consumed_nonces_here(signer)).await
+    }
+
+    fn cancellation(&self, signer: &str, nonce: u64) -> Option<SecretBytes> {
+        let signer = self.signer(signer)?.address();
+        Some(Cancellation { signer, nonce }.encode())
+    }
+
+    fn cancels(&self, plan: &SecretBytes) -> Option<(String, u64)> {
+        match ErrandPlan::decode(plan)? {
+            ErrandPlan::Cancellation(Cancellation { signer, nonce }) => {
+                Some((signer.to_checksum(None), nonce))
+            }
+            ErrandPlan::Account(_) | ErrandPlan::Advance(_) | ErrandPlan::Approval(_) => None,
+        }
     }
 
     async fn sign(
@@ -705,6 +719,7 @@ impl EvmNetwork {
             Some(ErrandPlan::Account(errand)) => errand.status(self, sent).await,
             Some(ErrandPlan::Advance(advance)) => advance.status(self, sent).await,
             Some(ErrandPlan::Approval(approval)) => approval.status(self, sent).await,
+            Some(ErrandPlan::Cancellation(cancellation)) => cancellation.status(self, sent).await,
             None => status::status(self, &self.plan(plan)?, sent).await,
         }
     }

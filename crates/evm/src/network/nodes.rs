@@ -365,12 +365,11 @@ impl EvmNetwork {
 
     /// The block and the logs that prove a settlement, as this node has them now.
     async fn proof_of(&self, status: &ChainStatus) -> Result<Option<Proof>, Unavailable> {
-        let ChainStatus::Proven { transaction, block, .. } = status else { return Ok(None) };
+        let ChainStatus::Proven { transaction, number, .. } = status else { return Ok(None) };
         let rpc = &self.rpc;
         let hash: B256 =
             transaction.parse().map_err(|_| rpc.unavailable("the transaction has no hash"))?;
-        let [block, receipt] =
-            rpc.ask_all([Call::block(block.number), Call::receipt(hash)]).await?;
+        let [block, receipt] = rpc.ask_all([Call::block(*number), Call::receipt(hash)]).await?;
         let block: Option<Block> = rpc.read(block)?;
         let receipt: Option<Receipt> = rpc.read(receipt)?;
         match (block, receipt) {

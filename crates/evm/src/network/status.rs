@@ -127,8 +127,7 @@ impl Inquiry<'_> {
     /// Our transaction was mined: with the transfer, or without it.
     async fn of_mined(&self, receipt: &Receipt) -> Result<ChainStatus, Unavailable> {
         if proves(receipt, self.plan) {
-            let (transaction, block) = (receipt.transaction_hash.to_string(), receipt.block_id());
-            return Ok(ChainStatus::Proven { transaction, block, fee: self.fee_of(receipt) });
+            return Ok(proven_by(receipt, None, self.fee_of(receipt)));
         }
         self.of_authorization(Some(receipt), false).await
     }
@@ -181,7 +180,7 @@ impl Inquiry<'_> {
             Sighting::Cancelled { block, head } => {
                 if self.is_deep(head, block) && is_cancelled_for_good(block, head) {
                     let refused = Refusal::AuthorizationCanceled.into();
-                    let block = block_id(self.rpc, block).await?;
+                    let block = newest(block_id(self.rpc, block).await?, fruitless);
                     return Ok(ChainStatus::Failed { refused, block, fee });
                 }
                 // Displaced or not, it is of no use to send anything while the cancellation stands.
@@ -247,14 +246,14 @@ impl Inquiry<'_> {
         };
         let fee = Amount::new(lost.to_u256().saturating_add(cost.to_u256()));
         if proves(&receipt, self.plan) {
-            return Ok(ChainStatus::Proven { transaction: name, block: receipt.block_id(), fee });
+            return Ok(proven_by(&receipt, late, fee));
         }
         if fruitless.is_some() && late.is_none() {
             // Ours, and not the transfer: the token kept a fee, for example.
             return Ok(self.failed_of_ours(&receipt));
         }
         let refused = Refused::from(self.used_refusal()).with_transaction(name);
-        Ok(ChainStatus::Failed { refused, block: receipt.block_id(), fee })
+        Ok(ChainStatus::Failed { refused, block: newest(receipt.block_id(), late), fee })
     }
 
     /// The refusal of a mandate that was used for something else, or that may have been.
@@ -350,6 +349,25 @@ pub(super) async fn is_displaced_for_good(
     let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
     let is_displaced = count.to::<u64>() > sent.nonce && receipt.is_none();
     Ok(is_displaced.then(|| head.id()))
+}
+
+/// Settled by the transaction of this receipt, while `late` is that of ours which came after it.
+pub(super) fn proven_by(receipt: &Receipt, late: Option<&Receipt>, fee: Amount) -> ChainStatus {
+    ChainStatus::Proven {
+        transaction: receipt.transaction_hash.to_string(),
+        number: receipt.block(),
+        block: newest(receipt.block_id(), late),
+        fee,
+    }
+}
+
+/// The newest block that an outcome rests on, with that of the transaction of ours which cost something:
+/// when that one is undone, what it cost is undone.
+fn newest(block: BlockId, ours: Option<&Receipt>) -> BlockId {
+    match ours {
+        Some(ours) if ours.block() > block.number => ours.block_id(),
+        Some(_) | None => block,
+    }
 }
 
 /// The time of a block.

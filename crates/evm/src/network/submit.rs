@@ -223,6 +223,13 @@ pub(super) async fn sign_errand(
             let call = json!({ "from": signer.address(), "to": payer, "value": wei });
             (Call::new("eth_estimateGas", json!([call, "latest"])), 0)
         }
+        ErrandPlan::Cancellation(cancellation) => {
+            if (cancellation.signer, cancellation.nonce) != (signer.address(), nonce) {
+                return Err(rpc.unavailable("the cancellation is of another nonce"));
+            }
+            let call = json!({ "from": cancellation.signer, "to": cancellation.signer });
+            (Call::new("eth_estimateGas", json!([call, "latest"])), 0)
+        }
         ErrandPlan::Approval(_) => {
             return Err(rpc.unavailable("this transaction is its payer's to sign"));
         }
@@ -236,6 +243,9 @@ pub(super) async fn sign_errand(
             (errand.account, U256::ZERO, errand.call.clone(), errand.authorization.clone())
         }
         ErrandPlan::Advance(advance) => (advance.payer, advance.wei, Bytes::new(), None),
+        ErrandPlan::Cancellation(cancellation) => {
+            (cancellation.signer, U256::ZERO, Bytes::new(), None)
+        }
         ErrandPlan::Approval(_) => unreachable!("turned away above"),
     };
     let draft = Draft { to, value, input, gas_limit, authorization };

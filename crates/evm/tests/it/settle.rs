@@ -2,7 +2,9 @@
 
 use alloy::primitives::{Address, B256, Bytes, U256, bytes};
 use alloy::signers::local::PrivateKeySigner;
-use pay402_core::network::{ChainStatus, Network as _, SecretBytes, SendError, SentAs, Verified};
+use pay402_core::network::{
+    ChainStatus, Network as _, Part, SecretBytes, SendError, SentAs, Verified,
+};
 use pay402_core::refusal::Reason;
 use pay402_core::{Amount, Refusal};
 use pay402_devchain::ReorgTransactions;
@@ -46,12 +48,13 @@ async fn the_money_moves_and_is_proven_to_the_wei() {
     let verified = house.verify(&good).await.unwrap();
     assert_eq!(status(&house, &verified, None).await, OPEN);
     let (sent, raw) = house.submit(&verified.plan).await;
-    let ChainStatus::Proven { transaction, block, fee } =
+    let ChainStatus::Proven { transaction, number, block, fee } =
         status(&house, &verified, Some(&sent)).await
     else {
         panic!("not proven")
     };
-    assert_eq!((transaction, block.number), (sent.transaction.clone(), house.chain.block_number()));
+    assert_eq!((transaction, number), (sent.transaction.clone(), house.chain.block_number()));
+    assert_eq!(block.number, number);
     let amount = U256::from(10_000);
     assert_eq!(house.usdc_of(payee).await, payee_had + amount);
     assert_eq!(house.usdc_of(payer).await, payer_had - amount);
@@ -158,11 +161,76 @@ async fn an_observer_who_submits_first_does_not_cost_the_payee() {
     // Before ours is mined, theirs is proof already, and costs us nothing.
     let early = status(&house, &verified, Some(&ours)).await;
     assert!(is_proven_by(&early, &theirs.transaction), "{early:?}");
-    assert!(matches!(early, ChainStatus::Proven { fee, .. } if fee.is_zero()));
+    let ChainStatus::Proven { number: theirs_in, block, fee, .. } = early else {
+        panic!("{early:?}")
+    };
+    assert_eq!((block.number, fee), (theirs_in, Amount::ZERO));
     house.network.send(&raw).await.unwrap();
     let late = status(&house, &verified, Some(&ours)).await;
     assert!(is_proven_by(&late, &theirs.transaction), "{late:?}");
-    assert!(matches!(late, ChainStatus::Proven { fee, .. } if !fee.is_zero()));
+    let ChainStatus::Proven { number, block, fee, .. } = late else { panic!("{late:?}") };
+    assert!(!fee.is_zero());
+    // What ours cost rests on its own block: should that be undone, the cost is.
+    assert_eq!((number, block.number), (theirs_in, house.chain.block_number()));
+    assert!(block.number > number);
+}
+
+#[tokio::test]
+async fn a_cancelled_nonce_lets_those_behind_it_be_mined() {
+    let house = House::new();
+    let network = &house.network;
+    let signer = network.signers().remove(0);
+    let sent_as = |nonce, transaction| SentAs {
+        signer: signer.clone(),
+        nonce,
+        transaction,
+        replaced: Vec::new(),
+        part: Part::WHOLE,
+    };
+    let gas_had = wei_of(&house, dev_signer(0).address()).await;
+    let first = network.consumed_nonces(&signer).await.unwrap();
+    let (lost, behind) = (house.verify(&payment()).await.unwrap(), payment_by(PAYER + 1, 10_000));
+    let behind = house.verify(&behind).await.unwrap();
+    let (lost_as, lost_raw) = sign_with(network, &lost.plan).await;
+    let second = network.sign(&signer, first + 1, &behind.plan, None).await.unwrap();
+    network.send(&second.raw).await.unwrap();
+    let behind_as = sent_as(first + 1, second.transaction);
+    assert_eq!(status(&house, &behind, Some(&behind_as)).await, OPEN, "mined before its turn");
+
+    let plan = network.cancellation(&signer, first).unwrap();
+    assert_eq!(network.cancels(&plan), Some((signer.clone(), first)));
+    assert_eq!(network.cancels(&lost.plan), None);
+    assert!(network.sources(&plan).is_empty());
+    assert!(!network.may_be_packed(&plan));
+    let another = network.sign(&signer, first + 2, &plan, None).await;
+    assert!(another.is_err(), "it consumes another nonce than its own");
+    let stranger = dev_signer(PAYER).address().to_checksum(None);
+    assert!(network.cancellation(&stranger, 0).is_none(), "of an account that is not ours");
+    let cancelling = network.sign(&signer, first, &plan, None).await.unwrap();
+    let cancelling_as = sent_as(first, cancelling.transaction);
+    assert_eq!(network.status(&plan, None).await, Ok(OPEN));
+    assert_eq!(network.status(&plan, Some(&cancelling_as)).await, Ok(OPEN));
+    network.send(&cancelling.raw).await.unwrap();
+
+    let cancelled = network.status(&plan, Some(&cancelling_as)).await.unwrap();
+    let settled = status(&house, &behind, Some(&behind_as)).await;
+    let (
+        ChainStatus::Proven { transaction, fee: cancelled, .. },
+        ChainStatus::Proven { fee: settled, .. },
+    ) = (cancelled, settled)
+    else {
+        panic!("not mined")
+    };
+    assert_eq!(transaction, cancelling_as.transaction);
+    let gas_has = wei_of(&house, dev_signer(0).address()).await;
+    assert_eq!(cancelled.checked_add(settled), Some(Amount::new(gas_had - gas_has)));
+    // What was lost comes back too late: it is displaced, and so is a cancellation in its place.
+    assert_eq!(network.send(&lost_raw).await, Err(SendError::NonceSpent));
+    let displaced = ChainStatus::Open { expired: false, displaced: true };
+    assert_eq!(status(&house, &lost, Some(&lost_as)).await, displaced);
+    // In the same block nothing is looked up twice.
+    house.chain.mine(1);
+    assert_eq!(network.status(&plan, Some(&lost_as)).await, Ok(displaced));
 }
 
 #[tokio::test]

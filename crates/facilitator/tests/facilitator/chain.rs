@@ -94,6 +94,8 @@ pub struct State {
     pub reverted: usize,
     /// How often the newest block was asked for.
     pub heads: usize,
+    /// By how many blocks whoever tells the newest block is behind the others.
+    pub heads_behind: usize,
     /// How often blocks were asked for by number.
     pub headers: usize,
     blocks: Vec<Block>,
@@ -355,6 +357,12 @@ pub fn fee(payments: usize) -> u64 {
     if payments == 1 { 21_000 } else { 10_001 + 5_003 * u64::try_from(payments).unwrap() }
 }
 
+/// The signer and the nonce of a plan that only consumes it.
+fn cancelled(plan: &SecretBytes) -> Option<(String, u64)> {
+    let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
+    Some((plan["cancels"].as_str()?.to_owned(), plan["nonce"].as_u64()?))
+}
+
 fn key_of(plan: &SecretBytes) -> (String, Value) {
     let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
     (plan["key"].as_str().unwrap().to_owned(), plan["amount"].clone())
@@ -459,10 +467,22 @@ impl Network for Chain {
     }
 
     fn cost_max(&self, plan: &SecretBytes) -> Option<Amount> {
+        if cancelled(plan).is_some() {
+            return None;
+        }
         let (key, _) = key_of(plan);
         let state = self.state();
         let bound = state.cost_max.iter().find(|(of, _)| of.as_str() == key)?;
         Some(Amount::from(*bound.1))
+    }
+
+    fn cancellation(&self, signer: &str, nonce: u64) -> Option<SecretBytes> {
+        let plan = json!({ "cancels": signer, "nonce": nonce }).to_string();
+        Some(SecretBytes::new(plan.into_bytes()))
+    }
+
+    fn cancels(&self, plan: &SecretBytes) -> Option<(String, u64)> {
+        cancelled(plan)
     }
 
     fn sources(&self, _: &SecretBytes) -> Vec<String> {
@@ -489,6 +509,10 @@ impl Network for Chain {
         }
         if self.state().sign_fails {
             return Err(Unavailable::new("rpc", "no fees"));
+        }
+        if let Some(cancelled) = cancelled(plan) {
+            assert_eq!(cancelled, (signer.to_owned(), nonce), "another nonce than it is for");
+            return Ok(transaction(signer, nonce, &[], &"0".into()));
         }
         let (key, amount) = key_of(plan);
         self.state().asked_to_sign.push(key.clone());
@@ -578,7 +602,8 @@ impl Network for Chain {
         if state.blocks.is_empty() {
             state.next_block();
         }
-        Ok(state.header(state.blocks.len()).unwrap())
+        let newest = state.blocks.len().saturating_sub(state.heads_behind).max(1);
+        Ok(state.header(newest).unwrap())
     }
 
     async fn headers(&self, numbers: &[u64]) -> Result<Vec<Option<Header>>, Unavailable> {
@@ -598,7 +623,8 @@ impl Network for Chain {
         let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
         let mut state = self.state();
         state.looks += 1;
-        let key = plan["key"].as_str().unwrap();
+        // A cancellation carries no payment out.
+        let key = plan["key"].as_str().unwrap_or_default();
         let is_behind = state.hides_ours > 0 && state.used.contains_key(key);
         if is_behind {
             state.hides_ours -= 1;
@@ -614,12 +640,20 @@ impl Network for Chain {
         let cost = ours.map_or(Amount::ZERO, |sent| {
             sent.part.share(fee(usize::try_from(sent.part.of).unwrap()).into())
         });
+        if let (true, Some(sent)) = (key.is_empty(), ours) {
+            let (transaction, block) = (sent.transaction.clone(), &state.mined[&sent.transaction]);
+            let (number, block) = (block.number, block.clone());
+            return Ok(ChainStatus::Proven { transaction, number, block, fee: fee(0).into() });
+        }
         if let Some((transaction, block)) = state.used.get(key) {
             let transaction = transaction.clone();
             if state.shallow {
                 return Ok(ChainStatus::Shallow { transaction });
             }
-            return Ok(ChainStatus::Proven { transaction, block: block.clone(), fee: cost });
+            let mined = ours.map(|sent| &state.mined[&sent.transaction]);
+            let newest = mined.filter(|mined| mined.number > block.number).unwrap_or(block);
+            let (number, block) = (block.number, newest.clone());
+            return Ok(ChainStatus::Proven { transaction, number, block, fee: cost });
         }
         if let Some(sent) = ours {
             let block = state.mined[&sent.transaction].clone();
@@ -633,7 +667,7 @@ impl Network for Chain {
         }
         let consumed = |signer: &str| state.consumed.get(signer).copied().unwrap_or(0);
         Ok(ChainStatus::Open {
-            expired: state.time >= EXPIRES,
+            expired: !key.is_empty() && state.time >= EXPIRES,
             displaced: sent.is_some_and(|sent| consumed(&sent.signer) > sent.nonce),
         })
     }

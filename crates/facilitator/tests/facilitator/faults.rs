@@ -197,28 +197,6 @@ async fn one_that_cannot_be_signed_is_asked_for_less_and_less() {
 }
 
 #[tokio::test]
-async fn a_chain_behind_the_journal_is_waited_for_and_then_filled_up() {
-    let mut bed = Bed::new();
-    let engine = bed.start().await;
-    for nonce in ["1", "2", "3"] {
-        done(&settle(&engine, payment(nonce), LONG).await);
-    }
-    engine.stop(Duration::ZERO).await;
-    // Another chain, or one that lost its newest blocks.
-    bed.chain = crate::chain::Chain::new(&["0xsigner"]);
-    let gap_patience = Duration::from_millis(700);
-    let engine = bed.start_with(Options { gap_patience, ..options() }).await;
-    assert_eq!(pending(settle(&engine, payment("4"), SHORT).await), None);
-    assert!(bed.chain.state().handed.is_empty(), "a nonce that may come back was used at once");
-    done(&settle(&engine, payment("4"), LONG).await);
-    for nonce in ["5", "6", "7"] {
-        done(&settle(&engine, payment(nonce), LONG).await);
-    }
-    let nonces: Vec<_> = bed.chain.state().handed.iter().map(|tx| tx.nonce).collect();
-    assert_eq!(nonces, [0, 1, 2, 3]);
-}
-
-#[tokio::test]
 async fn an_expired_transaction_is_seen_through_so_that_the_lane_has_no_gap() {
     let bed = Bed::new();
     let engine = bed.start().await;

@@ -29,6 +29,8 @@ pub struct Faults {
     pub enter_goes_down: AtomicBool,
     /// So many calls of `advance` work and then say that they did not.
     pub advance_lies: AtomicUsize,
+    /// `advance` works late.
+    pub advance_dawdles: AtomicBool,
     /// `advance` works, and says so late.
     pub advance_lingers: AtomicBool,
     /// `hand_over` fails.
@@ -116,6 +118,9 @@ impl Journal for Flaky {
         changes: Vec<Advance>,
     ) -> Result<Vec<Entry>, JournalError> {
         self.works()?;
+        if self.faults.advance_dawdles.load(Ordering::SeqCst) {
+            tokio::time::sleep(LINGERS).await;
+        }
         let entries = self.journal.advance(lease, changes).await?;
         if self.faults.advance_lingers.load(Ordering::SeqCst) {
             tokio::time::sleep(LINGERS).await;

@@ -29,6 +29,7 @@ mod first_payments;
 mod fitness;
 mod flaky;
 mod funds;
+mod gaps;
 mod guard;
 mod losses;
 mod metered;

@@ -257,8 +257,9 @@ async fn what_lost_its_bytes_ends_all_the_same() {
             }
         }
         bed.clock.set(pay402_core::time::UnixTime(NOW + 60));
-        let gap_patience = Duration::from_millis(50);
-        let engine = bed.start_with(Options { gap_patience, ..options() }).await;
+        let patience = Duration::from_millis(50);
+        let gaps = Options { gap_patience: patience, gap_every: patience, ..options() };
+        let engine = bed.start_with(gaps).await;
         for key in &hidden {
             until("it is settled", || async {
                 engine.status(key).await.unwrap().unwrap().stage == "settled"

@@ -1,5 +1,7 @@
 //! Blocks that are undone after what they closed was told, and blocks that are buried.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pay402_core::journal::{Delivery, Entry, Outcome, Stage};
@@ -13,17 +15,13 @@ use crate::bed::{
     Bed, LONG, SHORT, done, options, pending, refused, settle, stage, take_over, until,
 };
 use crate::chain::{EXPIRES, NOW, Undone, key, payment};
+use crate::flaky::{Faults, Flaky, LINGERS};
 
 /// Blocks until a block is buried.
 const BURIAL: u64 = 8;
 
 fn watching() -> Options {
-    Options {
-        watch_every: Duration::from_millis(2),
-        burial_blocks: BURIAL,
-        gap_patience: Duration::ZERO,
-        ..options()
-    }
+    Options { watch_every: Duration::from_millis(2), burial_blocks: BURIAL, ..options() }
 }
 
 async fn entry(bed: &Bed, nonce: &str) -> Entry {
@@ -63,6 +61,66 @@ async fn what_is_undone_is_settled_again_with_the_same_bytes() {
         let state = bed.chain.state();
         assert_eq!((state.transfers, state.hashes().len()), (1, 1), "{undone:?}");
     }
+}
+
+/// Of two nodes that are asked in turn one is behind. What only the other shows is not left to a child of
+/// what that one shows.
+#[tokio::test]
+async fn a_block_above_the_head_that_was_seen_is_looked_at_again() {
+    let bed = Bed::new();
+    let engine = bed.start_with(watching()).await;
+    bed.chain.state().mine();
+    bed.chain.state().heads_behind = 1;
+    let before = told(&bed, &engine, "1").await;
+    let heads = bed.chain.state().heads;
+    until("it was looked at", || async { bed.chain.state().heads > heads + 2 }).await;
+    {
+        let mut state = bed.chain.state();
+        state.reorganize(1, Undone::Lost);
+        state.heads_behind = 0;
+    }
+    closed_elsewhere(&bed, "1", &before).await;
+    assert_eq!(bed.chain.state().transfers, 1);
+}
+
+/// The write that closes an entry takes so long that its block is undone meanwhile, and found to be.
+#[tokio::test]
+async fn what_an_undone_block_closes_late_is_opened_again_too() {
+    let bed = Bed::new();
+    let faults = Arc::new(Faults::default());
+    let journal = Arc::new(Flaky { journal: bed.journal(), faults: Arc::clone(&faults) });
+    let engine = bed.start_on(journal, watching()).await;
+    bed.chain.state().automine = false;
+    for number in ["1", "2"] {
+        pending(settle(&engine, payment(number), SHORT).await);
+    }
+    {
+        let mut state = bed.chain.state();
+        state.hidden.push(key("2"));
+        state.mine();
+    }
+    until("the first is closed", || async { stage(&engine, "1").await == "settled" }).await;
+    let before = block_of(&bed, "1").await.expect("it is watched");
+    faults.advance_dawdles.store(true, Ordering::SeqCst);
+    {
+        let mut state = bed.chain.state();
+        state.hidden.clear();
+        // No look goes by between these two.
+        state.automine = true;
+    }
+    let looks = bed.chain.state().looks;
+    until("the second is seen closed", || async { bed.chain.state().looks > looks }).await;
+    tokio::time::sleep(LINGERS / 5).await;
+    bed.chain.state().reorganize(1, Undone::Lost);
+    for number in ["1", "2"] {
+        closed_elsewhere(&bed, number, &before).await;
+        let watched = block_of(&bed, number).await;
+        assert!(
+            watched.is_some_and(|block| block != before),
+            "{number} rests on a block that is gone"
+        );
+    }
+    assert_eq!(bed.chain.state().transfers, 2);
 }
 
 #[tokio::test]
@@ -425,7 +483,10 @@ async fn what_a_pack_left_out_and_the_rest_of_it_are_settled_again() {
         let wait = Duration::from_millis(100);
         bed.chain.state().packing = Some(Packing { wait, members_max: MANY });
         bed.chain.state().leave_out.push(key(&odd.to_string()));
-        let engine = bed.start_with(watching()).await;
+        // Nor is the nonce left to wait for.
+        let gap_patience = Duration::from_millis(200);
+        let gap_every = Duration::from_millis(20);
+        let engine = bed.start_with(Options { gap_patience, gap_every, ..watching() }).await;
         let asked: Vec<_> = (0..MANY)
             .map(|number| {
                 let engine = engine.clone();
