@@ -481,13 +481,18 @@ impl Journal for Handle {
 
     async fn hand_over(
         &self,
+        lease: Option<&Lease>,
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
         at: UnixTime,
     ) -> Result<bool, JournalError> {
         let what = format!("hand over {key} from {from:?} to {to:?}");
-        self.run(&what, |db| Ok(db.hand_over(key, from, to, at))).await
+        let change = |db: &mut Db| {
+            lease.map_or(Ok(()), |lease| db.check(lease))?;
+            Ok(db.hand_over(key, from, to, at))
+        };
+        self.run(&what, change).await
     }
 
     async fn history(&self, after: u64, limit: usize) -> Result<Vec<Record>, JournalError> {

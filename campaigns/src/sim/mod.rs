@@ -38,7 +38,18 @@ const SEEDS_PER_ROUND: u64 = 250;
 const PEACE_MAX_S: u64 = 900;
 
 /// Seeds that once showed a fault. They are run first, and in a test.
-const KEPT: &[u64] = &[1_000_000_558, 1_000_000_623, 1_000_015_681, 1_000_027_441, 1_000_028_795];
+const KEPT: &[u64] = &[
+    1_000_000_558,
+    1_000_000_623,
+    1_000_013_055,
+    1_000_014_991,
+    1_000_015_681,
+    1_000_024_829,
+    1_000_027_441,
+    1_000_028_795,
+    1_000_029_272,
+    1_000_093_127,
+];
 
 /// What a seed came to.
 #[derive(Debug)]

@@ -559,10 +559,14 @@ pub trait Journal: Send + Sync {
     /// Changes who may be told, from `from` to `to`, if it still is `from`; to
     /// [`Delivery::Delivered`] only of an entry that is settled. Says whether it did. `at` is for the history.
     ///
+    /// With a lease, only while that is held: what another process knows of who waits is out of date. Without
+    /// one by whom the delivery belongs to: who waits, or was told.
+    ///
     /// # Errors
-    /// When storage failed.
+    /// [`JournalError::LeaseLost`], or when storage failed.
     async fn hand_over(
         &self,
+        lease: Option<&Lease>,
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Delivery, Holder, Journal, JournalError};
+use pay402_core::journal::{Delivery, Holder, Journal, JournalError, Lease};
 use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs};
 use pay402_core::time::Clock;
 use pay402_core::{Amount, NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
@@ -75,6 +75,7 @@ pub(crate) struct Desk {
     pub(crate) bell: Bell,
     /// As whom the lease is held; `None` without one.
     pub(crate) holder: Option<Holder>,
+    lease: Option<Lease>,
     /// Whether the lease could not be renewed for want of the journal.
     pub(crate) journal_down: AtomicBool,
     /// The blocks whose end is not beyond doubt yet.
@@ -253,11 +254,12 @@ impl Desk {
             shares: Mutex::default(),
             run: watch::Sender::new(Run::Following),
             holder: None,
+            lease: None,
         }
     }
 
     /// A desk for one tenure of the lease, with the figures of this one and nothing else of it.
-    pub(crate) fn fresh(&self, holder: Holder, run: Run) -> Self {
+    pub(crate) fn fresh(&self, holder: Holder, lease: Lease, run: Run) -> Self {
         let ports = (Arc::clone(&self.network), Arc::clone(&self.journal), Arc::clone(&self.clock));
         let (network, journal, clock) = ports;
         // What nodes refused in an earlier tenure says nothing about now.
@@ -269,6 +271,7 @@ impl Desk {
             lanes: Arc::clone(&self.lanes),
             run: watch::Sender::new(run),
             holder: Some(holder),
+            lease: Some(lease),
             ..Self::new(network, journal, clock, Arc::clone(&self.options), self.bell.clone())
         }
     }
@@ -337,7 +340,24 @@ impl Desk {
         from: Delivery,
         to: Delivery,
     ) -> Result<bool, JournalError> {
-        let moved = self.journal.hand_over(key, from, to, self.clock.now()).await;
+        let lost = || JournalError::LeaseLost(self.id.clone());
+        let lease = self.lease.as_ref().ok_or_else(lost)?;
+        let moved = self.journal.hand_over(Some(lease), key, from, to, self.clock.now()).await;
+        self.bell.ring();
+        moved
+    }
+
+    /// Changes who may be told, by the one who waits or was told, whoever leads by now.
+    ///
+    /// # Errors
+    /// When storage failed.
+    pub(crate) async fn give_up(
+        &self,
+        key: &PaymentKey,
+        from: Delivery,
+        to: Delivery,
+    ) -> Result<bool, JournalError> {
+        let moved = self.journal.hand_over(None, key, from, to, self.clock.now()).await;
         self.bell.ring();
         moved
     }

@@ -286,7 +286,7 @@ impl Post {
             (_, Intent::Stand) => Run::Settling,
             (_, Intent::Leave) => Run::Draining,
         };
-        let desk = Arc::new(self.idle.fresh(holder.clone(), run));
+        let desk = Arc::new(self.idle.fresh(holder.clone(), lease.clone(), run));
         desk.spawn(lease::keep(Arc::clone(&desk), holder, lease.clone()));
         for webhook in &desk.options.webhooks {
             let delivering = webhooks::deliver(Arc::clone(&desk), lease.clone(), webhook.clone());

@@ -89,7 +89,7 @@ impl Drop for Receipt {
         // Without a runtime the process is ending: the answer is lost, but never given twice.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let back = desk.hand_over(&key, Delivery::Delivered, Delivery::Owed).await;
+                let back = desk.give_up(&key, Delivery::Delivered, Delivery::Owed).await;
                 tracing::info!(payment = %key, given_back = ?back.is_ok(), "answer not delivered");
             });
         }
@@ -443,7 +443,7 @@ impl Call {
             return self.told(&entry);
         }
         let dismissed = told.is_some();
-        let handed_over = desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await;
+        let handed_over = desk.give_up(key, Delivery::Waiting, Delivery::Owed).await;
         if let Err(error) = &handed_over {
             tracing::warn!(payment = %key, %error, "not handed over");
         }
@@ -519,7 +519,7 @@ impl Call {
             let desk = &self.crew.desk;
             let key = &entry.new.key;
             // For the books only: nobody without these keys is told either way.
-            if let Err(error) = desk.hand_over(key, entry.delivery, Delivery::Delivered).await {
+            if let Err(error) = desk.give_up(key, entry.delivery, Delivery::Delivered).await {
                 tracing::warn!(payment = %key, %error, "delivery not recorded");
             }
         }

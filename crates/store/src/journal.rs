@@ -321,14 +321,18 @@ impl Journal for SqliteJournal {
 
     async fn hand_over(
         &self,
+        lease: Option<&Lease>,
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
         at: UnixTime,
     ) -> Result<bool, JournalError> {
-        let key = key.clone();
+        let (lease, key) = (lease.cloned(), key.clone());
         self.writer
-            .run(Access::Write, move |connection| hand_over(connection, &key, from, to, at))
+            .run(Access::Write, move |connection| {
+                lease.iter().try_for_each(|lease| check_token(connection, lease))?;
+                hand_over(connection, &key, from, to, at)
+            })
             .await
     }
 

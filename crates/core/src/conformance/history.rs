@@ -65,7 +65,8 @@ pub async fn every_change_leaves_one_record<J: Journal + 'static>(on: On<J>) {
     }
     enter(journal, new("two")).await;
     let (one, two) = (key("one"), key("two"));
-    let handed = journal.hand_over(&two, Delivery::Waiting, Delivery::Owed, UnixTime(20)).await;
+    let handed =
+        journal.hand_over(None, &two, Delivery::Waiting, Delivery::Owed, UnixTime(20)).await;
     assert_eq!(handed, Ok(true));
     advance(journal, &lease, "two", Event::Closed(failed(None))).await;
 
@@ -124,7 +125,8 @@ pub async fn what_is_refused_leaves_no_record<J: Journal + 'static>(on: On<J>) {
     let late = vec![change("one", Event::Signed(signed(1)))];
     assert!(journal.advance(&old, late).await.is_err());
     let one = key("one");
-    let handed = journal.hand_over(&one, Delivery::Owed, Delivery::Delivered, UnixTime(1)).await;
+    let handed =
+        journal.hand_over(None, &one, Delivery::Owed, Delivery::Delivered, UnixTime(1)).await;
     assert_eq!(handed, Ok(false));
     assert_eq!(all(journal).await, before);
 }
@@ -202,7 +204,8 @@ pub async fn readers_skip_nothing_while_many_write<J: Journal + 'static>(on: On<
                 enter(&*journal, new(&name)).await;
                 advance(&*journal, &lease, &name, Event::Signed(signed(number))).await;
                 let owed = (Delivery::Waiting, Delivery::Owed);
-                let handed = journal.hand_over(&key(&name), owed.0, owed.1, UnixTime(1)).await;
+                let handed =
+                    journal.hand_over(None, &key(&name), owed.0, owed.1, UnixTime(1)).await;
                 assert_eq!(handed, Ok(true));
                 advance(&*journal, &lease, &name, Event::Closed(settled())).await;
                 Vec::new()

@@ -41,6 +41,7 @@ macro_rules! journal_conformance {
                 a_take_over_owes_what_was_waited_for,
                 closing_delivers_to_who_waits,
                 a_hand_over_compares_first,
+                a_late_leader_hands_nothing_over,
                 one_of_100_hand_overs_wins,
                 an_advance_undoes_no_hand_over,
                 the_next_nonce_follows_the_highest_recorded,
@@ -528,7 +529,7 @@ pub async fn closing_delivers_to_who_waits<J: Journal + 'static>(on: On<J>) {
     for name in ["waiting", "owed", "not asked", "not closed"] {
         enter(&*on.store, new(name)).await;
     }
-    let owed = on.store.hand_over(&key("owed"), Delivery::Waiting, Delivery::Owed, NOW).await;
+    let owed = on.store.hand_over(None, &key("owed"), Delivery::Waiting, Delivery::Owed, NOW).await;
     assert_eq!(owed, Ok(true));
     let close = |name, deliver| Advance { deliver, ..change(name, Event::Closed(settled())) };
     let signs = Advance { deliver: true, ..change("not closed", Event::Signed(signed(1))) };
@@ -547,7 +548,7 @@ pub async fn closing_delivers_to_who_waits<J: Journal + 'static>(on: On<J>) {
 pub async fn a_hand_over_compares_first<J: Journal + 'static>(on: On<J>) {
     enter(&*on.store, new("one")).await;
     let one = key("one");
-    let hand_over = |from, to| on.store.hand_over(&one, from, to, NOW);
+    let hand_over = |from, to| on.store.hand_over(None, &one, from, to, NOW);
     assert_eq!(hand_over(Delivery::Owed, Delivery::Delivered).await, Ok(false));
     assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Waiting);
     assert_eq!(hand_over(Delivery::Waiting, Delivery::Owed).await, Ok(true));
@@ -557,8 +558,38 @@ pub async fn a_hand_over_compares_first<J: Journal + 'static>(on: On<J>) {
     assert_eq!(hand_over(Delivery::Owed, Delivery::Delivered).await, Ok(true));
     assert_eq!(find(&*on.store, "one").await.delivery, Delivery::Delivered);
     let nobody = key("nobody");
-    let unknown = on.store.hand_over(&nobody, Delivery::Waiting, Delivery::Owed, NOW).await;
+    let unknown = on.store.hand_over(None, &nobody, Delivery::Waiting, Delivery::Owed, NOW).await;
     assert_eq!(unknown, Ok(false));
+}
+
+/// Who led before may not say any more that nobody waits, nor collect.
+pub async fn a_late_leader_hands_nothing_over<J: Journal + 'static>(on: On<J>) {
+    let store = &*on.store;
+    let late = lapsed(store, "there").await;
+    for name in ["one", "two"] {
+        enter(store, new(name)).await;
+    }
+    advance(store, &late, "two", Event::Closed(settled())).await;
+    let (one, two) = (key("one"), key("two"));
+    let moved = store.hand_over(Some(&late), &one, Delivery::Waiting, Delivery::Owed, NOW).await;
+    assert_eq!(moved, Ok(true));
+    let moved = store.hand_over(Some(&late), &one, Delivery::Waiting, Delivery::Owed, NOW).await;
+    assert_eq!(moved, Ok(false), "it leads, and compares first");
+    let next = lease(store).await;
+    for (name, from, to) in
+        [(&one, Delivery::Owed, Delivery::Waiting), (&two, Delivery::Owed, Delivery::Delivered)]
+    {
+        let moved = store.hand_over(Some(&late), name, from, to, NOW).await;
+        assert_eq!(moved, Err(JournalError::LeaseLost(network())));
+    }
+    for name in ["one", "two"] {
+        assert_eq!(find(store, name).await.delivery, Delivery::Owed);
+    }
+    let moved = store.hand_over(Some(&next), &one, Delivery::Owed, Delivery::Waiting, NOW).await;
+    assert_eq!(moved, Ok(true));
+    // Whoever waits may leave, whoever leads.
+    let moved = store.hand_over(None, &one, Delivery::Waiting, Delivery::Owed, NOW).await;
+    assert_eq!(moved, Ok(true));
 }
 
 /// One success to one caller.
@@ -569,7 +600,8 @@ pub async fn one_of_100_hand_overs_wins<J: Journal + 'static>(on: On<J>) {
     let answers = on
         .at_once(100, |journal, _| async move {
             let one = key("one");
-            let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Delivered, NOW).await;
+            let handed =
+                journal.hand_over(None, &one, Delivery::Waiting, Delivery::Delivered, NOW).await;
             handed.expect("the store answers")
         })
         .await;
@@ -595,7 +627,8 @@ pub async fn an_advance_undoes_no_hand_over<J: Journal + 'static>(on: On<J>) {
                     return true;
                 }
                 let one = key(&name);
-                let handed = journal.hand_over(&one, Delivery::Waiting, Delivery::Owed, NOW).await;
+                let handed =
+                    journal.hand_over(None, &one, Delivery::Waiting, Delivery::Owed, NOW).await;
                 handed.expect("the store answers")
             }
         })

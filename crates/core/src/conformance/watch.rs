@@ -182,7 +182,7 @@ pub async fn only_a_settled_entry_is_delivered<J: Journal + 'static>(on: On<J>) 
     let journal = &*on.store;
     let lease = lease(journal).await;
     let one = key("one");
-    let deliver = |from| journal.hand_over(&one, from, Delivery::Delivered, NOW);
+    let deliver = |from| journal.hand_over(None, &one, from, Delivery::Delivered, NOW);
     enter(journal, new("one")).await;
     assert_eq!(deliver(Delivery::Waiting).await, Ok(false), "it is not closed");
     advance(journal, &lease, "one", Event::ClosedIn(settled(), block(1, "0xa"))).await;

@@ -207,6 +207,7 @@ impl Journal for Flaky {
 
     async fn hand_over(
         &self,
+        lease: Option<&Lease>,
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
@@ -216,7 +217,7 @@ impl Journal for Flaky {
         if self.faults.hand_over_fails.load(Ordering::SeqCst) {
             return Err(error());
         }
-        self.journal.hand_over(key, from, to, at).await
+        self.journal.hand_over(lease, key, from, to, at).await
     }
 
     async fn history(&self, after: u64, limit: usize) -> Result<Vec<Record>, JournalError> {

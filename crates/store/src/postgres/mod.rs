@@ -26,6 +26,7 @@ mod books;
 #[path = "../../tests/postgres/cluster.rs"]
 mod cluster;
 mod connect;
+mod delivery;
 mod history;
 mod hook;
 mod schema;
@@ -52,9 +53,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use crate::column::{Columns, Hash, Money, Net, Whole};
-use crate::entry::{
-    EntryRow, Held, RELEASED, Turn, advanced, count, delivery_text, nonce_after, read_entry,
-};
+use crate::entry::{EntryRow, Held, RELEASED, Turn, advanced, count, nonce_after, read_entry};
 use crate::history::Noted;
 
 /// What the store is called in messages.
@@ -139,14 +138,6 @@ const HIGHEST_NONCE: &str = "
 const FAILURES: &str = "
     SELECT count(*) AS failures FROM pay402_journal.entry
     WHERE network = $1 AND payer = $2 AND entered_at >= $3 AND stage = 'failed' AND fee <> '0'";
-const HAND_OVER: &str = "
-    WITH changed AS (
-        UPDATE pay402_journal.entry SET delivery = $3 WHERE key = $1 AND delivery = $2
-          AND ($3 <> 'delivered' OR stage = 'settled')
-        RETURNING seq, delivery, entered_by
-    )
-    INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by)
-    SELECT seq, $4, 'handed_over', delivery, entered_by FROM changed";
 /// A row to lock, also before anybody held the lease; no lease has the token 0.
 const LEASE_ROW: &str = "
     INSERT INTO pay402_journal.lease (network, holder, token, until)
@@ -503,21 +494,13 @@ impl Journal for PgJournal {
 
     async fn hand_over(
         &self,
+        lease: Option<&Lease>,
         key: &PaymentKey,
         from: Delivery,
         to: Delivery,
         at: UnixTime,
     ) -> Result<bool, JournalError> {
-        let key = key.clone();
-        self.run(move |client| {
-            Box::pin(async move {
-                let statement = client.prepare_cached(HAND_OVER).await?;
-                let (from, to, at) = (delivery_text(from), delivery_text(to), Whole::from(at));
-                let moved = client.execute(&statement, &[&key.as_str(), &from, &to, &at]).await?;
-                Ok(moved == 1)
-            })
-        })
-        .await
+        self.handed_over(lease, key, (from, to), at).await
     }
 
     async fn history(&self, after: u64, limit: usize) -> Result<Vec<Record>, JournalError> {

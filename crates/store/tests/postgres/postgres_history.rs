@@ -117,7 +117,7 @@ async fn entries_of_the_first_format_have_a_history_from_then_on() {
         assert_eq!(entry.stage, Stage::Final(settled()), "{name}");
     }
     let owed = (Delivery::Waiting, Delivery::Owed);
-    let handed = journal.hand_over(&key("settled"), owed.0, owed.1, UnixTime(1)).await;
+    let handed = journal.hand_over(None, &key("settled"), owed.0, owed.1, UnixTime(1)).await;
     assert_eq!(handed, Ok(true));
     let records = journal.history(0, 100).await.unwrap();
     let told: Vec<_> = records.iter().map(|record| record.change.name()).collect();

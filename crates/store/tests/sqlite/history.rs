@@ -59,7 +59,7 @@ async fn entries_of_the_second_format_have_a_history_from_then_on() {
     }
     for name in ["settled", "failed"] {
         let owed = (Delivery::Waiting, Delivery::Owed);
-        let handed = journal.hand_over(&key(name), owed.0, owed.1, UnixTime(1)).await;
+        let handed = journal.hand_over(None, &key(name), owed.0, owed.1, UnixTime(1)).await;
         assert_eq!(handed, Ok(true), "{name}");
     }
     let records = journal.history(0, 100).await.unwrap();
