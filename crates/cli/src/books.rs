@@ -23,6 +23,9 @@ sol! {
     function balanceOf(address account) external view returns (uint256);
 }
 
+/// Blocks whose logs are asked for at once.
+const LOGS_BLOCKS: usize = 32;
+
 /// Whose books are compared, and against which token.
 #[derive(Debug)]
 pub struct Accounts {
@@ -197,18 +200,22 @@ async fn used_by_all(
     chain: &DynProvider,
     town: &Town,
 ) -> Result<HashMap<PaymentKey, String>, Incoherent> {
-    let filter = Filter::new()
-        .address(town.token)
-        .event_signature(AuthorizationUsed::SIGNATURE_HASH)
-        .from_block(0);
+    let head = chain.get_block_number().await.map_err(unreadable)?;
+    let signature = AuthorizationUsed::SIGNATURE_HASH;
     let mut used = HashMap::new();
-    for log in chain.get_logs(&filter).await.map_err(unreadable)? {
-        let seen = AuthorizationUsed::decode_log(&log.inner).map_err(unreadable)?.data;
-        let (payer, nonce) = (format!("{:#x}", seen.authorizer), format!("{:#x}", seen.nonce));
-        let key = PaymentKey::new(&town.network, &format!("{:#x}", town.token), &payer, &nonce);
-        let transaction = log.transaction_hash.ok_or_else(|| unreadable("a log of nothing"))?;
-        if used.insert(key.clone(), format!("{transaction:#x}")).is_some() {
-            return Err(Incoherent(format!("{key} was used twice")));
+    // A node shows so many logs at a time.
+    for from in (0..=head).step_by(LOGS_BLOCKS) {
+        let to = from + LOGS_BLOCKS as u64 - 1;
+        let filter = Filter::new().address(town.token).event_signature(signature);
+        let filter = filter.from_block(from).to_block(to.min(head));
+        for log in chain.get_logs(&filter).await.map_err(unreadable)? {
+            let seen = AuthorizationUsed::decode_log(&log.inner).map_err(unreadable)?.data;
+            let (payer, nonce) = (format!("{:#x}", seen.authorizer), format!("{:#x}", seen.nonce));
+            let key = PaymentKey::new(&town.network, &format!("{:#x}", town.token), &payer, &nonce);
+            let transaction = log.transaction_hash.ok_or_else(|| unreadable("a log of nothing"))?;
+            if used.insert(key.clone(), format!("{transaction:#x}")).is_some() {
+                return Err(Incoherent(format!("{key} was used twice")));
+            }
         }
     }
     Ok(used)
