@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::Result;
 use crate::payments::{Fate, PRICE_ATOMIC, ask, caller, is_verified};
-use crate::replicas::{Climate, World, transactions};
+use crate::replicas::{Climate, Replica, World, transactions};
 use crate::rounds::{Extent, Plan, Store};
 use crate::site::{Ground, Site};
 
@@ -116,9 +116,14 @@ async fn round(plan: &Plan) -> Result<Value> {
             start.wait().await;
             let verified = looks && is_verified(&client, &url, &signed.verify_body()).await?;
             let (settle, body) = (format!("{url}/settle"), signed.body());
+            let begun = tokio::time::Instant::now();
             loop {
-                if let Some(fate) = ask(&client, &settle, &body).await? {
-                    return Ok::<_, String>((verified, fate));
+                match ask(&client, &settle, &body).await {
+                    Ok(Some(fate)) => return Ok::<_, String>((verified, fate)),
+                    Ok(None) => {}
+                    // A machine that is busy elsewhere may take too long to be connected to.
+                    Err(_) if begun.elapsed() < RESOLVED_MAX => {}
+                    Err(problem) => return Err(problem),
                 }
                 tokio::time::sleep(ASK_AGAIN).await;
             }
@@ -129,6 +134,13 @@ async fn round(plan: &Plan) -> Result<Value> {
         let (was_verified, fate) = told??;
         verified += u64::from(was_verified);
         granted += u64::from(fate == Fate::Told);
+    }
+    let ended = match &mut place {
+        Place::One(site) => site.process.has_ended(),
+        Place::Three(world) => world.replicas.iter_mut().any(Replica::has_ended),
+    };
+    if ended {
+        return Err("a facilitator ended by itself".into());
     }
     let (settled, transactions) = match &place {
         Place::One(site) => {
