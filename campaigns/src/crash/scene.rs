@@ -18,6 +18,8 @@ const PAUSE: Duration = Duration::from_millis(40);
 const REPLACED_AFTER: Duration = Duration::from_millis(9_500);
 /// How much the base fee rises meanwhile, to wei for a unit of gas.
 const BASE_FEE: u64 = 50_000_000_000;
+/// What it falls to afterwards.
+const BASE_FEE_LOW: u64 = 1_000_000_000;
 /// How much deeper than two blocks a reorganisation may be, and how old the chain is before.
 const DEEP: u64 = 6;
 const OLD_ENOUGH: u64 = 20;
@@ -194,6 +196,10 @@ impl Scene {
     /// Lets the chain go on as before.
     pub(crate) fn calm(self, site: &Site) {
         site.chain.release_mempool();
+        if self == Self::Dear {
+            // What is signed next is signed at low fees again, so that they can rise once more.
+            site.chain.set_next_base_fee(BASE_FEE_LOW);
+        }
         site.chain.set_mining(Mining::Interval(BLOCK_TIME));
     }
 }
