@@ -75,6 +75,7 @@ pub(crate) struct Desk {
     pub(crate) bell: Bell,
     /// As whom the lease is held; `None` without one.
     pub(crate) holder: Option<Holder>,
+    /// The lease itself; `None` without one.
     lease: Option<Lease>,
     /// Whether the lease could not be renewed for want of the journal.
     pub(crate) journal_down: AtomicBool,
@@ -208,6 +209,11 @@ impl LaneHealth {
         let doublings = rejections.saturating_sub(1).min(16);
         Self::REST_FIRST.saturating_mul(1 << doublings).min(Self::REST_MAX)
     }
+}
+
+/// What a caller is told when the journal does not answer.
+pub(crate) fn unreachable_journal(error: &JournalError) -> Unavailable {
+    Unavailable::new("journal", error.to_string())
 }
 
 impl Desk {

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use pay402_core::error::Unavailable;
 use pay402_core::facilitator::{Settled, Settlement};
-use pay402_core::journal::{Entered, Entry, JournalError, NewEntry, Outcome, Stage};
+use pay402_core::journal::{Entered, Entry, NewEntry, Outcome, Stage};
 use pay402_core::network::{Errand, Identified, Unverified};
 use pay402_core::{Amount, Digest, PaymentKey, Refusal, Refused};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use crate::desk::{Desk, Run};
+use crate::desk::{Desk, Run, unreachable_journal};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::funds;
@@ -76,7 +76,7 @@ impl Request {
     pub(crate) async fn run(self) -> Result<Settled, Unavailable> {
         let desk = &self.crew.desk;
         let Identified { key, fingerprint, payer } = &self.identified;
-        let found = desk.journal.find(key).await.map_err(|error| unreachable(&error))?;
+        let found = desk.journal.find(key).await.map_err(|error| unreachable_journal(&error))?;
         let ended = match found {
             Some(entry) if entry.new.fingerprint != *fingerprint => {
                 let message = "another request with this authorization was taken before";
@@ -122,7 +122,9 @@ pub(crate) async fn carry_out(
 ) -> Result<Ended, Unavailable> {
     let desk = &crew.desk;
     let key = errand.key.clone();
-    if let Some(entry) = desk.journal.find(&key).await.map_err(|error| unreachable(&error))? {
+    if let Some(entry) =
+        desk.journal.find(&key).await.map_err(|error| unreachable_journal(&error))?
+    {
         return Ok(wait(crew, &entry, deadline).await);
     }
     if let Some(refused) = enter(crew, errand, room).await? {
@@ -169,7 +171,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
         // It may have been entered all the same; then it is carried out, by us or later.
         Err(error) => {
             return match desk.journal.find(&key).await {
-                Ok(None) => Err(unreachable(&error)),
+                Ok(None) => Err(unreachable_journal(&error)),
                 Ok(Some(_)) | Err(_) => Ok(None),
             };
         }
@@ -198,7 +200,7 @@ pub(crate) async fn take_turn(
     for turn in 0..max {
         let name = PaymentKey::new(&desk.id, "turn", account, &format!("{day}/{turn}"));
         let new = new_entry(desk, (name.clone(), fingerprint), account, Vec::new(), 0);
-        match desk.journal.enter(new).await.map_err(|error| unreachable(&error))? {
+        match desk.journal.enter(new).await.map_err(|error| unreachable_journal(&error))? {
             Entered::New => {
                 desk.bell.ring();
                 if let Some(custody) = desk.take(&name, None) {
@@ -275,8 +277,4 @@ async fn wait(crew: &Crew, entry: &Entry, deadline: Instant) -> Ended {
             Ok(None) | Err(_) => Ended::of(entry),
         },
     }
-}
-
-fn unreachable(error: &JournalError) -> Unavailable {
-    Unavailable::new("journal", error.to_string())
 }

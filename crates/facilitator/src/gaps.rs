@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use pay402_core::PaymentKey;
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Entered, JournalError, Stage};
+use pay402_core::journal::{Entered, Stage};
 use tokio::time::Instant;
 
-use crate::desk::Desk;
+use crate::desk::{Desk, unreachable_journal};
 use crate::errand;
 use crate::recover;
 use crate::seal::Content;
@@ -44,12 +44,20 @@ pub(crate) struct Standing {
 /// When the chain or the journal does not answer.
 pub(crate) async fn standing(desk: &Desk, signer: &str) -> Result<Standing, Unavailable> {
     let consumed = desk.in_time(desk.network.consumed_nonces(signer)).await??;
-    let recorded = desk.journal.next_nonce(&desk.id, signer).await.map_err(unreachable)?;
+    let recorded = desk
+        .journal
+        .next_nonce(&desk.id, signer)
+        .await
+        .map_err(|error| unreachable_journal(&error))?;
     let recorded = recorded.unwrap_or(0);
     let mut missing = Vec::new();
     if recorded > consumed {
         let limit = desk.options.unfinished_max.saturating_mul(2);
-        let unfinished = desk.journal.unfinished(&desk.id, limit).await.map_err(unreachable)?;
+        let unfinished = desk
+            .journal
+            .unfinished(&desk.id, limit)
+            .await
+            .map_err(|error| unreachable_journal(&error))?;
         let held: HashSet<u64> = unfinished
             .iter()
             .filter_map(|entry| recover::signed(&entry.stage))
@@ -126,7 +134,7 @@ async fn fill(crew: &Crew, signer: &str, nonce: u64) -> Result<(), Unavailable> 
         let sealed = desk.sealer.seal(Content::Plan, &name, &plan)?;
         let new = errand::cancelling(desk, &name, signer, sealed);
         let expires = new.expires;
-        match desk.journal.enter(new).await.map_err(unreachable)? {
+        match desk.journal.enter(new).await.map_err(|error| unreachable_journal(&error))? {
             Entered::New => {
                 desk.bell.ring();
                 // It goes ahead of what waits for a place: those wait for it.
@@ -143,8 +151,4 @@ async fn fill(crew: &Crew, signer: &str, nonce: u64) -> Result<(), Unavailable> 
     }
     let problem = format!("nonce {nonce} was cancelled {ATTEMPTS_MAX} times, and is missing again");
     Err(Unavailable::new("signer", problem))
-}
-
-fn unreachable(error: JournalError) -> Unavailable {
-    Unavailable::new("journal", error.to_string())
 }

@@ -23,7 +23,7 @@ use pay402_core::{Digest, Payment, PaymentKey, Refusal, Refused};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::desk::{Desk, Run};
+use crate::desk::{Desk, Run, unreachable_journal};
 use crate::errand::{self, Ended, Room};
 use crate::exposure::{self, Firm};
 use crate::failpoint::Failpoint;
@@ -563,10 +563,6 @@ impl Call {
 
 const fn is_final(entry: &Entry) -> bool {
     matches!(entry.stage, Stage::Final(_))
-}
-
-fn unreachable_journal(error: &JournalError) -> Unavailable {
-    Unavailable::new("journal", error.to_string())
 }
 
 fn pending(entry: Option<&Entry>) -> Answer {

@@ -111,18 +111,27 @@ fn authorization(input: &[u8]) -> Option<Authorization> {
     })
 }
 
+/// What a proxy is asked to move: to whom, from when on, and by whom if that is named.
+fn transfer(
+    permit: &PermitTransferFrom,
+    from: Address,
+    (to, valid_after, facilitator): (Address, U256, Option<Address>),
+) -> PermitTransfer {
+    PermitTransfer {
+        from,
+        token: permit.permitted.token,
+        permitted: permit.permitted.amount,
+        nonce: permit.nonce,
+        deadline: permit.deadline,
+        to,
+        valid_after,
+        facilitator,
+    }
+}
+
 fn exact_permit(input: &[u8]) -> Option<(PermitTransfer, U256)> {
     let of = |permit: PermitTransferFrom, owner: Address, witness: ExactWitness| {
-        let transfer = PermitTransfer {
-            from: owner,
-            token: permit.permitted.token,
-            permitted: permit.permitted.amount,
-            nonce: permit.nonce,
-            deadline: permit.deadline,
-            to: witness.to,
-            valid_after: witness.validAfter,
-            facilitator: None,
-        };
+        let transfer = transfer(&permit, owner, (witness.to, witness.validAfter, None));
         (transfer, permit.permitted.amount)
     };
     if let Ok(call) = ExactProxy::settleCall::abi_decode(input) {
@@ -133,15 +142,9 @@ fn exact_permit(input: &[u8]) -> Option<(PermitTransfer, U256)> {
 }
 
 fn upto_permit(input: &[u8]) -> Option<(PermitTransfer, U256)> {
-    let of = |permit: PermitTransferFrom, owner: Address, witness: UptoWitness| PermitTransfer {
-        from: owner,
-        token: permit.permitted.token,
-        permitted: permit.permitted.amount,
-        nonce: permit.nonce,
-        deadline: permit.deadline,
-        to: witness.to,
-        valid_after: witness.validAfter,
-        facilitator: Some(witness.facilitator),
+    let of = |permit: PermitTransferFrom, owner: Address, witness: UptoWitness| {
+        let facilitator = Some(witness.facilitator);
+        transfer(&permit, owner, (witness.to, witness.validAfter, facilitator))
     };
     if let Ok(call) = UptoProxy::settleCall::abi_decode(input) {
         return Some((of(call.permit, call.owner, call.witness), call.amount));

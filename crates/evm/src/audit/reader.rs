@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::judge::Mined;
 use crate::network::errors;
 use crate::rpc::{Answer, Block, Call, Receipt, Rpc};
 
@@ -34,6 +35,27 @@ pub(super) struct Sent {
     /// In wei.
     pub(super) value: U256,
     pub(super) input: Bytes,
+}
+
+impl Sent {
+    /// With its receipt, before anything else is known of it.
+    pub(super) fn mined(&self, receipt: &Receipt) -> Mined {
+        Mined {
+            hash: self.hash,
+            from: self.from,
+            to: self.to,
+            nonce: self.nonce.to(),
+            block: receipt.block(),
+            block_hash: receipt.block_hash,
+            time: 0,
+            is_canonical: false,
+            is_ours: false,
+            fee: receipt.fee(),
+            moved: if receipt.succeeded() { self.value } else { U256::ZERO },
+            proofs: Vec::new(),
+            strangers: Vec::new(),
+        }
+    }
 }
 
 /// The hashes of what is in a block.

@@ -354,19 +354,5 @@ fn span(ours: &BTreeMap<u64, &Mined>, nonce: u64, head: u64) -> (u64, u64) {
 
 /// A transaction of a signer that is not in the books.
 fn stray(sent: &Sent, receipt: &crate::rpc::Receipt) -> Mined {
-    Mined {
-        hash: sent.hash,
-        from: sent.from,
-        to: sent.to,
-        nonce: sent.nonce.to(),
-        block: receipt.block(),
-        block_hash: receipt.block_hash,
-        time: 0,
-        is_canonical: true,
-        is_ours: false,
-        fee: receipt.fee(),
-        moved: if receipt.succeeded() { sent.value } else { U256::ZERO },
-        proofs: Vec::new(),
-        strangers: Vec::new(),
-    }
+    Mined { is_canonical: true, ..sent.mined(receipt) }
 }

@@ -78,21 +78,7 @@ impl<'a> Witness<'a> {
                 proofs.push((*index, self.seen(*index, receipt)));
             }
         }
-        Mined {
-            hash: sent.hash,
-            from: sent.from,
-            to: sent.to,
-            nonce: sent.nonce.to(),
-            block: receipt.block(),
-            block_hash: receipt.block_hash,
-            time: 0,
-            is_canonical: false,
-            is_ours,
-            fee: receipt.fee(),
-            moved: if receipt.succeeded() { sent.value } else { U256::ZERO },
-            proofs,
-            strangers,
-        }
+        Mined { is_ours, proofs, strangers, ..sent.mined(receipt) }
     }
 
     /// Whether the transaction made the payment that its call asks for, and that is in the books.
