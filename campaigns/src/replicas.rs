@@ -344,7 +344,7 @@ pub(crate) async fn books(
 }
 
 /// Has the chain prove a journal, to the wei, as `pay402 reconcile` does.
-async fn audit(chain: &Devchain, journal: &dyn Journal) -> Result<()> {
+pub(crate) async fn audit(chain: &Devchain, journal: &dyn Journal) -> Result<()> {
     let rpc = Rpc::provided(&network(), &chain.provider());
     let mut audit = Audit::begin(network(), rpc, AssetTable::defaults()).await?;
     audit.add(journal.books(&network(), 0, usize::MAX).await?);

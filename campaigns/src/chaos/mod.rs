@@ -31,6 +31,7 @@ use self::oracle::Figures;
 use self::proxy::Proxy;
 use crate::Result;
 use crate::postgres::Cluster;
+use crate::replicas::audit;
 use crate::rounds::{Extent, Plan, Random, Store};
 
 const CHAIN_ID: u64 = pay402::stack::CHAIN_ID;
@@ -50,6 +51,10 @@ const PACE: Duration = Duration::from_millis(300);
 const SPIKE: u64 = 50;
 /// Longest until everything is final after the faults have stopped.
 const SETTLING_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long nothing is open before the facilitator is stopped: what it was told is looked at again meanwhile.
+const QUIET: Duration = Duration::from_secs(15);
+/// The gauge of what is open, in the facilitator's figures.
+const OPEN: &str = "x402_entries{";
 /// Longest until the facilitator listens.
 const START_MAX: Duration = Duration::from_secs(60);
 
@@ -139,7 +144,7 @@ struct Town {
     journal: Place,
     payee: Address,
     seed: u64,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Where the journal of a round is.
@@ -178,7 +183,7 @@ impl Town {
         let urls: Vec<&str> = proxies.iter().map(|proxy| proxy.url.as_str()).collect();
         let facilitator = Facilitator::start(&plan.bin, folder.path(), &journal, &urls).await?;
         let payee = genesis::dev_signer(pay402::stack::PAYEE_INDEX).address();
-        Ok(Self { chain, proxies, facilitator, journal, payee, seed, _folder: folder })
+        Ok(Self { chain, proxies, facilitator, journal, payee, seed, folder })
     }
 
     async fn round(
@@ -226,11 +231,20 @@ impl Town {
             }
         }
         self.facilitator.check()?;
+        self.facilitator.wait_until_quiet(stopped + SETTLING_MAX).await?;
         self.facilitator.stop().await?;
         let journal = self.journal.open().await?;
         let network = NetworkId::eip155(CHAIN_ID);
         let provider = self.chain.provider();
-        oracle::compare(&provider, &*journal, &network, self.payee, &presented).await
+        let mut figures =
+            oracle::compare(&provider, &*journal, &network, self.payee, &presented).await?;
+        if let Err(wrong) = audit(&self.chain, &*journal).await {
+            figures.violations.push(wrong.to_string());
+        }
+        if !figures.violations.is_empty() {
+            eprintln!("chaos: what is left of the round is in {}", self.folder.keep().display());
+        }
+        Ok(figures)
     }
 }
 
@@ -329,6 +343,21 @@ impl Facilitator {
                 Err(format!("the facilitator ended ({status}):\n{}", self.tail()).into())
             }
         }
+    }
+
+    /// Waits until nothing was open for [`QUIET`], or `until`.
+    async fn wait_until_quiet(&mut self, until: Instant) -> Result<()> {
+        let mut quiet_since = Instant::now();
+        while Instant::now() < until && quiet_since.elapsed() < QUIET {
+            self.check()?;
+            let figures = reqwest::get(format!("{}/metrics", self.url)).await?.text().await?;
+            let open: Vec<&str> = figures.lines().filter(|line| line.starts_with(OPEN)).collect();
+            if open.is_empty() || open.iter().any(|line| !line.ends_with(" 0")) {
+                quiet_since = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
     }
 
     async fn stop(&mut self) -> Result<()> {

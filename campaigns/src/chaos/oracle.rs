@@ -145,6 +145,9 @@ fn judge(figures: &mut Figures, order: &Order, told: &Told, stage: Option<&Stage
         (true, _, true) => violation("a failure above the tier that was charged"),
         (false, true, _) => {
             let is_booked = matches!(stage, Some(Stage::Final(Outcome::Reverted { .. })));
+            if !is_booked {
+                violation("a loss below the tier that is not booked");
+            }
             figures.lost_below += 1;
             figures.booked_below += usize::from(is_booked);
         }
@@ -219,7 +222,7 @@ mod tests {
             (figures.violations.len(), figures.lost_below, figures.denied_below)
         };
         assert_eq!(of(Worth::High, success(1), settled(), 0), (1, 0, 0));
-        assert_eq!(of(Worth::Low, success(1), settled(), 0), (0, 1, 0));
+        assert_eq!(of(Worth::Low, success(1), settled(), 0), (1, 1, 0), "not booked");
         let (reason, message) = ("invalid_exact_evm_payload_authorization_valid_before", "late");
         let (reason, message) = (reason.to_owned(), message.to_owned());
         let lost = Outcome::Reverted { reason, message, transaction: None, fee: Amount::ZERO };

@@ -30,6 +30,8 @@ use view::View;
 /// Chain time at the beginning.
 pub(super) const EPOCH: u64 = 1_000_000;
 /// How far past an end a block must be for "never".
+/// A look that two nodes answer alike.
+const SECOND_LOOK: &str = "second look";
 const FINALITY_MARGIN_S: u64 = 60;
 /// How deep a cancellation must be.
 const CANCEL_DEPTH: u64 = 12;
@@ -454,6 +456,39 @@ impl Port {
             false => 0,
         }
     }
+
+    /// Where a payment stands by one node, or by two of which one does not lie.
+    async fn look(
+        &self,
+        what: &str,
+        plan: &SecretBytes,
+        sent: Option<&SentAs>,
+    ) -> Result<ChainStatus, Unavailable> {
+        let item = match cancelled(plan) {
+            Some(_) => None,
+            None => Some(plan_of(plan)),
+        };
+        let name = item.as_ref().map_or("of a cancellation", |item| item.key.as_str());
+        let mut die = self.ask(&format!("{what} {name}")).await?;
+        let behind = self.behind(&mut die);
+        // Whoever asks again when nonce and receipt contradict each other seldom finds that they still do.
+        let is_mixed = self.sea.happens(&mut die, |weather| weather.stale / 20);
+        let lies = what != SECOND_LOOK && self.sea.happens(&mut die, |weather| weather.node_lies);
+        let status = {
+            let state = self.state();
+            let view = View { is_mixed, ..state.view(behind) };
+            match (&item, sent) {
+                (Some(item), Some(sent)) if lies => {
+                    view.lie(sent, view.status(item, Some(sent)), &mut die)
+                }
+                (Some(item), _) => view.status(item, sent),
+                (None, _) => view.status_of_cancellation(sent),
+            }
+        };
+        self.sea.note(&format!("{name} is {status:?}{}", if lies { ", a lie" } else { "" }));
+        self.life.step("looked").await;
+        Ok(status)
+    }
 }
 
 pub(super) fn network() -> NetworkId {
@@ -693,26 +728,18 @@ impl Network for Port {
         plan: &SecretBytes,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
-        let item = match cancelled(plan) {
-            Some(_) => None,
-            None => Some(plan_of(plan)),
-        };
-        let name = item.as_ref().map_or("of a cancellation", |item| item.key.as_str());
-        let mut die = self.ask(&format!("status {name}")).await?;
-        let behind = self.behind(&mut die);
-        // Whoever asks again when nonce and receipt contradict each other seldom finds that they still do.
-        let is_mixed = self.sea.happens(&mut die, |weather| weather.stale / 20);
-        let status = {
-            let state = self.state();
-            let view = View { is_mixed, ..state.view(behind) };
-            match &item {
-                Some(item) => view.status(item, sent),
-                None => view.status_of_cancellation(sent),
-            }
-        };
-        self.sea.note(&format!("{name} is {status:?}"));
-        self.life.step("looked").await;
-        Ok(status)
+        self.look("status", plan, sent).await
+    }
+
+    async fn second_look(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        let mut statuses = Vec::new();
+        for (plan, sent) in members {
+            statuses.push(self.look(SECOND_LOOK, plan, Some(sent)).await);
+        }
+        statuses
     }
 }
 

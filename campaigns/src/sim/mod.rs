@@ -41,6 +41,7 @@ const PEACE_MAX_S: u64 = 900;
 const KEPT: &[u64] = &[
     1_000_000_558,
     1_000_000_623,
+    1_000_001_861,
     1_000_013_055,
     1_000_014_991,
     1_000_015_681,
@@ -281,8 +282,9 @@ fn granted(world: &World, ears: &Ears, plan: &callers::Plan, entries: &[Entry]) 
     if told.mutated > 0 {
         violations.push(format!("{key} was told done to a mutated copy"));
     }
-    // What was told is undone only by blocks that were deep enough to tell, and is booked as a loss.
-    let is_deep = world.shape.deeper > 0;
+    // What was told is undone only by blocks that were deep enough to tell, or was a node's lie, and is booked
+    // as a loss.
+    let is_deep = world.shape.deeper > 0 || world.shape.weather.node_lies > 0;
     let is_lost =
         entry.is_some_and(|entry| matches!(entry.stage, Stage::Final(Outcome::Reverted { .. })));
     if is_lost && !(is_deep && entry.is_some_and(|entry| entry.delivery == Delivery::Delivered)) {

@@ -28,6 +28,8 @@ pub(super) struct Weather {
     pub(super) node_forgets: u64,
     /// A node is some blocks behind.
     pub(super) stale: u64,
+    /// A node makes a receipt up.
+    pub(super) node_lies: u64,
     /// The journal does nothing.
     pub(super) journal_fails: u64,
     /// The journal commits and does not say so.
@@ -269,6 +271,7 @@ impl Shape {
             answer_lost: on(1),
             node_forgets: on(1) / 2,
             stale: on(2),
+            node_lies: 0,
             journal_fails: on(3),
             commit_untold: on(4),
             slow: on(5) / 8,
@@ -307,7 +310,9 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(sea: Arc<Sea>) -> Arc<Self> {
         let mut die = sea.die("world");
-        let shape = Shape::of(&mut die);
+        let mut shape = Shape::of(&mut die);
+        // Thrown apart, so that other worlds are as they were.
+        shape.weather.node_lies = sea.die("lies").one_of([0, 0, 0, 10, 50]);
         let mut state = State::new(shape.confirmations);
         if shape.pack_max > 0 {
             let wait = Duration::from_millis(die.below(200));

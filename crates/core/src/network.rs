@@ -487,6 +487,18 @@ pub trait Network: Send + Sync {
         statuses
     }
 
+    /// Looks a second time where payments of one transaction stand, that were closed by what one look showed;
+    /// where there are several nodes, by what two of those that answer show alike.
+    ///
+    /// # Errors
+    /// Of each, as [`Network::status`]; and where the nodes do not show the same.
+    async fn second_look(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        self.statuses(members).await
+    }
+
     /// Signs what takes the place of a transaction that is not mined at the fees it offers: the same
     /// call with the same nonce, and fees that nodes take for a replacement, within the operator's
     /// bound, so that all of it costs `cost_max` wei at most. `None` where that is of no use: the offer is

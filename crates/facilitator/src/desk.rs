@@ -460,6 +460,18 @@ impl Desk {
         }
     }
 
+    /// As [`Desk::statuses`], of what is closed already.
+    pub(crate) async fn second_look(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        let _slot = self.status_calls.acquire().await;
+        match self.in_time(self.network.second_look(members)).await {
+            Ok(statuses) => statuses,
+            Err(late) => members.iter().map(|_| Err(late.clone())).collect(),
+        }
+    }
+
     /// Sends the bytes, in bounded time. No answer means that nothing is known.
     pub(crate) async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
         match self.in_time(self.network.send(raw)).await {

@@ -42,6 +42,7 @@ pub mod options;
 mod post;
 mod pulse;
 mod recover;
+mod review;
 mod scribe;
 mod seal;
 mod settle;

@@ -335,9 +335,7 @@ impl Call {
             (_, Some(caller)) if self.caller != Some(caller) => {
                 Step::Answer(duplicate(entry, hash(entry)))
             }
-            (Stage::Final(Outcome::Settled { .. }), Some(_)) => {
-                Step::Answer(self.done_again(entry).await)
-            }
+            (Stage::Final(Outcome::Settled { .. }), Some(_)) => self.tell_again(entry).await,
             (Stage::Final(Outcome::Settled { .. }), None) => self.collect(entry).await,
             (_, Some(_)) => self.wait_as_follower(entry, reply).await,
             (_, None) => self.wait_for_owed(entry, reply).await,
@@ -513,17 +511,17 @@ impl Call {
         Answer { settled, receipt: entry.new.caller.is_none().then(receipt) }
     }
 
-    /// A success told to the same request again.
-    async fn done_again(&self, entry: &Entry) -> Answer {
-        if entry.delivery != Delivery::Delivered {
-            let desk = &self.crew.desk;
-            let key = &entry.new.key;
-            // For the books only: nobody without these keys is told either way.
-            if let Err(error) = desk.give_up(key, entry.delivery, Delivery::Delivered).await {
-                tracing::warn!(payment = %key, %error, "delivery not recorded");
-            }
+    /// A success told to the same request again. Nobody without these keys is told either way; and yet not
+    /// before the journal says that it was: should it be undone, it is a loss.
+    async fn tell_again(&self, entry: &Entry) -> Step {
+        if entry.delivery == Delivery::Delivered {
+            return Step::Answer(self.done(entry).into());
         }
-        self.done(entry).into()
+        let desk = &self.crew.desk;
+        match desk.give_up(&entry.new.key, entry.delivery, Delivery::Delivered).await {
+            Ok(true) => Step::Answer(self.done(entry).into()),
+            other => self.changed(entry, other),
+        }
     }
 
     fn done(&self, entry: &Entry) -> Settled {

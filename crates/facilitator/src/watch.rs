@@ -20,6 +20,7 @@ use crate::desk::Desk;
 use crate::exposure::Firm;
 use crate::failpoint::Failpoint;
 use crate::recover;
+use crate::review::{self, Review};
 use crate::scribe::Unwritten;
 use crate::seal::{Content, Unopened};
 use crate::worker::Crew;
@@ -31,15 +32,24 @@ const BURIED_MAX: usize = 512;
 /// Entries of an undone block that are looked at together.
 const LOOKS_MAX: usize = 16;
 
-/// The blocks that closed watched entries, and whether each was held against the chain that the last look
-/// saw.
+/// The blocks that closed watched entries.
 #[derive(Debug, Default)]
-pub(crate) struct Watched(Mutex<BTreeMap<BlockId, bool>>);
+pub(crate) struct Watched(Mutex<BTreeMap<BlockId, Mark>>);
+
+/// What is known of a watched block.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    /// Whether it was held against the chain that the last look saw.
+    held: bool,
+    review: Review,
+}
 
 impl Watched {
     /// Has a block watched.
     pub(crate) fn add(&self, block: BlockId) {
-        self.lock().insert(block, false);
+        let mut blocks = self.lock();
+        let mark = blocks.entry(block).or_default();
+        *mark = Mark { held: false, review: mark.review.again() };
     }
 
     /// How many blocks are watched.
@@ -50,17 +60,35 @@ impl Watched {
     /// The blocks that are to be held against the chain.
     fn due(&self) -> Vec<BlockId> {
         let blocks = self.lock();
-        blocks.iter().filter(|(_, held)| !**held).map(|(block, _)| block.clone()).collect()
+        blocks.iter().filter(|(_, mark)| !mark.held).map(|(block, _)| block.clone()).collect()
+    }
+
+    /// The blocks below this one whose outcomes are to be looked at again, in turn.
+    pub(crate) fn unreviewed(&self, head: u64) -> Vec<BlockId> {
+        let blocks = self.lock();
+        let is_due = |(block, mark): &(&BlockId, &Mark)| {
+            block.number < head && mark.held && !mark.review.is_done
+        };
+        let mut due: Vec<_> = blocks.iter().filter(is_due).collect();
+        due.sort_by_key(|(_, mark)| mark.review.turn());
+        due.into_iter().map(|(block, _)| block.clone()).collect()
+    }
+
+    /// Takes note of how far the review of a block has come.
+    pub(crate) fn review(&self, block: &BlockId, note: impl FnOnce(Review) -> Review) {
+        if let Some(mark) = self.lock().get_mut(block) {
+            mark.review = note(mark.review);
+        }
     }
 
     /// None of them counts as held against the chain any more.
     fn unmark(&self) {
-        self.lock().values_mut().for_each(|held| *held = false);
+        self.lock().values_mut().for_each(|mark| mark.held = false);
     }
 
     fn mark(&self, block: &BlockId) {
-        if let Some(held) = self.lock().get_mut(block) {
-            *held = true;
+        if let Some(mark) = self.lock().get_mut(block) {
+            mark.held = true;
         }
     }
 
@@ -68,18 +96,20 @@ impl Watched {
         self.lock().remove(block);
     }
 
-    /// Forgets the blocks up to `through`, and below the first that is not held against the chain yet.
+    /// Forgets the blocks up to `through`, and below the first that is not held against the chain yet or
+    /// not reviewed.
     /// Gives the number up to which there are none any more, if there were any.
     fn bury(&self, through: u64) -> Option<u64> {
         let mut blocks = self.lock();
         let before = blocks.len();
-        let open = blocks.iter().find(|(_, held)| !**held).map(|(block, _)| block.number);
+        let is_open = |(_, mark): &(&BlockId, &Mark)| !(mark.held && mark.review.is_done);
+        let open = blocks.iter().find(is_open).map(|(block, _)| block.number);
         let through = open.map_or(Some(through), |open| Some(through.min(open.checked_sub(1)?)))?;
         blocks.retain(|block, _| block.number > through);
         (blocks.len() < before).then_some(through)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockId, bool>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockId, Mark>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,7 +127,7 @@ pub(crate) async fn take_up(desk: &Desk) -> Result<(), JournalError> {
 
 /// Why a look was not finished. It is made again.
 #[derive(Debug, thiserror::Error)]
-enum Unfinished {
+pub(crate) enum Unfinished {
     #[error(transparent)]
     Chain(#[from] Unavailable),
     #[error(transparent)]
@@ -176,6 +206,7 @@ async fn look(
             }
         }
     }
+    review::look(crew, head.block.number).await?;
     let through = head.block.number.checked_sub(desk.options.burial_blocks);
     if let Some(through) = through.and_then(|through| desk.watched.bury(through)) {
         desk.options.failpoints.pass(Failpoint::AfterDeepBeforeBury).await;
@@ -282,8 +313,8 @@ async fn stands(desk: &Desk, entry: &Entry, block: &BlockId) -> Result<bool, Unf
     })
 }
 
-/// Opens entries again and follows them.
-async fn reopen(crew: &Crew, entries: &[Entry]) -> Result<(), Unfinished> {
+/// Opens entries again that do not stand as they were closed, and follows them.
+pub(crate) async fn reopen(crew: &Crew, entries: &[Entry]) -> Result<(), Unfinished> {
     let desk = &crew.desk;
     // The payer has the money again and may not promise it to another, also until it is taken up.
     let _held = entries.iter().map(|entry| hold(desk, entry)).collect::<Result<Vec<_>, _>>()?;
@@ -296,7 +327,7 @@ async fn reopen(crew: &Crew, entries: &[Entry]) -> Result<(), Unfinished> {
             Ok(_) => {
                 desk.metrics.reopened.add(1);
                 let was = name(entry);
-                tracing::warn!(%payment, was, "its block is undone; settling it again");
+                tracing::warn!(%payment, was, "opened again; settling it");
             }
             // Opened or closed in another block since it was read.
             Err(Unwritten::Forbidden(problem)) => {
@@ -320,7 +351,7 @@ fn hold(desk: &Desk, entry: &Entry) -> Result<Firm, Unopened> {
     Ok(desk.exposure.restore(&entry.new.key, entry.new.amount, sources))
 }
 
-const fn name(entry: &Entry) -> &'static str {
+pub(crate) const fn name(entry: &Entry) -> &'static str {
     match &entry.stage {
         Stage::Final(Outcome::Settled { .. }) => "settled",
         Stage::Final(Outcome::Failed { .. }) => "failed",

@@ -3,6 +3,7 @@
 use pay402_core::network::{ChainStatus, Part, SentAs};
 use pay402_core::{Amount, Refusal, Refused};
 
+use super::super::world::Die;
 use super::{CANCEL_DEPTH, FINALITY_MARGIN_S, Item, State, Tx, Use, narrow, place};
 
 /// The chain as a node shows it.
@@ -63,6 +64,28 @@ impl View<'_> {
                 ChainStatus::Proven { transaction, number: height, block, fee: tx.fee().into() }
             }
             false => ChainStatus::Shallow { transaction },
+        }
+    }
+
+    /// What a node says that makes receipts up: that something is mined which is not, or that what is failed
+    /// or had another price.
+    pub(super) fn lie(&self, sent: &SentAs, truth: ChainStatus, die: &mut Die) -> ChainStatus {
+        match truth {
+            ChainStatus::Open { .. } | ChainStatus::Shallow { .. } => {
+                let (transaction, number) = (sent.transaction.clone(), self.head);
+                let (block, fee) = (self.state.block_id(number), 5_u64.into());
+                ChainStatus::Proven { transaction, number, block, fee }
+            }
+            ChainStatus::Proven { block, fee, .. } if die.below(2) == 0 => {
+                let refused = Refused::from(Refusal::TransactionReverted);
+                let refused = refused.with_transaction(sent.transaction.clone());
+                ChainStatus::Failed { refused, block, fee }
+            }
+            ChainStatus::Proven { transaction, number, block, fee } => {
+                let fee = fee.checked_add(1_u64.into()).expect("small fees");
+                ChainStatus::Proven { transaction, number, block, fee }
+            }
+            other => other,
         }
     }
 

@@ -601,6 +601,13 @@ impl Network for EvmNetwork {
         self.agreed_statuses(members).await
     }
 
+    async fn second_look(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        self.statuses_of_two(members).await
+    }
+
     async fn replacement(
         &self,
         sent: &SentAs,
@@ -729,6 +736,9 @@ impl EvmNetwork {
         &self,
         members: &[(&SecretBytes, &SentAs)],
     ) -> Result<Vec<Result<ChainStatus, Unavailable>>, Unavailable> {
+        if let [(plan, sent)] = members {
+            return Ok(vec![Ok(self.status_here(plan, Some(sent)).await?)]);
+        }
         let plans = members.iter().map(|(plan, sent)| Ok((self.plan(plan)?, *sent)));
         let plans = plans.collect::<Result<Vec<_>, Unavailable>>()?;
         let statuses = status::statuses(self, &plans).await;

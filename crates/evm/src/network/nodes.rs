@@ -277,6 +277,60 @@ impl EvmNetwork {
         statuses
     }
 
+    /// Where payments of one transaction stand, as two nodes show it alike; as one shows it where no other
+    /// answers, unless a tier asks for more.
+    pub(super) async fn statuses_of_two(
+        &self,
+        members: &[(&SecretBytes, &SentAs)],
+    ) -> Vec<Result<ChainStatus, Unavailable>> {
+        if self.is_alone() {
+            return self.agreed_statuses(members).await;
+        }
+        self.look_at_nodes();
+        let mut shown: Vec<Vec<Result<ChainStatus, Unavailable>>> = Vec::new();
+        let mut alike: Vec<Option<ChainStatus>> = vec![None; members.len()];
+        let mut failed = None;
+        for index in self.pool.order_in_turn() {
+            let node = self.through(index);
+            let asked = node.attempt(|node| node.statuses_here(members));
+            let statuses = match node.in_time(asked).await {
+                Ok(statuses) => statuses,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            for (at, (alike, status)) in alike.iter_mut().zip(&statuses).enumerate() {
+                let Ok(status) = status else { continue };
+                let shows_it = |others: &Vec<Result<ChainStatus, Unavailable>>| {
+                    others[at].as_ref().is_ok_and(|other| is_same(other, status))
+                };
+                if alike.is_none() && shown.iter().any(shows_it) {
+                    *alike = Some(status.clone());
+                }
+            }
+            shown.push(statuses);
+            if alike.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        match (shown.len(), shown.pop()) {
+            (1, Some(statuses))
+                if members.iter().all(|(plan, _)| self.nodes_to_close(plan) == Ok(1)) =>
+            {
+                statuses
+            }
+            (_, Some(_)) => {
+                let differ = || self.rpc.unavailable("the nodes do not show the same");
+                alike.into_iter().map(|status| status.ok_or_else(differ)).collect()
+            }
+            (_, None) => {
+                let error = failed.unwrap_or_else(|| self.nobody());
+                members.iter().map(|_| Err(error.clone())).collect()
+            }
+        }
+    }
+
     /// The newest block as this node shows it.
     pub(super) async fn head_here(&self) -> Result<Header, Unavailable> {
         let head: Block = self.rpc.read(self.rpc.ask(Call::head()).await?)?;

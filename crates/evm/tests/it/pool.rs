@@ -273,6 +273,40 @@ async fn above_a_tier_no_node_proves_a_settlement_alone() {
 }
 
 #[tokio::test]
+async fn what_one_node_made_up_no_second_look_shows() {
+    let (house, elsewhere) = (House::new(), House::new());
+    let (plan, sent, raw) = signed(&house).await;
+    elsewhere.network.send(&raw).await.unwrap();
+    let pool = |rpcs| pool(&house, Settings::default(), rpcs);
+    let three = pool(vec![honest(&elsewhere), honest(&house), honest(&house)]);
+    let look = async |network: &EvmNetwork| {
+        let mut statuses = network.second_look(&[(&plan, &sent)]).await;
+        assert_eq!(statuses.len(), 1);
+        statuses.remove(0)
+    };
+    for _ in 0..6 {
+        let open = ChainStatus::Open { expired: false, displaced: false };
+        assert_eq!(look(&three).await.unwrap(), open, "two against one");
+    }
+    // Of two nobody knows who lies, whoever is asked first.
+    let two = pool(vec![honest(&elsewhere), honest(&house)]);
+    for _ in 0..2 {
+        let error = look(&two).await.unwrap_err();
+        assert!(error.problem.contains("do not show the same"), "{error}");
+    }
+    // Who is out of reach says nothing against it.
+    let gone = rpc_over(&house, |_, _| Meddling::Drop);
+    let one = pool(vec![gone, honest(&elsewhere)]);
+    for network in [&one, &pool(vec![honest(&elsewhere)])] {
+        let status = look(network).await.unwrap();
+        assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+    }
+    house.network.send(&raw).await.unwrap();
+    let status = look(&three).await.unwrap();
+    assert!(matches!(status, ChainStatus::Proven { .. }), "{status:?}");
+}
+
+#[tokio::test]
 async fn above_a_tier_too_few_nodes_leave_it_open() {
     let house = House::new();
     let (plan, sent, raw) = signed(&house).await;

@@ -83,6 +83,10 @@ pub struct State {
     pub leave_out: Vec<PaymentKey>,
     /// Payments of which the chain shows nothing.
     pub hidden: Vec<PaymentKey>,
+    /// What a node that lies shows of payments.
+    pub lies: HashMap<PaymentKey, ChainStatus>,
+    /// How many looks show nothing of what is mined: the node is behind.
+    pub denies: usize,
     /// How many looks at what somebody else had mined first show none of our transactions: the node is behind.
     pub hides_ours: usize,
     /// What all transactions cost that were mined, in wei.
@@ -625,6 +629,15 @@ impl Network for Chain {
         state.looks += 1;
         // A cancellation carries no payment out.
         let key = plan["key"].as_str().unwrap_or_default();
+        if let Some(lie) =
+            state.lies.iter().find_map(|(of, lie)| (of.as_str() == key).then_some(lie))
+        {
+            return Ok(lie.clone());
+        }
+        if state.denies > 0 {
+            state.denies -= 1;
+            return Ok(ChainStatus::Open { expired: false, displaced: false });
+        }
         let is_behind = state.hides_ours > 0 && state.used.contains_key(key);
         if is_behind {
             state.hides_ours -= 1;

@@ -41,6 +41,7 @@ mod postgres;
 #[cfg(unix)]
 mod postgres_replicas;
 mod reorg;
+mod review;
 mod settle;
 mod settlements;
 mod strikes;

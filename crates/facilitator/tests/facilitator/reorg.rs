@@ -180,6 +180,25 @@ async fn who_proves_to_be_the_same_is_told_of_the_loss_too() {
     refused(told, Refusal::SettlementReverted);
 }
 
+/// Whoever proves to be the same may be told as often as it asks, and only once the journal says that it was.
+#[tokio::test]
+async fn who_proves_to_be_the_same_is_told_only_of_what_is_booked_as_told() {
+    let bed = Bed::new();
+    let faults = Arc::new(Faults::default());
+    let journal = Arc::new(Flaky { journal: bed.journal(), faults: Arc::clone(&faults) });
+    let engine = bed.start_on(journal, watching()).await;
+    bed.chain.state().automine = false;
+    let caller = Some(Digest([7; 32]));
+    pending(engine.settle_for(caller, payment("1"), SHORT).await.unwrap());
+    bed.chain.state().mine();
+    until("settled", || async { stage(&engine, "1").await == "settled" }).await;
+    faults.hand_over_fails.store(true, Ordering::SeqCst);
+    pending(engine.settle_for(caller, payment("1"), LONG).await.unwrap());
+    faults.hand_over_fails.store(false, Ordering::SeqCst);
+    done(&engine.settle_for(caller, payment("1"), LONG).await.unwrap());
+    assert_eq!(entry(&bed, "1").await.delivery, Delivery::Delivered);
+}
+
 #[tokio::test]
 async fn a_settlement_that_nobody_was_told_of_just_fails() {
     let bed = Bed::new();
