@@ -18,6 +18,8 @@ use super::world::{Die, World};
 
 /// What each payer has: enough for some of its payments, or for all.
 const PAYERS: [(&str, u64); 3] = [("0xrich", 1 << 40), ("0xmiddling", 9_000), ("0xpoor", 2_500)];
+/// When the last payment is over that expires, in seconds from the beginning.
+pub(super) const EXPIRES_S_MAX: u64 = 180;
 /// Longest that a caller asks, in seconds.
 const ASK_MAX_S: u64 = 400;
 
@@ -70,7 +72,7 @@ pub(super) fn fund(world: &World) {
 pub(super) fn plan(world: &World, number: u64) -> Plan {
     let mut die = world.sea.die("plan");
     let (payer, _) = PAYERS[die.one_of([0, 0, 0, 1, 2])];
-    let expires = EPOCH + 30 + die.below(150);
+    let expires = EPOCH + 30 + die.below(EXPIRES_S_MAX - 30);
     let metered = die.below(8) == 0;
     let amount = 1_000 + die.below(1_000);
     let terms = Requirements {

@@ -523,6 +523,10 @@ impl Network for Port {
         self.signers.clone()
     }
 
+    fn refuses_again(&self, key: &PaymentKey) -> bool {
+        key.asset() == "0xasset"
+    }
+
     fn sealing_key(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new([7; 32])
     }

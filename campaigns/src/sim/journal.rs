@@ -10,12 +10,12 @@ use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Change, Record, Sent, Span};
 use pay402_core::journal::{
-    Advance, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease, Leased, Loss,
-    NewEntry, Outcome, Stage, Watch, step,
+    Advance, Aged, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
+    JournalError, Lease, Leased, Looked, Loss, NewEntry, Outcome, Stage, Watch, step,
 };
 use pay402_core::network::BlockId;
 use pay402_core::time::UnixTime;
-use pay402_core::{NetworkId, PaymentKey};
+use pay402_core::{Amount, NetworkId, PaymentKey};
 
 use super::world::{Life, Sea};
 
@@ -31,6 +31,12 @@ struct Db {
     signed: Vec<(String, u64, String, usize)>,
     leases: BTreeMap<NetworkId, Held>,
     history: Vec<Record>,
+    /// The number of the last record.
+    recorded: u64,
+    /// Places of entries that are forgotten. They stay for those who judge, and for nobody else.
+    gone: BTreeSet<usize>,
+    /// The highest number of a record that is forgotten.
+    gone_records: u64,
     /// How far each hook has come.
     hooks: BTreeMap<(String, NetworkId), u64>,
 }
@@ -52,9 +58,22 @@ impl Store {
         self.db().signed.iter().any(|(_, _, signed, _)| signed == hash)
     }
 
-    /// All entries.
+    /// All entries that ever were.
     pub(super) fn entries(&self) -> Vec<Entry> {
         self.db().entries.clone()
+    }
+
+    /// The keys of those that are forgotten.
+    pub(super) fn gone(&self) -> Vec<PaymentKey> {
+        let db = self.db();
+        db.gone.iter().map(|index| db.entries[*index].new.key.clone()).collect()
+    }
+
+    /// The keys of those that were entered again after they were forgotten.
+    pub(super) fn again(&self) -> Vec<PaymentKey> {
+        let db = self.db();
+        let keys = db.gone.iter().map(|index| &db.entries[*index].new.key);
+        keys.filter(|key| db.by_key.contains_key(*key)).cloned().collect()
     }
 
     /// Whether nothing is unfinished, and nothing is closed by a block that `stands` does not say is there.
@@ -98,8 +117,9 @@ impl Db {
     fn note(&mut self, index: usize, at: UnixTime, change: Change) {
         let entry = &self.entries[index];
         let new = &entry.new;
+        self.recorded += 1;
         self.history.push(Record {
-            seq: self.history.len() as u64 + 1,
+            seq: self.recorded,
             at,
             key: new.key.clone(),
             network: new.network.clone(),
@@ -209,6 +229,69 @@ impl Db {
 }
 
 impl Db {
+    /// The entries that are not forgotten.
+    fn present(&self) -> impl Iterator<Item = &Entry> {
+        let here = self.entries.iter().enumerate();
+        here.filter(|(index, _)| !self.gone.contains(index)).map(|(_, entry)| entry)
+    }
+
+    fn is_past(&self, index: usize, horizon: &Horizon) -> bool {
+        let Entry { new, stage, delivery, watch } = &self.entries[index];
+        let last = self.history.iter().rev().find(|record| record.key == new.key);
+        let sent = horizon.hooks.iter().filter_map(|name| {
+            let place = (name.clone(), new.network.clone());
+            self.hooks.get(&place).copied()
+        });
+        let aged = Aged {
+            amount: new.amount,
+            expires: new.expires,
+            entered_at: new.entered_at,
+            delivery: *delivery,
+            outcome: match stage {
+                Stage::Final(outcome) => Some(outcome.clone()),
+                Stage::Due | Stage::Signed(_) | Stage::Sent(_) => None,
+            },
+            watched: watch.is_some(),
+            last: last.map(|record| (record.seq, record.at)),
+        };
+        aged.is_past(horizon, sent.min())
+    }
+
+    fn forget(
+        &mut self,
+        lease: &Lease,
+        keys: &[PaymentKey],
+        horizon: &Horizon,
+    ) -> Result<u64, JournalError> {
+        self.check(lease)?;
+        let mut gone = 0;
+        for key in keys {
+            let Some(index) = self.by_key.get(key).copied() else { continue };
+            if !self.is_past(index, horizon) {
+                continue;
+            }
+            let of = self.history.extract_if(.., |record| record.key == *key);
+            let last = of.map(|record| record.seq).max().unwrap_or_default();
+            self.gone_records = self.gone_records.max(last);
+            self.by_key.remove(key);
+            self.gone.insert(index);
+            gone += 1;
+        }
+        Ok(gone)
+    }
+
+    fn look(&self, after: u64, limit: usize, horizon: &Horizon) -> Looked {
+        let first = usize::try_from(after).unwrap_or(usize::MAX);
+        let here = (0..self.entries.len()).filter(|index| *index >= first);
+        let found: Vec<usize> =
+            here.filter(|index| !self.gone.contains(index)).take(limit).collect();
+        let is_young = |index: &usize| self.entries[*index].new.entered_at >= horizon.before;
+        let is_end = found.len() < limit || found.last().is_none_or(is_young);
+        let at = found.last().map_or(after, |index| *index as u64 + 1);
+        let past = found.into_iter().filter(|index| self.is_past(*index, horizon));
+        Looked { past: past.map(|index| self.entries[index].new.key.clone()).collect(), at, is_end }
+    }
+
     fn check(&self, lease: &Lease) -> Result<(), JournalError> {
         match self.leases.get(&lease.network) {
             Some(held) if held.token == lease.token => Ok(()),
@@ -262,7 +345,8 @@ impl Db {
             .entries
             .iter()
             .enumerate()
-            .filter(|(index, entry)| *index as u64 >= after && entry.new.network == *network);
+            .filter(|(index, _)| *index as u64 >= after && !self.gone.contains(index))
+            .filter(|(_, entry)| entry.new.network == *network);
         here.take(limit).map(booked).collect()
     }
 
@@ -382,14 +466,18 @@ impl Journal for Handle {
         let open = |entry: &&Entry| {
             entry.new.network == *network && !matches!(entry.stage, Stage::Final(_))
         };
-        self.run("unfinished", |db| {
-            Ok(db.entries.iter().filter(open).take(limit).cloned().collect())
-        })
-        .await
+        self.run("unfinished", |db| Ok(db.present().filter(open).take(limit).cloned().collect()))
+            .await
     }
 
     async fn newest(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
-        self.run("newest", |db| Ok(db.entries.iter().rev().take(limit).cloned().collect())).await
+        let newest = |db: &mut Db| {
+            let mut all: Vec<Entry> = db.present().cloned().collect();
+            all.reverse();
+            all.truncate(limit);
+            all
+        };
+        self.run("newest", |db| Ok(newest(db))).await
     }
 
     async fn next_nonce(&self, _: &NetworkId, signer: &str) -> Result<Option<u64>, JournalError> {
@@ -412,7 +500,7 @@ impl Journal for Handle {
             }
             _ => false,
         };
-        self.run("failures", |db| Ok(db.entries.iter().filter(cost).count() as u64)).await
+        self.run("failures", |db| Ok(db.present().filter(cost).count() as u64)).await
     }
 
     async fn losses(&self, _: &NetworkId, since: UnixTime) -> Result<Vec<Loss>, JournalError> {
@@ -432,7 +520,7 @@ impl Journal for Handle {
                 let loss = Loss { key: entry.new.key.clone(), payer, entered_by, at, fee: *fee };
                 (at >= since && !fee.is_zero()).then_some(loss)
             };
-            db.entries.iter().filter_map(loss).collect()
+            db.present().filter_map(loss).collect()
         };
         self.run("losses", |db| Ok(losses(db))).await
     }
@@ -453,6 +541,47 @@ impl Journal for Handle {
 
     async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError> {
         self.run("bury", |db| db.bury(lease, through, limit)).await
+    }
+
+    async fn forgettable(
+        &self,
+        _: &NetworkId,
+        after: u64,
+        limit: usize,
+        horizon: &Horizon,
+    ) -> Result<Looked, JournalError> {
+        self.run("forgettable", |db| Ok(db.look(after, limit, horizon))).await
+    }
+
+    async fn forget(
+        &self,
+        lease: &Lease,
+        keys: Vec<PaymentKey>,
+        horizon: &Horizon,
+    ) -> Result<u64, JournalError> {
+        let names = keys.iter().map(|key| format!(" {key}")).collect::<String>();
+        self.run(&format!("forget{names}"), |db| db.forget(lease, &keys, horizon)).await
+    }
+
+    async fn forgotten(&self, network: &NetworkId) -> Result<Forgotten, JournalError> {
+        let known = |db: &mut Db| {
+            let of = |index: &&usize| db.entries[**index].new.network == *network;
+            let mut forgotten = Forgotten::default();
+            for index in db.gone.iter().filter(of) {
+                forgotten.entries += 1;
+                forgotten.entry = *index as u64 + 1;
+                if let Stage::Final(outcome) = &db.entries[*index].stage {
+                    forgotten.fees =
+                        forgotten.fees.checked_add(outcome.fee()).unwrap_or(Amount::MAX);
+                }
+            }
+            forgotten
+        };
+        self.run("forgotten", |db| Ok(known(db))).await
+    }
+
+    async fn forgotten_records(&self) -> Result<u64, JournalError> {
+        self.run("forgotten records", |db| Ok(db.gone_records)).await
     }
 
     async fn hook(&self, name: &str, network: &NetworkId) -> Result<Option<u64>, JournalError> {
@@ -501,7 +630,7 @@ impl Journal for Handle {
     }
 
     async fn history_end(&self) -> Result<u64, JournalError> {
-        self.run("history end", |db| Ok(db.history.len() as u64)).await
+        self.run("history end", |db| Ok(db.recorded)).await
     }
 
     async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError> {

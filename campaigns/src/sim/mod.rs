@@ -9,7 +9,8 @@
 //! payment that the chain did not make; a payment that the chain made and the journal does not have, or the
 //! other way about; a failure told of a payment that was made; a nonce used for two payments; bytes sent
 //! that are not recorded; a loss that is booked and is none, or is one and not booked; fees in the journal that are not those of the chain; anything unfinished; a
-//! success that nobody was told although no process ended.
+//! success that nobody was told although no process ended; in worlds that forget, whatever is entered or told again
+//! after it was forgotten, or is not forgotten in time.
 
 mod callers;
 mod chain;
@@ -37,6 +38,9 @@ const SEEDS_PER_ROUND: u64 = 250;
 /// ends, and its end has to be certain.
 const PEACE_MAX_S: u64 = 900;
 
+/// How long it may take until what is past is looked for, in seconds.
+const FORGOTTEN_WITHIN_S: u64 = 30;
+
 /// Seeds that once showed a fault. They are run first, and in a test.
 const KEPT: &[u64] = &[
     1_000_000_558,
@@ -60,6 +64,8 @@ struct Report {
     settled: u64,
     failed: u64,
     crashes: u64,
+    /// Entries that were forgotten.
+    forgotten: u64,
     violations: Vec<String>,
 }
 
@@ -78,6 +84,7 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
     };
     let mut bad: Vec<String> = KEPT.iter().flat_map(|seed| judge(*seed)).collect();
     let (mut settled, mut failed, mut crashes, mut steps, mut count) = (0, 0, 0, 0, 0);
+    let mut forgotten = 0;
     for round in plan.rounds(seeds.div_ceil(SEEDS_PER_ROUND)) {
         let figures = match plan.done(round) {
             Some(figures) => figures,
@@ -96,6 +103,7 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
         failed += figure("failed");
         crashes += figure("crashes");
         steps += figure("steps");
+        forgotten += figure("forgotten");
     }
     if !bad.is_empty() {
         let again = "step by step: cargo xtask sim --only SEED";
@@ -103,7 +111,7 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
     }
     Ok(format!(
         "sim: {count} seeds from {} and {} kept ones, {steps} steps, {crashes} crashes, {settled} payments \
-         settled, {failed} failed, 0 violations",
+         settled, {failed} failed, {forgotten} forgotten, 0 violations",
         plan.seed,
         KEPT.len(),
     ))
@@ -111,6 +119,7 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
 
 fn round(plan: &Plan, round: u64, seeds: u64) -> (serde_json::Value, Vec<String>) {
     let (mut settled, mut failed, mut crashes, mut steps, mut count) = (0, 0, 0, 0, 0);
+    let mut forgotten = 0;
     let mut bad = Vec::new();
     for number in (round * SEEDS_PER_ROUND)..((round + 1) * SEEDS_PER_ROUND).min(seeds) {
         let seed = plan.seed.wrapping_mul(1_000_000_007).wrapping_add(number);
@@ -120,6 +129,7 @@ fn round(plan: &Plan, round: u64, seeds: u64) -> (serde_json::Value, Vec<String>
         failed += report.failed;
         crashes += report.crashes;
         steps += report.trace.1;
+        forgotten += report.forgotten;
         for violation in report.violations {
             eprintln!("seed {seed}: {violation}");
             bad.push(format!("seed {seed}: {violation}"));
@@ -127,6 +137,7 @@ fn round(plan: &Plan, round: u64, seeds: u64) -> (serde_json::Value, Vec<String>
     }
     let figures = json!({
         "seeds": count, "settled": settled, "failed": failed, "crashes": crashes, "steps": steps,
+        "forgotten": forgotten,
     });
     (figures, bad)
 }
@@ -178,6 +189,9 @@ fn live(seed: u64, is_told: bool) -> Report {
             }
         }
         violations.extend(finish(&world).await);
+        if let Some(retain_s) = world.shape.retain_s {
+            violations.extend(forgotten(&world, &ears, &plans, retain_s).await);
+        }
         let entries = world.store.entries();
         violations.extend(coherent(&world, &entries));
         violations.extend(plans.iter().flat_map(|plan| granted(&world, &ears, plan, &entries)));
@@ -189,6 +203,7 @@ fn live(seed: u64, is_told: bool) -> Report {
             settled: entries.iter().filter(|entry| is(entry, true)).count() as u64,
             failed: entries.iter().filter(|entry| is(entry, false)).count() as u64,
             crashes: world.crashes.load(std::sync::atomic::Ordering::Relaxed),
+            forgotten: world.store.gone().len() as u64,
             violations,
         }
     })
@@ -215,6 +230,44 @@ async fn finish(world: &World) -> Vec<String> {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     Vec::new()
+}
+
+/// Waits until what is over is forgotten, and presents all of it once more.
+async fn forgotten(
+    world: &World,
+    ears: &Ears,
+    plans: &[callers::Plan],
+    retain_s: u64,
+) -> Vec<String> {
+    let buried_s = world::BURIAL * world.shape.block_ms / 1_000;
+    let until = callers::EXPIRES_S_MAX + retain_s + buried_s + FORGOTTEN_WITHIN_S;
+    while world.sea.seconds() < until {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // Whoever asked last was told just now.
+    tokio::time::sleep(Duration::from_secs(retain_s + buried_s + FORGOTTEN_WITHIN_S)).await;
+    let mut violations = Vec::new();
+    let gone = world.store.gone();
+    for entry in world.store.entries() {
+        let is_told = matches!(entry.stage, Stage::Final(Outcome::Settled { .. }))
+            && entry.delivery == Delivery::Delivered;
+        if is_told && !gone.contains(&entry.new.key) {
+            violations.push(format!("{} is told and over, and not forgotten", entry.new.key));
+        }
+    }
+    for plan in plans.iter().filter(|plan| gone.contains(&plan.key)) {
+        let before = ears.of(&plan.key).done;
+        for caller in [plan.caller, None] {
+            ask(world, ears, &mut world.sea.die("forgotten"), plan, caller).await;
+        }
+        if ears.of(&plan.key).done != before {
+            violations.push(format!("{} is forgotten and was told done again", plan.key));
+        }
+    }
+    for key in world.store.again() {
+        violations.push(format!("{key} is forgotten and was entered again"));
+    }
+    violations
 }
 
 /// What the journal and the chain say of each other.

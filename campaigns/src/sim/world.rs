@@ -257,7 +257,13 @@ pub(super) struct Shape {
     pub(super) meddled: bool,
     pub(super) pack_max: usize,
     pub(super) lease_s: u64,
+    /// How long what is over is kept, in seconds; `None` for ever.
+    pub(super) retain_s: Option<u64>,
 }
+
+/// How deep a block is buried where anything is forgotten, in blocks: deeper than any that is undone, and than any
+/// node is behind.
+pub(super) const BURIAL: u64 = 10;
 
 impl Shape {
     /// What the dice say.
@@ -289,6 +295,7 @@ impl Shape {
             meddled: kinds >> 7 & 1 == 1,
             pack_max: dice.one_of([0, 0, 3, 5]),
             lease_s: 3 + dice.below(6),
+            retain_s: None,
         }
     }
 }
@@ -313,6 +320,7 @@ impl World {
         let mut shape = Shape::of(&mut die);
         // Thrown apart, so that other worlds are as they were.
         shape.weather.node_lies = sea.die("lies").one_of([0, 0, 0, 10, 50]);
+        shape.retain_s = sea.die("retention").one_of([None, None, Some(1), Some(15)]);
         let mut state = State::new(shape.confirmations);
         if shape.pack_max > 0 {
             let wait = Duration::from_millis(die.below(200));
@@ -423,7 +431,7 @@ impl World {
             holder: name.to_owned(),
             lease: Duration::from_secs(self.shape.lease_s),
             follows: self.shape.replicas > 1,
-            ..Options::default()
+            ..self.keeping()
         };
         let starting = Engine::start(networks, journal, Arc::clone(&self.sea) as _, options);
         let started = tokio::select! {
@@ -456,6 +464,17 @@ impl World {
             }
         }
         lock(&self.running).remove(&place);
+    }
+
+    /// How long things are kept.
+    fn keeping(&self) -> Options {
+        let Some(retain_s) = self.shape.retain_s else { return Options::default() };
+        Options {
+            retain: Some(Duration::from_secs(retain_s)),
+            forget_every: Duration::from_secs(3),
+            burial_blocks: BURIAL,
+            ..Options::default()
+        }
     }
 
     /// Stalls processes now and then.

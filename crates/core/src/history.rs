@@ -1,5 +1,5 @@
 //! What happened to the journal's entries: one record for each change, written in the same
-//! transaction as the change, never altered and never deleted.
+//! transaction as the change, never altered, and deleted only together with its entry.
 //!
 //! Every behaviour derives from these rules, stated here once:
 //!
@@ -7,7 +7,8 @@
 //!   in the same transaction; what is refused leaves none.
 //! - **Readers skip nothing.** Records are numbered, and the numbers of one payment rise in the order
 //!   of its changes. A reader of all who goes on after the last number it was given misses no record,
-//!   although with several writers a higher number may be committed before a lower one.
+//!   although with several writers a higher number may be committed before a lower one. What was
+//!   forgotten meanwhile it can tell by [`Journal::forgotten_records`](crate::journal::Journal::forgotten_records).
 //! - **Time comes from whoever makes the change**: a journal has no clock. Times are for people; the
 //!   order is that of the numbers.
 //! - **Nothing spendable**: what was signed is told by its hash.

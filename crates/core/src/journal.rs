@@ -18,10 +18,15 @@
 //!   committed before the answer leaves, so a crash can lose an answer but never give two.
 //! - **Nothing unrecorded.** Every change of an entry leaves a [`Record`] in the same transaction
 //!   ([`history`](crate::history)).
+//! - **A live claim is never forgotten.** What is over for good, and by a [`Horizon`] long enough, is
+//!   deleted with its records, where an operator wants that; the highest numbers and nonces of it stay
+//!   known.
 //! - **Nothing spendable at rest.** `plan` and `raw` arrive sealed by the caller; they are wiped
 //!   when the entry is final and its block is buried.
 
-use std::collections::BTreeMap;
+mod figures;
+mod forget;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +37,9 @@ use crate::history::{Record, Span};
 use crate::network::{BlockId, SentAs};
 use crate::time::UnixTime;
 use crate::{Amount, Digest, NetworkId, PaymentKey};
+
+pub use self::figures::{Backlog, Loss};
+pub use self::forget::{Aged, Forgotten, Horizon, Looked};
 
 /// How long before it failed an entry may have been entered to be among [`Journal::losses`], in seconds.
 pub const LOSS_AGE_S_MAX: u64 = 24 * 60 * 60;
@@ -270,6 +278,15 @@ impl Event {
 }
 
 impl Outcome {
+    /// What it cost us, in wei.
+    pub const fn fee(&self) -> Amount {
+        match self {
+            Self::Settled { fee, .. } | Self::Failed { fee, .. } | Self::Reverted { fee, .. } => {
+                *fee
+            }
+        }
+    }
+
     /// The outcome where somebody may have been told of a success before: a failure is a loss then.
     fn given_told(self, delivery: Delivery) -> Self {
         match (self, delivery) {
@@ -370,63 +387,6 @@ pub struct Advance {
     pub at: UnixTime,
 }
 
-/// The unfinished entries of a network, in figures.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Backlog {
-    /// Entries at [`Stage::Due`].
-    pub due: u64,
-    /// Entries at [`Stage::Signed`].
-    pub signed: u64,
-    /// Entries at [`Stage::Sent`].
-    pub sent: u64,
-    /// When the oldest of them was entered.
-    pub oldest: Option<UnixTime>,
-    /// How many of those signed or sent each account sends. Not only ours: a payer's own approval is
-    /// sent by the payer.
-    pub by_signer: BTreeMap<String, u64>,
-}
-
-impl Backlog {
-    /// The figures of `entries`, all of which are unfinished.
-    pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
-        let mut backlog = Self::default();
-        for entry in entries {
-            let signed = match &entry.stage {
-                Stage::Due => None,
-                Stage::Signed(signed) | Stage::Sent(signed) => Some(&signed.sent.signer),
-                Stage::Final(_) => continue,
-            };
-            let stage = match &entry.stage {
-                Stage::Signed(_) => &mut backlog.signed,
-                Stage::Sent(_) => &mut backlog.sent,
-                Stage::Due | Stage::Final(_) => &mut backlog.due,
-            };
-            *stage += 1;
-            if let Some(signer) = signed {
-                *backlog.by_signer.entry(signer.clone()).or_default() += 1;
-            }
-            let entered = entry.new.entered_at;
-            backlog.oldest = Some(backlog.oldest.map_or(entered, |oldest| oldest.min(entered)));
-        }
-        backlog
-    }
-}
-
-/// What an entry cost us that failed, or was reverted.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Loss {
-    /// The entry.
-    pub key: PaymentKey,
-    /// Who would have paid.
-    pub payer: String,
-    /// The name of the caller that entered it, where callers have names.
-    pub entered_by: Option<String>,
-    /// When it was closed; when it was closed last, where a block was undone.
-    pub at: UnixTime,
-    /// The fee, in wei; never zero.
-    pub fee: Amount,
-}
-
 /// Durable storage for settlements. See the module for its rules.
 #[async_trait]
 pub trait Journal: Send + Sync {
@@ -503,7 +463,7 @@ pub trait Journal: Send + Sync {
         Ok(Backlog::of(&self.unfinished(network, usize::MAX).await?))
     }
 
-    /// One more than the highest nonce ever recorded for `signer` on `network`.
+    /// One more than the highest nonce ever recorded for `signer` on `network`, be it forgotten by now.
     ///
     /// # Errors
     /// When storage failed.
@@ -547,6 +507,44 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// [`JournalError`]; nothing was changed.
     async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError>;
+
+    /// Looks at the entries of a network with a number above `after`, at most `limit`, the lowest numbers first,
+    /// for those that are past `horizon`.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn forgettable(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+        horizon: &Horizon,
+    ) -> Result<Looked, JournalError>;
+
+    /// Forgets those of these entries of the lease's network that are past `horizon` at this moment, with
+    /// their records and with what was signed for them. Returns how many.
+    ///
+    /// # Errors
+    /// [`JournalError`]; nothing was changed.
+    async fn forget(
+        &self,
+        lease: &Lease,
+        keys: Vec<PaymentKey>,
+        horizon: &Horizon,
+    ) -> Result<u64, JournalError>;
+
+    /// What is still known of the entries of a network that were forgotten.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn forgotten(&self, network: &NetworkId) -> Result<Forgotten, JournalError>;
+
+    /// The highest number of a record that was forgotten, of any network; 0 when none was. Whoever goes on after
+    /// a lower one may miss some.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn forgotten_records(&self) -> Result<u64, JournalError>;
 
     /// What the entries of `network` cost that failed or were reverted at `since` or later, each once, in no
     /// particular order. One that is opened again is none of them. Entries that were entered more than [`LOSS_AGE_S_MAX`] before `since` are left out.

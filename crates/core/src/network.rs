@@ -401,6 +401,12 @@ pub trait Network: Send + Sync {
         Vec::new()
     }
 
+    /// Whether the chain by itself refuses whatever has this key, for good, once the time is over that the entry
+    /// with it names; as far as the key tells. Only such an entry may be forgotten.
+    fn refuses_again(&self, _key: &PaymentKey) -> bool {
+        false
+    }
+
     /// What the signers have to pay gas with; nothing where that is no matter.
     ///
     /// # Errors

@@ -145,3 +145,68 @@ impl Mandate {
         PaymentKey::new(network, &contract, &payer, &nonce)
     }
 }
+
+/// Whether a key is that of a mandate which is over for good at a moment that the payer signed. A foreign
+/// delegation ends for us when we stop: whoever presents it again begins anew, and only its key tells.
+pub(crate) fn is_over_for_good(key: &PaymentKey) -> bool {
+    let mut parts = key.as_str().splitn(4, '/').skip(1);
+    let (Some(contract), Some(payer), Some(nonce)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    // An agent account is its own manager too, and its nonces have parts. Errands have a word in this place.
+    contract.starts_with("0x") && (contract != payer || nonce.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_ends_by_its_own_terms_is_over_for_good() {
+        let (network, token) = (NetworkId::eip155(84_532), Address::repeat_byte(7));
+        let (payer, other) = (Address::repeat_byte(1), Address::repeat_byte(2));
+        let (from, to, value) = (payer, other, U256::from(5));
+        let (valid_after, ends) = (U256::ZERO, U256::from(9));
+        let nonce = B256::repeat_byte(3);
+        let authorization =
+            Authorization { from, to, value, valid_after, valid_before: ends, nonce };
+        let permit = PermitTransfer {
+            from,
+            token,
+            permitted: value,
+            nonce: U256::from(4),
+            deadline: ends,
+            to,
+            valid_after,
+            facilitator: None,
+        };
+        let delegation =
+            |manager| Delegation::new((manager, payer), (to, value), b"no context of ours", ends);
+        let context = PaymentContext {
+            key: other,
+            epoch: 1,
+            nonce: U256::from(6),
+            valid_after: 0,
+            deadline: 8,
+        };
+        let agent = Delegation { agent: Some(context), ..delegation(payer) };
+        for mandate in [
+            Mandate::Authorization(authorization),
+            Mandate::Permit(permit),
+            Mandate::Delegation(agent),
+        ] {
+            assert!(is_over_for_good(&mandate.key(&network, &token)), "{mandate:?}");
+        }
+        for manager in [payer, other] {
+            let foreign = Mandate::Delegation(delegation(manager));
+            assert!(foreign.is_foreign());
+            assert!(!is_over_for_good(&foreign.key(&network, &token)), "{foreign:?}");
+        }
+        for errand in ["advance", "approve", "adopt", "operate", "cancel"] {
+            let key = PaymentKey::new(&network, errand, &canonical(&payer), "1/2");
+            assert!(!is_over_for_good(&key), "{key}");
+        }
+        assert!(!is_over_for_good(&PaymentKey::from_stored("odd")));
+    }
+}

@@ -28,6 +28,8 @@ use crate::worker::{Crew, Job};
 
 /// Seconds in a day; the days of [`Errand::daily_max`] begin at midnight UTC.
 const DAY_S: u64 = 24 * 60 * 60;
+/// What stands in the place of an asset in the keys of turns.
+const TURN: &str = "turn";
 /// When something expires that does not: the year 2106.
 const NEVER_S: u64 = u32::MAX as u64;
 
@@ -198,7 +200,7 @@ pub(crate) async fn take_turn(
     let day = desk.clock.now().0 / DAY_S;
     let fingerprint = Digest::of(&[key.as_str().as_bytes()]);
     for turn in 0..max {
-        let name = PaymentKey::new(&desk.id, "turn", account, &format!("{day}/{turn}"));
+        let name = PaymentKey::new(&desk.id, TURN, account, &format!("{day}/{turn}"));
         let new = new_entry(desk, (name.clone(), fingerprint), account, Vec::new(), 0);
         match desk.journal.enter(new).await.map_err(|error| unreachable_journal(&error))? {
             Entered::New => {
@@ -214,6 +216,11 @@ pub(crate) async fn take_turn(
         }
     }
     Ok(false)
+}
+
+/// Whether a key is that of a turn. Whoever takes one asks for those of the day alone.
+pub(crate) fn is_turn(key: &PaymentKey) -> bool {
+    key.asset() == TURN
 }
 
 /// The entry of a cancellation for one of our signers.

@@ -64,6 +64,9 @@ pub(crate) enum NotFollowing {
     /// The number is above the newest one, which is this.
     #[error("nothing is recorded after {0} yet")]
     Ahead(u64),
+    /// Some of the records after it are forgotten; all are there after this number.
+    #[error("records up to {0} are forgotten")]
+    Forgotten(u64),
 }
 
 /// What all followers share.
@@ -111,7 +114,10 @@ impl Feed {
         let (live, upto) = self.shared.join(end);
         let after = match after {
             Some(after) if after > end.max(upto) => return Err(NotFollowing::Ahead(end)),
-            Some(after) => after,
+            Some(after) => {
+                self.shared.is_all_there(after).await?;
+                after
+            }
             None => end,
         };
         let shared = Arc::clone(&self.shared);
@@ -120,6 +126,14 @@ impl Feed {
 }
 
 impl Shared {
+    /// Whether all that was recorded after this number is still there.
+    async fn is_all_there(&self, after: u64) -> Result<(), NotFollowing> {
+        match self.journal.forgotten_records().await? {
+            last if after < last => Err(NotFollowing::Forgotten(last)),
+            _ => Ok(()),
+        }
+    }
+
     fn position(&self) -> MutexGuard<'_, u64> {
         self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,8 +199,8 @@ impl Follower {
     /// The next record, as soon as there is one. May be dropped while it waits.
     ///
     /// # Errors
-    /// When the journal did not answer; it may be asked again.
-    pub(crate) async fn next(&mut self) -> Result<Arc<Record>, JournalError> {
+    /// When the journal did not answer; it may be asked again. When it has forgotten what comes next.
+    pub(crate) async fn next(&mut self) -> Result<Arc<Record>, NotFollowing> {
         loop {
             if let Some(record) = self.next_read().await? {
                 return Ok(record);
@@ -223,8 +237,8 @@ impl Follower {
     /// The next record among those that are read; `None` when the rest arrives by itself.
     ///
     /// # Errors
-    /// When the journal did not answer; it may be asked again.
-    pub(crate) async fn next_read(&mut self) -> Result<Option<Arc<Record>>, JournalError> {
+    /// As [`Follower::next`].
+    pub(crate) async fn next_read(&mut self) -> Result<Option<Arc<Record>>, NotFollowing> {
         loop {
             if let Some(record) = self.page.pop_front() {
                 self.after = record.seq;
@@ -237,7 +251,7 @@ impl Follower {
         }
     }
 
-    async fn read(&mut self) -> Result<(), JournalError> {
+    async fn read(&mut self) -> Result<(), NotFollowing> {
         let span = Span { after: self.after, upto: self.upto, limit: PAGE };
         let page = match &self.scope {
             Scope::All => {
@@ -247,6 +261,8 @@ impl Follower {
             }
             Scope::EnteredBy(name) => self.shared.journal.history_of_caller(name, span).await?,
         };
+        // Who reads slowly may be overtaken. What was there when it was read is seen to be gone now.
+        self.shared.is_all_there(span.after).await?;
         if page.is_empty() {
             self.after = self.upto;
         }

@@ -15,6 +15,7 @@
 //! - what is sent beside payments has an entry of its own and takes the same road (`errand`);
 //! - what a block closed is watched until that block is buried, and opened again when it is undone
 //!   (`watch`);
+//! - a claim is forgotten only when the chain refuses its payment for good (`forget`);
 //! - what the journal stores is sealed (`seal`);
 //! - nothing new is accepted while every signer has too little to pay gas with (`funds`), or while the
 //!   chain stands still (`pulse`);
@@ -33,6 +34,7 @@ mod exposure;
 pub mod failpoint;
 mod feed;
 mod follow;
+mod forget;
 mod funds;
 mod gaps;
 mod lease;

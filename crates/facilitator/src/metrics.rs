@@ -255,6 +255,8 @@ pub(crate) struct NetworkMetrics {
     pub(crate) gas: GasSpent,
     /// Entries that were opened again since their block was undone.
     pub(crate) reopened: Count,
+    /// Entries that were forgotten.
+    pub(crate) forgotten: Count,
     /// Settlements that were told and are lost.
     pub(crate) reverted: Losses,
 }
@@ -279,6 +281,7 @@ impl NetworkMetrics {
             entries: Durations::of_entries(),
             gas: GasSpent::default(),
             reopened: Count::default(),
+            forgotten: Count::default(),
             reverted: Losses::default(),
         }
     }

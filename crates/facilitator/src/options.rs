@@ -60,6 +60,8 @@ pub const GAP_EVERY: Duration = Duration::from_secs(5);
 /// How deep the block that closed an entry is buried, in blocks: from then on nothing is kept to settle
 /// it again. Ethereum's own finality takes 64 to 95 blocks.
 pub const BURIAL_BLOCKS: u64 = 64;
+/// How often is looked for entries that may be forgotten, where any are.
+pub const FORGET_EVERY: Duration = Duration::from_secs(10 * 60);
 /// How often the newest block is looked at while anything waits for it or is watched.
 pub const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long no block may come while settlements wait for one, before nothing new is accepted.
@@ -148,6 +150,11 @@ pub struct Options {
     pub watch_every: Duration,
     /// How long no block may come while settlements wait for one, before nothing new is accepted.
     pub halt_after: Duration,
+    /// How long after an entry is over for good it is kept, in whole seconds; `None` for ever. What failed at our
+    /// cost is kept as long as it counts against its payer, at the least.
+    pub retain: Option<Duration>,
+    /// How often is looked for entries that may be forgotten.
+    pub forget_every: Duration,
     /// Who is sent events.
     pub webhooks: Vec<Webhook>,
     /// Where to stop on purpose. Never without the feature `failpoints`.
@@ -188,6 +195,8 @@ impl Default for Options {
             burial_blocks: BURIAL_BLOCKS,
             watch_every: WATCH_EVERY,
             halt_after: HALT_AFTER,
+            retain: None,
+            forget_every: FORGET_EVERY,
             webhooks: Vec::new(),
             failpoints: Failpoints::default(),
         }

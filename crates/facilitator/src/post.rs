@@ -22,7 +22,7 @@ use crate::failpoint::Failpoint;
 use crate::lease::{self, ASK_AGAIN};
 use crate::scribe::Scribe;
 use crate::worker::{self, Crew};
-use crate::{funds, gaps, losses, recover, webhooks};
+use crate::{forget, funds, gaps, losses, recover, webhooks};
 
 /// How long who leaves waits for somebody else to lead before it finishes by itself what it began.
 const SUCCESSION: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ impl Post {
         let mut led = None;
         if let Some(lease) = lease {
             let crew = post.sit_down(holder, lease.clone());
-            if let Err(error) = post.take_up(&crew).await {
+            if let Err(error) = post.take_up(&crew, &lease).await {
                 crew.desk.turn(Run::Stopped);
                 lease::release(&crew.desk, &lease).await;
                 return Err(journal(format!("{}: {error}", crew.desk.id)));
@@ -260,7 +260,7 @@ impl Post {
             Ok(Leased::Granted(lease)) => {
                 let crew = self.sit_down(holder.clone(), lease.clone());
                 tracing::info!(%network, token = lease.token, "leads");
-                if let Err(error) = self.take_up(&crew).await {
+                if let Err(error) = self.take_up(&crew, &lease).await {
                     tracing::error!(%network, %error, "what others began cannot be taken up here");
                     crew.desk.turn(Run::Stopped);
                 }
@@ -299,7 +299,7 @@ impl Post {
     }
 
     /// Takes up what earlier tenures left unfinished, then takes calls.
-    async fn take_up(&self, crew: &Crew) -> Result<(), recover::Unrecovered> {
+    async fn take_up(&self, crew: &Crew, lease: &Lease) -> Result<(), recover::Unrecovered> {
         let desk = &crew.desk;
         desk.options.failpoints.pass(Failpoint::AfterLeaseBeforeTakeUp).await;
         let since = desk.clock.now().minus_s(losses::WINDOW_S);
@@ -316,6 +316,7 @@ impl Post {
         desk.spawn(recover::search(crew.clone()));
         desk.spawn(gaps::watch(crew.clone()));
         desk.spawn(funds::watch(Arc::clone(desk)));
+        desk.spawn(forget::watch(Arc::clone(desk), lease.clone()));
         self.place.send_replace(Place::Here(crew.clone()));
         Ok(())
     }

@@ -6,6 +6,7 @@ use pay402_core::history::Sent;
 
 use crate::column::{Columns, Hash, Money, Whole};
 use crate::entry::{read_outcome, read_watched_block};
+use crate::forget::number;
 
 /// Selects the entries of a network with a number above one, and so many. The journals name their tables
 /// alike.
@@ -83,8 +84,4 @@ pub(crate) fn put_signed(books: &mut [Booked], row: &impl Columns) -> Result<(),
         nonce: row.read::<Whole>("nonce")?.0,
     });
     Ok(())
-}
-
-fn number(seq: i64) -> Result<u64, String> {
-    u64::try_from(seq).map_err(|_| "a number below zero".to_owned())
 }

@@ -3,6 +3,9 @@
 //! **Invariant:** an entry's row changes only as [`advanced`] says, in the transaction that compared
 //! the lease's token.
 
+mod forget;
+mod lease;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +14,8 @@ use pay402_core::books::Booked;
 use pay402_core::error::Misconfigured;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError,
-    LOSS_AGE_S_MAX, Lease, Leased, Loss, NewEntry, Watch,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
+    JournalError, LOSS_AGE_S_MAX, Lease, Leased, Looked, Loss, NewEntry, Watch,
 };
 use pay402_core::network::{BlockId, SentAs};
 use pay402_core::time::UnixTime;
@@ -23,11 +26,13 @@ use crate::books::{self, booked, put_signed, read_booked, signed_for};
 use crate::column::{Hash, Money, Net, Whole};
 use crate::database::{self, JOURNAL};
 use crate::entry::{
-    EntryRow, Held, RELEASED, Turn, advanced, columns, count, delivery_text, nonce_after, part_of,
-    plan_of, read_entry, read_loss, spent_of,
+    EntryRow, RELEASED, advanced, columns, count, delivery_text, nonce_after, part_of, plan_of,
+    read_entry, read_loss, spent_of,
 };
 use crate::history::{Noted, read_record, records};
 use crate::writer::{Access, Stop, Writer};
+use forget::{forget, forgettable, forgotten};
+use lease::{check_token, lease};
 
 type Outcomes<T> = Result<T, Stop<JournalError>>;
 
@@ -199,8 +204,12 @@ impl Journal for SqliteJournal {
             .run(Access::Read, move |connection| {
                 let highest: Option<Whole> = connection
                     .prepare_cached(
-                        "SELECT max(nonce) FROM signed_transaction
-                         WHERE network = ?1 AND signer = ?2",
+                        "SELECT max(nonce) FROM (
+                             SELECT max(nonce) AS nonce FROM signed_transaction
+                             WHERE network = ?1 AND signer = ?2
+                             UNION ALL
+                             SELECT nonce FROM forgotten_nonce
+                             WHERE network = ?1 AND signer = ?2)",
                     )?
                     .query_row((&network, &signer), |row| row.get(0))?;
                 nonce_after(highest).map_err(Stop::Broken)
@@ -288,6 +297,43 @@ impl Journal for SqliteJournal {
             .await
     }
 
+    async fn forgettable(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+        horizon: &Horizon,
+    ) -> Result<Looked, JournalError> {
+        let (network, horizon) = (network.clone(), horizon.clone());
+        self.writer
+            .run(Access::Read, move |connection| {
+                forgettable(connection, &network, (after, limit), &horizon)
+            })
+            .await
+    }
+
+    async fn forget(
+        &self,
+        lease: &Lease,
+        keys: Vec<PaymentKey>,
+        horizon: &Horizon,
+    ) -> Result<u64, JournalError> {
+        let (lease, horizon) = (lease.clone(), horizon.clone());
+        self.writer
+            .run(Access::Write, move |connection| forget(connection, &lease, &keys, &horizon))
+            .await
+    }
+
+    async fn forgotten(&self, network: &NetworkId) -> Result<Forgotten, JournalError> {
+        let network = network.clone();
+        self.writer.run(Access::Read, move |connection| forgotten(connection, &network)).await
+    }
+
+    async fn forgotten_records(&self) -> Result<u64, JournalError> {
+        let sql = "SELECT coalesce(max(record), 0) FROM forgotten";
+        self.writer.run(Access::Read, move |connection| record_number(connection, sql)).await
+    }
+
     async fn losses(
         &self,
         network: &NetworkId,
@@ -348,14 +394,9 @@ impl Journal for SqliteJournal {
     }
 
     async fn history_end(&self) -> Result<u64, JournalError> {
-        self.writer
-            .run(Access::Read, move |connection| {
-                let end: i64 = connection
-                    .prepare_cached("SELECT coalesce(max(seq), 0) FROM history")?
-                    .query_row([], |row| row.get(0))?;
-                u64::try_from(end).map_err(|_| Stop::Broken("a number below zero".into()))
-            })
-            .await
+        let sql = "SELECT max((SELECT coalesce(max(seq), 0) FROM history),
+                              (SELECT coalesce(max(record), 0) FROM forgotten))";
+        self.writer.run(Access::Read, move |connection| record_number(connection, sql)).await
     }
 
     async fn history_of_caller(&self, name: &str, span: Span) -> Result<Vec<Record>, JournalError> {
@@ -494,6 +535,12 @@ fn told(
     Ok(told)
 }
 
+/// The one number that a query gives.
+fn record_number(connection: &Connection, sql: &str) -> Outcomes<u64> {
+    let seq: i64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+    u64::try_from(seq).map_err(|_| Stop::Broken("a number below zero".into()))
+}
+
 fn limit_of(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
@@ -558,68 +605,6 @@ fn find(connection: &Connection, key: &PaymentKey) -> Outcomes<Option<EntryRow>>
     let mut select = connection.prepare_cached(concat!(entries!(), " WHERE key = ?1"))?;
     let mut rows = select.query([key.as_str()])?;
     rows.next()?.map(|row| read_entry(row).map_err(Stop::Broken)).transpose()
-}
-
-fn lease(
-    connection: &Connection,
-    network: &NetworkId,
-    holder: &Holder,
-    now: UnixTime,
-    until: UnixTime,
-) -> Outcomes<Leased> {
-    let held = connection
-        .prepare_cached("SELECT holder, token, until, url FROM lease WHERE network = ?1")?
-        .query_row([network.as_str()], |row| {
-            let (Whole(token), until) = (row.get(1)?, row.get::<_, Whole>(2)?.into());
-            Ok(Held { holder: Holder { name: row.get(0)?, url: row.get(3)? }, token, until })
-        })
-        .optional()?;
-    let token = match Turn::of(held.as_ref(), &holder.name, now).map_err(Stop::Broken)? {
-        Turn::Waits(holder) => return Ok(Leased::Held(holder)),
-        Turn::Keeps(token) => token,
-        Turn::TakesOver(token) => {
-            owe_all(connection, network, now)?;
-            token
-        }
-    };
-    connection
-        .prepare_cached(
-            "INSERT INTO lease (network, holder, token, until, url) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (network) DO UPDATE
-             SET holder = excluded.holder, token = excluded.token, until = excluded.until,
-                 url = excluded.url",
-        )?
-        .execute((network.as_str(), &holder.name, Whole(token), Whole::from(until), &holder.url))?;
-    Ok(Leased::Granted(Lease { network: network.clone(), token }))
-}
-
-/// Those who waited did so in a process that is gone.
-fn owe_all(connection: &Connection, network: &NetworkId, at: UnixTime) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO history (entry, at, change, delivery, entered_by)
-             SELECT seq, ?2, 'handed_over', 'owed', entered_by FROM entry
-             WHERE network = ?1 AND delivery = 'waiting' ORDER BY seq",
-        )?
-        .execute((network.as_str(), Whole::from(at)))?;
-    connection
-        .prepare_cached(
-            "UPDATE entry SET delivery = 'owed' WHERE network = ?1 AND delivery = 'waiting'",
-        )?
-        .execute([network.as_str()])?;
-    Ok(())
-}
-
-fn check_token(connection: &Connection, lease: &Lease) -> Outcomes<()> {
-    let token: Option<Whole> = connection
-        .prepare_cached("SELECT token FROM lease WHERE network = ?1")?
-        .query_row([lease.network.as_str()], |row| row.get(0))
-        .optional()?;
-    if token == Some(Whole(lease.token)) {
-        Ok(())
-    } else {
-        Err(Stop::Refused(JournalError::LeaseLost(lease.network.clone())))
-    }
 }
 
 /// One change. An entry of another network is none of the lease's holder.

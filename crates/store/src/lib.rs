@@ -16,6 +16,7 @@ mod books;
 mod column;
 mod database;
 mod entry;
+mod forget;
 mod grants;
 mod history;
 mod journal;

@@ -40,6 +40,12 @@ mod on_a_file {
         );
     }
 
+    mod forget {
+        pay402_core::forget_conformance!(
+            || pay402_store::SqliteJournal::open(super::fresh()).unwrap()
+        );
+    }
+
     mod grants {
         pay402_core::grants_conformance!(
             || pay402_store::SqliteGrants::open(super::fresh()).unwrap()

@@ -68,6 +68,9 @@ const SIGNERS_MAX: usize = 64;
 const BURIAL_BLOCKS: RangeInclusive<u64> = 1..=10_000;
 /// What `halt_after_s` may be.
 const HALT_AFTER_S: RangeInclusive<u64> = 10..=86_400;
+/// What `retain_days` may be: from a day to a hundred years.
+const RETAIN_DAYS: RangeInclusive<u64> = 1..=36_500;
+const DAY_S: u64 = 24 * 60 * 60;
 /// Hexadecimal digits of a private key.
 const KEY_DIGITS: usize = 64;
 /// How the URL of a PostgreSQL database begins.
@@ -111,6 +114,8 @@ pub(crate) struct Config {
     /// How long no block may come while settlements wait for one, before nothing new is accepted, in
     /// seconds. Default 120.
     halt_after_s: Option<u64>,
+    /// How long payments are kept after they are over for good, in days. Default for ever.
+    retain_days: Option<u64>,
     /// Where the operator is sent events.
     pub(crate) webhook: Option<webhooks::Settings>,
     /// Whether webhooks may go to this machine and to private networks, and by plain HTTP. Default no.
@@ -365,6 +370,7 @@ impl Config {
             strikes_window: window.unwrap_or(default.strikes_window),
             burial_blocks: self.burial_blocks.unwrap_or(default.burial_blocks),
             halt_after: self.halt_after_s.map_or(default.halt_after, Duration::from_secs),
+            retain: self.retain_days.map(|days| Duration::from_secs(days.saturating_mul(DAY_S))),
             settle_wait_max: wait.unwrap_or(default.settle_wait_max),
             losses: self.networks.iter().map(|it| (it.id.clone(), it.losses())).collect(),
             ..default
@@ -416,6 +422,9 @@ impl Config {
         }
         if self.halt_after_s.is_some_and(|after| !HALT_AFTER_S.contains(&after)) {
             return outside("halt_after_s", *HALT_AFTER_S.start(), *HALT_AFTER_S.end());
+        }
+        if self.retain_days.is_some_and(|days| !RETAIN_DAYS.contains(&days)) {
+            return outside("retain_days", *RETAIN_DAYS.start(), *RETAIN_DAYS.end());
         }
         let deepest = self.networks.iter().map(Network::deepest).max().unwrap_or(0);
         if deepest > self.options().burial_blocks {
@@ -825,6 +834,18 @@ mod tests {
         {
             let error = parse(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
             assert!(error.contains("must be from 1 to") || error.contains("line 1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn everything_is_kept_unless_it_is_said_how_long() {
+        let options = |text: &str| parse(text).map(|config| config.options());
+        assert_eq!(options(GOOD).unwrap().retain, None);
+        let set = options(&format!("retain_days = 30\n{GOOD}")).unwrap();
+        assert_eq!(set.retain, Some(Duration::from_secs(30 * 24 * 60 * 60)));
+        for line in ["retain_days = 0", "retain_days = 36501"] {
+            let error = options(&format!("{line}\n{GOOD}")).unwrap_err().to_string();
+            assert_eq!(error, "retain_days: must be from 1 to 36500");
         }
     }
 

@@ -62,6 +62,7 @@ Beside them, here with the defaults, for all networks:
   burial_blocks = 64          # how deep a block is beyond doubt; until then what it closed is
                               # watched, and settled again when the chain undoes it
   halt_after_s = 120          # nothing new is accepted when settlements wait and no block comes
+  # retain_days = 365         # how long payments are kept that are over for good; for ever without it
   settle_wait_s = 75          # longest that a settle call waits before settlement_pending; shorter
                               # than what cuts servers' calls off (a proxy, a cloud function)
   drain_delay_s = 0           # how long after a signal to stop payments are still taken while

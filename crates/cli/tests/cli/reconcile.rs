@@ -205,7 +205,7 @@ mod postgres {
         assert_eq!(reconcile(folder, &[]).code, 0);
         // An entry that is gone, with all that was signed for it.
         for table in ["entry", "signed_transaction", "history"] {
-            let stays = format!("DROP TRIGGER {table}_stays ON pay402_journal.{table}");
+            let stays = format!("DROP TRIGGER {table}_goes ON pay402_journal.{table}");
             database.sql(&stays).unwrap();
         }
         for table in ["watched", "history", "signed_transaction"] {

@@ -10,6 +10,7 @@
 //! core itself stays free of any runtime. One module holds one suite.
 
 pub mod books;
+pub mod forget;
 pub mod grants;
 pub mod history;
 pub mod journal;

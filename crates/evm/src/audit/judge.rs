@@ -78,6 +78,15 @@ pub(super) struct Facts {
     pub(super) undone: HashSet<usize>,
     /// Of transactions that are not shown: whether the block that the books name has them.
     pub(super) in_blocks: HashMap<B256, InBlock>,
+    /// Of signers whose older entries are forgotten in part: from which nonce on the books have all.
+    pub(super) begins: HashMap<Address, u64>,
+}
+
+impl Facts {
+    /// Whether entries may be missing that a transaction carried.
+    fn is_older(&self, it: &Mined) -> bool {
+        self.begins.get(&it.from).is_some_and(|begin| it.nonce < *begin)
+    }
 }
 
 /// What came of the comparison.
@@ -89,6 +98,8 @@ pub(super) struct Judged {
     pub(super) failed: u64,
     pub(super) errands: u64,
     pub(super) charged: BTreeMap<String, Amount>,
+    /// Entries whose fees were not compared, as they are older than the signers are accounted for.
+    pub(super) older: u64,
     /// In wei, of those that could be compared.
     pub(super) booked: U256,
     pub(super) spent: U256,
@@ -125,7 +136,7 @@ pub(super) fn judge(books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Fact
     for (index, booked) in books.iter().enumerate() {
         judge_entry(&mut judged, (index, booked), mined, facts);
     }
-    judge_uses(&mut judged, books, mined);
+    judge_uses(&mut judged, books, mined, facts);
     judge_costs(&mut judged, books, mined, facts);
     judged
 }
@@ -242,11 +253,12 @@ fn token_of(index: usize, it: &Mined) -> Option<Address> {
 }
 
 /// What our transactions moved stands in the books as settled by them.
-fn judge_uses(judged: &mut Judged, books: &[Booked], mined: &HashMap<B256, Mined>) {
+fn judge_uses(judged: &mut Judged, books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Facts) {
     let mut ours: Vec<&Mined> = mined.values().filter(|it| it.is_ours && it.is_canonical).collect();
     ours.sort_unstable_by_key(|it| (it.block, it.hash));
     for it in ours {
-        for key in &it.strangers {
+        let strangers = if facts.is_older(it) { &[][..] } else { &it.strangers };
+        for key in strangers {
             let message = format!("{} carries it, and it is not in the books", it.hash);
             judged.contradict(What::Use, key, message);
         }
@@ -278,13 +290,21 @@ struct Component {
     booked: U256,
     spent: U256,
     is_open: bool,
+    is_older: bool,
     is_unknown: bool,
 }
 
 /// What was booked is what was spent, of entries that share transactions together.
 fn judge_costs(judged: &mut Judged, books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Facts) {
     for component in components(books, mined, facts) {
-        let Component { entries, transactions, booked, spent, is_open, is_unknown } = component;
+        let Component { entries, transactions, booked, spent, is_open, is_older, is_unknown } =
+            component;
+        if is_older && !is_open {
+            judged.older += entries.len() as u64;
+            let costs = transactions.into_iter().map(|hash| (hash, Some(Standing::Unknown)));
+            judged.costs.extend(costs);
+            continue;
+        }
         let subject = &books[entries[0]].key;
         let standing = match () {
             () if is_open => {
@@ -364,6 +384,7 @@ fn components(books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Facts) -> 
     for (hash, index) in shared {
         let component = found.entry(groups.first_of(index)).or_default();
         component.transactions.push(hash);
+        component.is_older |= facts.is_older(&mined[&hash]);
         component.spent = component.spent.saturating_add(mined[&hash].cost());
     }
     found.into_values().collect()

@@ -15,6 +15,9 @@
 //! - **Every nonce is accounted for**: each of a signer's that the chain consumed went to a transaction in the
 //!   books, or to the one that puts `Packer` on the chain; from its first on, unless it is said that it was
 //!   used elsewhere before.
+//! - **What is forgotten is said, and trusted by nobody.** Where entries were deleted after their time, a signer is
+//!   accounted for from behind the highest nonce of one. What is left of before is proven by its transfers; its
+//!   fees are not compared, since others may have borne a share of them.
 //! - **Unknown is a verdict.** What the node does not show is said to be unknown, and never counts as proven.
 //!
 //! Nothing is written or sent, and no key is needed.
@@ -32,7 +35,7 @@ use alloy::primitives::{Address, B256};
 use futures_util::stream::{self, StreamExt as _};
 use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
-use pay402_core::journal::Outcome;
+use pay402_core::journal::{Forgotten, Outcome};
 use pay402_core::network::BlockId;
 use pay402_core::{Amount, NetworkId, PaymentKey};
 
@@ -148,6 +151,10 @@ pub struct Audited {
     pub unknown: Vec<Finding>,
     /// What moved, as the books and the chain have it, in the order of blocks.
     pub movements: Vec<Movement>,
+    /// What is known of entries that are in the books no more, and was not compared.
+    pub forgotten: Forgotten,
+    /// Entries whose fees were not compared, as they are older than what the signers are accounted for from.
+    pub older: u64,
 }
 
 impl Audited {
@@ -189,6 +196,7 @@ pub struct Audit {
     reader: Reader,
     head: Block,
     books: Vec<Booked>,
+    forgotten: Forgotten,
 }
 
 impl Audit {
@@ -205,12 +213,18 @@ impl Audit {
         let no_evm = || Unavailable::new(network.to_string(), "is not an EVM network");
         let reader = Reader { rpc };
         let head = reader.begin(chain_id.ok_or_else(no_evm)?).await?;
-        Ok(Self { network, assets, reader, head, books: Vec::new() })
+        let (books, forgotten) = (Vec::new(), Forgotten::default());
+        Ok(Self { network, assets, reader, head, books, forgotten })
     }
 
     /// Adds entries of the books, in the order of their numbers.
     pub fn add(&mut self, books: impl IntoIterator<Item = Booked>) {
         self.books.extend(books);
+    }
+
+    /// Says what the books do not have any more. It has to be read after the books.
+    pub fn forget(&mut self, forgotten: Forgotten) {
+        self.forgotten = forgotten;
     }
 
     /// Compares what was added with the chain.
@@ -219,7 +233,7 @@ impl Audit {
     /// When the node stops answering. What it answers and does not show is no error.
     pub async fn finish(self, scope: &Scope) -> Result<Audited, Unavailable> {
         let Self { reader, books, head, .. } = &self;
-        let mut lanes = signers::lanes(books, &scope.signers);
+        let mut lanes = signers::lanes(books, &scope.signers, &self.forgotten);
         // As long as the node has the state of that block.
         for lane in &mut lanes {
             lane.look(reader, head.number(), scope.balances).await?;
@@ -242,7 +256,9 @@ impl Audit {
             let block = reader.blocks(&[it.block]).await?.pop().flatten();
             it.time = block.map_or(0, |block| block.time());
         }
+        let begins = lanes.iter().filter_map(signers::Lane::begins_late).collect();
         let facts = Facts {
+            begins,
             unseen: std::mem::take(&mut tally.unseen),
             undone: undone(books, &canonical),
             in_blocks: self.missing(&mined).await?,
@@ -253,7 +269,7 @@ impl Audit {
 
     fn audited(&self, judged: Judged, tally: Tally, mined: &HashMap<B256, Mined>) -> Audited {
         let movements = movement::movements(&self.books, mined, &judged, &tally.setups);
-        let Judged { mut violations, mut unknown, .. } = judged;
+        let Judged { mut violations, mut unknown, older, .. } = judged;
         violations.extend(tally.violations);
         unknown.extend(tally.unknown);
         Audited {
@@ -273,6 +289,8 @@ impl Audit {
             violations,
             unknown,
             movements,
+            forgotten: self.forgotten.clone(),
+            older,
         }
     }
 

@@ -6,6 +6,7 @@ use alloy::primitives::{Address, B256, U256};
 use pay402_core::Amount;
 use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
+use pay402_core::journal::Forgotten;
 
 use super::judge::Mined;
 use super::reader::{Reader, Sent};
@@ -70,23 +71,39 @@ pub(super) struct Lane {
     address: Address,
     /// The nonce from which on all are accounted for.
     begin: u64,
+    /// Whether what comes before is forgotten.
+    is_cut: bool,
     /// By nonce: what was signed, and for which entries.
     signed: BTreeMap<u64, Vec<(B256, usize)>>,
     next: Result<u64, String>,
     balance: Option<Result<U256, String>>,
 }
 
-/// The accounts that sign for the books at our cost, and those that `signers` name, each from that nonce on.
-pub(super) fn lanes(books: &[Booked], signers: &BTreeMap<Address, u64>) -> Vec<Lane> {
-    let lane = |address: Address| Lane {
-        address,
-        begin: signers.get(&address).copied().unwrap_or_default(),
-        signed: BTreeMap::new(),
-        next: Err("it was not asked".to_owned()),
-        balance: None,
+/// The accounts that sign for the books at our cost, and those that `signers` name, each from that nonce on, or from
+/// behind what is forgotten.
+pub(super) fn lanes(
+    books: &[Booked],
+    signers: &BTreeMap<Address, u64>,
+    forgotten: &Forgotten,
+) -> Vec<Lane> {
+    let cuts = forgotten.nonces.iter().filter_map(|(signer, nonce)| {
+        Some((signer.parse::<Address>().ok()?, nonce.saturating_add(1)))
+    });
+    let cuts: BTreeMap<Address, u64> = cuts.collect();
+    let lane = |address: Address| {
+        let begin = signers.get(&address).copied().unwrap_or_default();
+        let cut = cuts.get(&address).copied().unwrap_or_default();
+        Lane {
+            address,
+            begin: begin.max(cut),
+            is_cut: cut > begin,
+            signed: BTreeMap::new(),
+            next: Err("it was not asked".to_owned()),
+            balance: None,
+        }
     };
     let mut lanes: BTreeMap<Address, Lane> =
-        signers.keys().map(|address| (*address, lane(*address))).collect();
+        signers.keys().chain(cuts.keys()).map(|address| (*address, lane(*address))).collect();
     for (index, booked) in books.iter().enumerate().filter(|(_, it)| !is_approval(&it.key)) {
         for sent in &booked.signed {
             let read = (sent.signer.parse(), hash(&sent.transaction));
@@ -118,9 +135,30 @@ impl Lane {
     ) -> Result<(), Unavailable> {
         self.next = reader.count(self.address, head).await?;
         if balances == Balances::Compared {
+            if self.is_cut {
+                self.begin_with_a_block(reader, head).await?;
+            }
             self.balance = Some(reader.balance(self.address, head).await?);
         }
         Ok(())
+    }
+
+    /// Moves the beginning up to where a block begins: what a balance was is known between blocks.
+    async fn begin_with_a_block(&mut self, reader: &Reader, head: u64) -> Result<(), Unavailable> {
+        if self.next.as_ref().is_ok_and(|next| self.begin < *next)
+            && let Ok(block) = reader.block_of((self.address, self.begin), (0, head)).await?
+            && let Ok(before) = reader.count(self.address, block.saturating_sub(1)).await?
+            && before < self.begin
+            && let Ok(after) = reader.count(self.address, block).await?
+        {
+            self.begin = self.begin.max(after);
+        }
+        Ok(())
+    }
+
+    /// From which nonce on it is accounted for, where what comes before is forgotten.
+    pub(super) fn begins_late(&self) -> Option<(Address, u64)> {
+        self.is_cut.then_some((self.address, self.begin))
     }
 
     /// Accounts for every nonce up to the head, and for the balance.

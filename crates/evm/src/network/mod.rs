@@ -40,7 +40,8 @@ use pay402_core::network::{
 };
 use pay402_core::time::Clock;
 use pay402_core::{
-    Amount, Digest, NetworkId, Payment, Presented, Refused, Requirements, Scheme, WireVersion,
+    Amount, Digest, NetworkId, Payment, PaymentKey, Presented, Refused, Requirements, Scheme,
+    WireVersion,
 };
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -48,7 +49,7 @@ use zeroize::Zeroizing;
 use crate::address::canonical;
 use crate::assets::{Asset, AssetTable};
 use crate::contracts::{Eip3009, Erc20};
-use crate::mandate::Delegation;
+use crate::mandate::{Delegation, is_over_for_good};
 use crate::pool::{Nodes, Pool};
 use crate::read::{SETTLEMENT_MARGIN_S_MIN, check_form, check_terms_form};
 use crate::rpc::{Answer, Call, Rpc};
@@ -523,6 +524,10 @@ impl Network for EvmNetwork {
 
     fn sources(&self, plan: &SecretBytes) -> Vec<String> {
         Plan::decode(plan).map(|plan| plan.sources()).unwrap_or_default()
+    }
+
+    fn refuses_again(&self, key: &PaymentKey) -> bool {
+        is_over_for_good(key)
     }
 
     fn cost_max(&self, plan: &SecretBytes) -> Option<Amount> {

@@ -63,6 +63,8 @@ pub(super) enum TurnedAway {
     TooManyCalls(Duration),
     /// There are as many streams as there may be: 503.
     TooManyStreams,
+    /// Some of the events after the one that was named are deleted; all are there after this one: 410.
+    Forgotten(u64),
     /// The engine is still starting: 503.
     Starting,
 }
@@ -86,7 +88,7 @@ impl Turned {
 
 impl TurnedAway {
     /// What `error` says in the answers.
-    const LABELS: [&'static str; 9] = [
+    const LABELS: [&'static str; 10] = [
         "malformed",
         "too_large",
         "timeout",
@@ -95,6 +97,7 @@ impl TurnedAway {
         "unsupported_media_type",
         "too_many_calls",
         "too_many_streams",
+        "gone",
         "starting",
     ];
 
@@ -107,6 +110,7 @@ impl TurnedAway {
             Self::NotFromHere(_) | Self::NotByName | Self::Nobody | Self::Nameless => "forbidden",
             Self::TooManyCalls(_) => "too_many_calls",
             Self::TooManyStreams => "too_many_streams",
+            Self::Forgotten(_) => "gone",
             Self::NotJson => "unsupported_media_type",
             Self::Starting => "starting",
         }
@@ -167,6 +171,14 @@ impl IntoResponse for TurnedAway {
             Self::TooManyStreams => {
                 let message = "there are as many streams of events as there may be; end one";
                 retry_later(&json!({"error": error, "message": message}))
+            }
+            Self::Forgotten(last) => {
+                let message = format!(
+                    "some events up to {last} are deleted, as long as they were retained; begin after \
+                     {last}, or anew without Last-Event-ID"
+                );
+                let gone = json!({"error": error, "message": message, "after": last});
+                json_answer(StatusCode::GONE, &gone)
             }
             Self::Starting => {
                 let message = "the facilitator checks its networks and takes its leases; ask again";

@@ -91,6 +91,9 @@ pub(super) async fn events(
             let problem = format!("is above the newest event, {end}; begin anew without it");
             api.turn_away(Malformed::new("Last-Event-ID", problem).into())
         }
+        Err(Refused::NotFollowing(NotFollowing::Forgotten(last))) => {
+            api.turn_away(TurnedAway::Forgotten(last))
+        }
         Err(Refused::NotFollowing(NotFollowing::Journal(error))) => {
             tracing::warn!(%error, "events cannot be followed");
             let message = "the journal is unavailable; ask again later";
@@ -180,6 +183,8 @@ async fn stream(place: Place, mut follower: Follower, reader: Reader, out: mpsc:
                         break text;
                     }
                 }
+                // It comes again, and is told from where on.
+                Err(NotFollowing::Forgotten(_)) => return,
                 Err(error) => {
                     tracing::warn!(%error, "events are held up");
                     tokio::time::sleep(RETRY).await;

@@ -20,8 +20,8 @@ use alloy::signers::SignerSync as _;
 use alloy::transports::{TransportError, TransportFut};
 use pay402_core::books::Booked;
 use pay402_core::facilitator::Settled;
-use pay402_core::journal::{Journal as _, Outcome};
-use pay402_core::time::SystemClock;
+use pay402_core::journal::{Forgotten, Holder, Horizon, Journal as _, Outcome};
+use pay402_core::time::{SystemClock, UnixTime};
 use pay402_core::{Amount, Digest, NetworkId, Payment, Refusal};
 use pay402_devchain::genesis::{DEV_ACCOUNTS, USDC_ADDRESS, dev_signer, usdc_balance_slot};
 use pay402_devchain::{DevTransport, Devchain};
@@ -632,4 +632,61 @@ async fn payers_and_their_payments_are_told_apart() {
         let paid = audited.movements.iter().filter(|it| it.from == payer);
         assert_eq!(paid.count(), 1, "{payer}");
     }
+}
+
+/// What is left is proven, from behind what is gone on; and what is wrong there is found out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_after_forgetting_is_proven() {
+    let town = Town::start().await;
+    town.engine.stop(LONG).await;
+    let journal = SqliteJournal::open(town.journal()).unwrap();
+    let holder = Holder { name: "later".into(), url: None };
+    let now = UnixTime(u64::MAX >> 1);
+    let lease = journal.lease(&id(&town.chain), &holder, now, LONG).await.unwrap();
+    let lease = lease.granted().unwrap();
+    journal.bury(&lease, u64::MAX, usize::MAX).await.unwrap();
+    let books = town.books().await;
+    // One of a pack stays, and the others of it go.
+    let packs: Vec<usize> = (1..books.len())
+        .filter(|at| {
+            settled(&books[*at]).is_some() && settled(&books[*at]) == settled(&books[at - 1])
+        })
+        .collect();
+    let stays = *packs.first().expect("some were packed");
+    let cut = books.len() - 2;
+    let going = books[..cut].iter().enumerate().filter(|(at, _)| *at != stays);
+    let going: Vec<_> = going.map(|(_, booked)| booked.key.clone()).collect();
+    let horizon = Horizon { before: now, losses_before: now, hooks: Vec::new() };
+    let count = journal.forget(&lease, going.clone(), &horizon).await.unwrap();
+    assert_eq!(count, going.len() as u64);
+    let left = town.books().await;
+    assert_eq!(left.len(), 3);
+    let audit = async |books: Vec<Booked>, forgotten: Forgotten| {
+        let rpc = Rpc::over(&id(&town.chain), &town.chain.rpc_client());
+        let mut audit = Audit::begin(id(&town.chain), rpc, AssetTable::defaults()).await.unwrap();
+        audit.add(books);
+        audit.forget(forgotten);
+        audit.finish(&Scope::default()).await.unwrap()
+    };
+    let forgotten = journal.forgotten(&id(&town.chain)).await.unwrap();
+    let audited = audit(left.clone(), forgotten.clone()).await;
+    assert_eq!(audited.standing(), Standing::Proven, "{audited:#?}");
+    assert_eq!((audited.forgotten.entries, audited.booked), (count, audited.spent));
+    assert!(audited.older > 0, "the fee of a pack whose shares are gone was compared");
+    assert!(audited.signers.iter().any(|signer| signer.first_nonce > 0), "{audited:#?}");
+    for signer in &audited.signers {
+        assert_eq!(signer.balance, Balance::Compared { received: Amount::ZERO }, "{signer:?}");
+    }
+    let unsaid = audit(left.clone(), Forgotten::default()).await;
+    assert_eq!(unsaid.standing(), Standing::Contradicted, "nobody said what is gone");
+    let last = left.len() - 1;
+    let mut missing = left.clone();
+    missing.remove(last);
+    let found = audit(missing, forgotten.clone()).await;
+    assert!(found.violations.iter().any(|it| it.what == What::Nonce), "{found:#?}");
+    let mut dearer = left.clone();
+    let fee = fee(dearer[last].outcome.as_mut().unwrap());
+    *fee = fee.checked_add(Amount::from(1)).unwrap();
+    let found = audit(dearer, forgotten).await;
+    assert!(found.violations.iter().any(|it| it.what == What::Fee), "{found:#?}");
 }

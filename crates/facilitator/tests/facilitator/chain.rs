@@ -470,6 +470,10 @@ impl Network for Chain {
         Ok(verified.backed_by(backing.into_iter().collect()))
     }
 
+    fn refuses_again(&self, key: &PaymentKey) -> bool {
+        key.asset() == "0xasset"
+    }
+
     fn cost_max(&self, plan: &SecretBytes) -> Option<Amount> {
         if cancelled(plan).is_some() {
             return None;

@@ -7,6 +7,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::{Request, StatusCode};
 use futures_util::StreamExt as _;
 use pay402_core::Digest;
+use pay402_core::time::UnixTime;
 use pay402_facilitator::Engine;
 use pay402_facilitator::api::{Access, Api, KeyHash, Limits, Named, Role};
 use serde_json::Value;
@@ -14,7 +15,8 @@ use tower::ServiceExt as _;
 
 use crate::api::{ask, body};
 use crate::bed::{Bed, LONG, done, settle, stage, until};
-use crate::chain::{NOW, payment};
+use crate::chain::{EXPIRES, NOW, payment};
+use crate::forget;
 use crate::openapi::Document;
 
 const CALLERS: [(&str, Role); 3] =
@@ -271,4 +273,33 @@ async fn a_proof_of_a_request_is_not_told() {
     let told = format!("{:?}", stream.until_end().await);
     let hex: String = caller.0.iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(!told.contains(&hex), "{told}");
+}
+
+/// Whoever was away for longer than events are kept is told so, and from where on they are.
+#[tokio::test]
+async fn a_gap_is_told_and_never_passed_over() {
+    let bed = Bed::new();
+    let engine = bed.start_with(forget::forgetting()).await;
+    let api = keyed(&engine).router();
+    pay(&api, "alice", "1").await;
+    let mut stream = Stream::open(&api, "alice", Some(0)).await;
+    let last = stream.until_end().await.last().unwrap()["id"].as_u64().unwrap();
+    forget::age(&bed, EXPIRES + 1_000);
+    until("it is forgotten", || async { stage(&engine, "1").await.is_empty() }).await;
+    bed.chain.state().time = NOW;
+    bed.clock.set(UnixTime(NOW));
+    pay(&api, "alice", "2").await;
+    let get = |after: u64| {
+        let request = Request::get("/events").header("authorization", "Bearer alice");
+        request.header("last-event-id", after.to_string()).body(Body::empty()).unwrap()
+    };
+    for after in [0, last - 1] {
+        let answer = api.clone().oneshot(get(after)).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::GONE);
+        let told = axum::body::to_bytes(answer.into_body(), 10_000).await.unwrap();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!((&told["error"], &told["after"]), (&"gone".into(), &last.into()));
+    }
+    let mut again = Stream::open(&api, "alice", Some(last)).await;
+    assert!(again.until_end().await.iter().all(|event| of(event) == "2"));
 }

@@ -9,8 +9,8 @@ use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Holder, Journal, JournalError, Lease, Leased, Loss,
-    NewEntry,
+    Advance, Backlog, Delivery, Entered, Entry, Forgotten, Holder, Horizon, Journal, JournalError,
+    Lease, Leased, Looked, Loss, NewEntry,
 };
 use pay402_core::network::BlockId;
 use pay402_core::time::UnixTime;
@@ -194,6 +194,37 @@ impl Journal for Flaky {
     async fn bury(&self, lease: &Lease, through: u64, limit: usize) -> Result<u64, JournalError> {
         self.works()?;
         self.journal.bury(lease, through, limit).await
+    }
+
+    async fn forgettable(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+        horizon: &Horizon,
+    ) -> Result<Looked, JournalError> {
+        self.works()?;
+        self.journal.forgettable(network, after, limit, horizon).await
+    }
+
+    async fn forget(
+        &self,
+        lease: &Lease,
+        keys: Vec<PaymentKey>,
+        horizon: &Horizon,
+    ) -> Result<u64, JournalError> {
+        self.works()?;
+        self.journal.forget(lease, keys, horizon).await
+    }
+
+    async fn forgotten(&self, network: &NetworkId) -> Result<Forgotten, JournalError> {
+        self.works()?;
+        self.journal.forgotten(network).await
+    }
+
+    async fn forgotten_records(&self) -> Result<u64, JournalError> {
+        self.works()?;
+        self.journal.forgotten_records().await
     }
 
     async fn losses(

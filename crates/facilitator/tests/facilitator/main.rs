@@ -28,6 +28,7 @@ mod fees;
 mod first_payments;
 mod fitness;
 mod flaky;
+mod forget;
 mod funds;
 mod gaps;
 mod guard;

@@ -18,9 +18,10 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use crate::api::{body, open, read, request};
-use crate::bed::{Bed, options};
-use crate::chain::{presented, terms};
+use crate::bed::{Bed, LONG, done, options, settle, stage, until};
+use crate::chain::{EXPIRES, payment, presented, terms};
 use crate::faults::flaky;
+use crate::forget;
 
 const PLACE: &str = "http://document.test/openapi.json";
 
@@ -230,6 +231,15 @@ async fn every_answer_is_described_and_every_description_is_true() {
     assert_eq!(document.ask(&api, "/events", ahead.unwrap()).await, StatusCode::BAD_REQUEST);
     let page = Request::get("/metrics").header("host", "page.example").body(Body::empty()).unwrap();
     assert_eq!(document.ask(&api, "/metrics", page).await, StatusCode::FORBIDDEN);
+
+    // What is deleted by now.
+    let other = Bed::new();
+    let forgetful = other.start_with(forget::forgetting()).await;
+    done(&settle(&forgetful, payment("1"), LONG).await);
+    forget::age(&other, EXPIRES + 1_000);
+    until("it is forgotten", || async { stage(&forgetful, "1").await.is_empty() }).await;
+    let behind = Request::get("/events?after=0").body(Body::empty()).unwrap();
+    assert_eq!(document.ask(&open(&forgetful), "/events", behind).await, StatusCode::GONE);
 
     // What cannot be told.
     bed.chain.state().hangs = true;

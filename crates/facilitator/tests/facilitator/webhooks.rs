@@ -18,8 +18,9 @@ use pay402_facilitator::{Engine, Options};
 use serde_json::Value;
 
 use crate::api::{ask, body, read};
-use crate::bed::{Bed, LONG, done, options, settle, until};
+use crate::bed::{Bed, LONG, done, options, settle, stage, until};
 use crate::chain::{EXPIRES, Undone, payment};
+use crate::forget;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -263,4 +264,26 @@ fn what_is_wrong_with_a_hook_is_said_without_its_secrets() {
     }
     let shown = format!("{:?}", make("https://shop.example/hook/token", SECRET).unwrap());
     assert!(!shown.contains("token") && !shown.contains("MfKQ"), "{shown}");
+}
+
+/// What waits for its receiver is what the history is kept for.
+#[tokio::test]
+async fn what_was_not_sent_is_not_forgotten() {
+    let (bed, shop) = (Bed::new(), Shop::default());
+    let at = shop.open().await;
+    let webhooks = vec![hook(Of::All, at, "/hook")];
+    let engine = bed.start_with(Options { webhooks, ..forget::forgetting() }).await;
+    // It has begun.
+    done(&settle(&engine, payment("first"), LONG).await);
+    until("it is sent", || async { shop.of("first").len() == 1 }).await;
+    shop.0.lock().unwrap().down = true;
+    done(&settle(&engine, payment("1"), LONG).await);
+    forget::age(&bed, EXPIRES + 1_000);
+    until("the first is forgotten", || async { stage(&engine, "first").await.is_empty() }).await;
+    let seen = bed.chain.state().headers;
+    until("it is looked", || async { bed.chain.state().headers > seen + 12 }).await;
+    assert_eq!(stage(&engine, "1").await, "settled");
+    shop.0.lock().unwrap().down = false;
+    until("it is sent", || async { shop.of("1") == ["settlement.settled"] }).await;
+    until("it is forgotten", || async { stage(&engine, "1").await.is_empty() }).await;
 }

@@ -36,8 +36,12 @@ const HISTORY: &str = concat!(
     records!("pay402_journal."),
     " WHERE history.seq > $1 ORDER BY history.seq LIMIT $2) AS told ORDER BY told.seq"
 );
-const END: &str =
-    concat!("SELECT coalesce(max(seq), 0) AS seq, ", moment!(), " FROM pay402_journal.history");
+/// Also where the last records are forgotten by now.
+const END: &str = concat!(
+    "SELECT greatest((SELECT coalesce(max(seq), 0) FROM pay402_journal.history),
+                     (SELECT coalesce(max(record), 0) FROM pay402_journal.forgotten)) AS seq, ",
+    moment!()
+);
 const OF_CALLER: &str = concat!(
     records!("pay402_journal."),
     " WHERE history.entered_by = $1 AND history.seq > $2 AND history.seq <= $3
@@ -177,6 +181,8 @@ impl PgJournal {
             tokio::time::sleep(END_LOOK).await;
             ended = self.moment().await?.1;
         }
+        // What is missing below was undone, or is forgotten: who reads up to here need not wait for it.
+        self.horizon.lock().learn(end, ended, begun);
         u64::try_from(end).map_err(|_| unavailable("a number below zero"))
     }
 

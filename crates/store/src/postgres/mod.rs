@@ -27,8 +27,10 @@ mod books;
 mod cluster;
 mod connect;
 mod delivery;
+mod forget;
 mod history;
 mod hook;
+mod lease;
 mod schema;
 mod stages;
 mod watch;
@@ -43,8 +45,8 @@ use pay402_core::books::Booked;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Holder, Journal, JournalError, Lease,
-    Leased, Loss, NewEntry,
+    Advance, Backlog, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
+    JournalError, Lease, Leased, Looked, Loss, NewEntry,
 };
 use pay402_core::network::{BlockId, SentAs};
 use pay402_core::time::{Clock, UnixTime};
@@ -53,8 +55,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use crate::column::{Columns, Hash, Money, Net, Whole};
-use crate::entry::{EntryRow, Held, RELEASED, Turn, advanced, count, nonce_after, read_entry};
+use crate::entry::{EntryRow, RELEASED, advanced, count, nonce_after, read_entry};
 use crate::history::Noted;
+use lease::{CLOCK, LEASE_LOCKED, LEASE_RELEASE, held, lease, time};
 
 /// What the store is called in messages.
 const NAME: &str = "journal";
@@ -133,39 +136,15 @@ const BACKLOG: &str = "
     FROM pay402_journal.entry WHERE network = $1 AND stage IN ('due', 'signed', 'sent')
     GROUP BY stage, signer";
 const HIGHEST_NONCE: &str = "
-    SELECT max(nonce) AS highest FROM pay402_journal.signed_transaction
-    WHERE network = $1 AND signer = $2";
+    SELECT max(nonce) AS highest FROM (
+        SELECT max(nonce) AS nonce FROM pay402_journal.signed_transaction
+        WHERE network = $1 AND signer = $2
+        UNION ALL
+        SELECT nonce FROM pay402_journal.forgotten_nonce WHERE network = $1 AND signer = $2
+    ) AS known";
 const FAILURES: &str = "
     SELECT count(*) AS failures FROM pay402_journal.entry
     WHERE network = $1 AND payer = $2 AND entered_at >= $3 AND stage = 'failed' AND fee <> '0'";
-/// A row to lock, also before anybody held the lease; no lease has the token 0.
-const LEASE_ROW: &str = "
-    INSERT INTO pay402_journal.lease (network, holder, token, until)
-    VALUES ($1, '', $2, $2) ON CONFLICT (network) DO NOTHING";
-/// The lease and the time, by the server's clock alone: it is the only one that all have in common.
-macro_rules! lease {
-    () => {
-        "SELECT holder, token, until, url,
-                floor(extract(epoch FROM clock_timestamp()))::bigint AS now
-         FROM pay402_journal.lease WHERE network = $1"
-    };
-}
-const LEASE_FOUND: &str = lease!();
-const LEASE_LOCKED: &str = concat!(lease!(), " FOR UPDATE");
-const LEASE_SET: &str = "
-    UPDATE pay402_journal.lease SET holder = $2, token = $3, until = $4, url = $5
-    WHERE network = $1";
-const LEASE_RELEASE: &str =
-    "UPDATE pay402_journal.lease SET until = $3 WHERE network = $1 AND token = $2";
-const CLOCK: &str = "SELECT floor(extract(epoch FROM clock_timestamp()))::bigint AS now";
-const OWE_ALL: &str = "
-    WITH changed AS (
-        UPDATE pay402_journal.entry SET delivery = 'owed'
-        WHERE network = $1 AND delivery = 'waiting'
-        RETURNING seq, delivery, entered_by
-    )
-    INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by)
-    SELECT seq, $2, 'handed_over', delivery, entered_by FROM changed ORDER BY seq";
 /// An entry of another network is none of the lease's holder.
 const ENTRIES_LOCKED: &str =
     concat!(entries!(), " WHERE key = ANY ($1) AND entry.network = $2 FOR UPDATE OF entry");
@@ -484,6 +463,33 @@ impl Journal for PgJournal {
         .await
     }
 
+    async fn forgettable(
+        &self,
+        network: &NetworkId,
+        after: u64,
+        limit: usize,
+        horizon: &Horizon,
+    ) -> Result<Looked, JournalError> {
+        self.past_after(network, (after, limit), horizon).await
+    }
+
+    async fn forget(
+        &self,
+        lease: &Lease,
+        keys: Vec<PaymentKey>,
+        horizon: &Horizon,
+    ) -> Result<u64, JournalError> {
+        self.past_deleted(lease, keys, horizon).await
+    }
+
+    async fn forgotten(&self, network: &NetworkId) -> Result<Forgotten, JournalError> {
+        self.past_known(network).await
+    }
+
+    async fn forgotten_records(&self) -> Result<u64, JournalError> {
+        self.past_records().await
+    }
+
     async fn losses(
         &self,
         network: &NetworkId,
@@ -586,77 +592,6 @@ async fn enter(client: &Client, new: &NewEntry) -> Outcomes<Entered> {
 async fn find(client: &Client, key: &PaymentKey) -> Outcomes<Option<Entry>> {
     let found = rows(client, FIND, &[&key.as_str()]).await?;
     found.first().map(|row| entry_of(row).map(|found| found.entry)).transpose()
-}
-
-/// The lease as it is stored, if anybody ever had it, and the server's time.
-fn held(rows: &[Row]) -> Outcomes<Option<(Held, UnixTime)>> {
-    let Some(row) = rows.first() else { return Ok(None) };
-    let (Whole(token), until) = (read(row, "token")?, read::<Whole>(row, "until")?.into());
-    let holder = Holder { name: read(row, "holder")?, url: read(row, "url")? };
-    Ok(Some((Held { holder, token, until }, time(row)?)).filter(|(held, _)| held.token > 0))
-}
-
-fn time(row: &Row) -> Outcomes<UnixTime> {
-    let seconds = u64::try_from(read::<i64>(row, "now")?);
-    seconds.map(UnixTime).map_err(|_| Stop::Failed("the server's clock is before 1970".into()))
-}
-
-fn turn(found: Option<&(Held, UnixTime)>, asker: &Holder) -> Outcomes<Turn> {
-    let (held, now) = found.map_or((None, UnixTime(0)), |(held, now)| (Some(held), *now));
-    Turn::of(held, &asker.name, now).map_err(Stop::Failed)
-}
-
-async fn lease(
-    client: &Client,
-    network: &NetworkId,
-    holder: &Holder,
-    lasts: Duration,
-) -> Outcomes<Leased> {
-    let id = network.as_str();
-    // Who follows asks often, and is not to stand in the way of who writes.
-    let found = held(&rows(client, LEASE_FOUND, &[&id]).await?)?;
-    if let Turn::Waits(holder) = turn(found.as_ref(), holder)? {
-        return Ok(Leased::Held(holder));
-    }
-    let row = client.prepare_cached(LEASE_ROW).await?;
-    let locked = client.prepare_cached(LEASE_LOCKED).await?;
-    let (seed, of): (Parameters<'_>, Parameters<'_>) = (&[&id, &Whole(0)], &[&id]);
-    let (begun, there, found) = tokio::join!(
-        biased;
-        client.batch_execute("BEGIN"),
-        client.execute(&row, seed),
-        client.query(&locked, of),
-    );
-    begun?;
-    there?;
-    let found = found?;
-    let now = found.first().ok_or_else(|| Stop::Failed("no lease to lock".into()))?;
-    let at = time(now)?;
-    let until = Whole::from(at.plus_s(lasts.as_secs()));
-    let (token, owed) = match turn(held(&found)?.as_ref(), holder)? {
-        Turn::Waits(holder) => {
-            client.batch_execute("ROLLBACK").await?;
-            return Ok(Leased::Held(holder));
-        }
-        Turn::Keeps(token) => (token, false),
-        Turn::TakesOver(token) => (token, true),
-    };
-    if owed {
-        // Those who waited did so in a process that is gone.
-        let owe = client.prepare_cached(OWE_ALL).await?;
-        client.execute(&owe, &[&id, &Whole::from(at)]).await?;
-    }
-    let set = client.prepare_cached(LEASE_SET).await?;
-    let stored = Whole(token);
-    let now: Parameters<'_> = &[&id, &holder.name, &stored, &until, &holder.url];
-    let (written, committed) = tokio::join!(
-        biased;
-        client.execute(&set, now),
-        client.batch_execute("COMMIT"),
-    );
-    written?;
-    committed?;
-    Ok(Leased::Granted(Lease { network: network.clone(), token }))
 }
 
 async fn advance(client: &Client, lease: &Lease, changes: Vec<Advance>) -> Outcomes<Vec<Entry>> {

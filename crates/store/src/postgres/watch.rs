@@ -2,11 +2,12 @@
 
 use deadpool_postgres::Client;
 use pay402_core::NetworkId;
-use pay402_core::journal::{Entry, JournalError, Lease, Watch};
+use pay402_core::journal::{Entry, Lease, Watch};
 use pay402_core::network::BlockId;
 use tokio_postgres::types::ToSql;
 
-use super::{LEASE_LOCKED, Outcomes, Parameters, beside, entries, entry_of, held, read, rows};
+use super::lease::begin;
+use super::{Outcomes, Parameters, beside, entries, entry_of, read, rows};
 use crate::column::{Money, Net, Whole};
 use crate::entry::{EntryRow, part_of, spent_of};
 
@@ -64,15 +65,8 @@ pub(super) async fn bury(
     limit: usize,
 ) -> Outcomes<u64> {
     let id = lease.network.as_str();
-    let locked = client.prepare_cached(LEASE_LOCKED).await?;
     let bury = client.prepare_cached(BURY).await?;
-    let of: Parameters<'_> = &[&id];
-    let (begun, fence) =
-        tokio::join!(biased; client.batch_execute("BEGIN"), client.query(&locked, of));
-    begun?;
-    if held(&fence?)?.map(|(held, _)| held.token) != Some(lease.token) {
-        return Err(JournalError::LeaseLost(lease.network.clone()).into());
-    }
+    begin(client, lease).await?;
     let (through, limit) = (Whole(through), i64::try_from(limit).unwrap_or(i64::MAX));
     let which: Parameters<'_> = &[&id, &through, &limit];
     let (buried, committed) =

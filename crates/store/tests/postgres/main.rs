@@ -42,4 +42,8 @@ mod postgres_conformance {
     mod watch {
         pay402_core::watch_conformance!(super::fresh);
     }
+
+    mod forget {
+        pay402_core::forget_conformance!(super::fresh);
+    }
 }

@@ -97,7 +97,7 @@ async fn schemas_of_strangers_and_of_the_future_are_refused_and_left_alone() {
 
     let database = Cluster::shared().database();
     drop(open(&database).await);
-    for format in ["7", "99", "-1", "0"] {
+    for format in ["8", "99", "-1", "0"] {
         let set = "DELETE FROM pay402_journal.migration; INSERT INTO pay402_journal.migration";
         database.sql(&format!("{set} VALUES ({format})")).unwrap();
         let refused = PgJournal::open(&database.url(), None).await.unwrap_err();
@@ -149,6 +149,7 @@ async fn nobody_undoes_what_the_journal_says() {
     for sql in [
         "DELETE FROM pay402_journal.entry",
         "TRUNCATE pay402_journal.entry CASCADE",
+        "INSERT INTO pay402_journal.forgetting VALUES (7)",
         "UPDATE pay402_journal.entry SET stage = 'due'",
         "UPDATE pay402_journal.entry SET plan = 'x'",
         "DELETE FROM pay402_journal.signed_transaction",

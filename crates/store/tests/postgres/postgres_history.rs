@@ -13,6 +13,21 @@ use crate::samples::{
 
 /// Takes a journal in PostgreSQL back to its fifth format.
 pub(crate) const BACK_TO_5: &str = "
+    DROP TRIGGER entry_goes ON pay402_journal.entry;
+    DROP TRIGGER entry_stays ON pay402_journal.entry;
+    DROP TRIGGER history_goes ON pay402_journal.history;
+    DROP TRIGGER history_stays ON pay402_journal.history;
+    DROP TRIGGER signed_transaction_goes ON pay402_journal.signed_transaction;
+    DROP TRIGGER signed_transaction_stays ON pay402_journal.signed_transaction;
+    DROP TABLE pay402_journal.forgetting, pay402_journal.forgotten, pay402_journal.forgotten_nonce;
+    DROP FUNCTION pay402_journal.refuse_living, pay402_journal.refuse_entry, pay402_journal.refuse_part;
+    CREATE TRIGGER entry_stays BEFORE DELETE OR TRUNCATE ON pay402_journal.entry
+    EXECUTE FUNCTION pay402_journal.refuse('journal entries are never deleted');
+    CREATE TRIGGER signed_transaction_stays
+    BEFORE DELETE OR TRUNCATE ON pay402_journal.signed_transaction
+    EXECUTE FUNCTION pay402_journal.refuse('signed transactions are never forgotten');
+    CREATE TRIGGER history_stays BEFORE DELETE OR TRUNCATE ON pay402_journal.history
+    EXECUTE FUNCTION pay402_journal.refuse('the history is never forgotten');
     DROP TRIGGER entry_final ON pay402_journal.entry;
     DROP FUNCTION pay402_journal.refuse_unwatched; DROP TABLE pay402_journal.watched;
     ALTER TABLE pay402_journal.entry DROP COLUMN reverted;

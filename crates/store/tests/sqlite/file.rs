@@ -275,12 +275,12 @@ fn later_formats_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     drop(SqliteJournal::open(&path).unwrap());
-    for version in ["8", "99", "-1"] {
+    for version in ["9", "99", "-1"] {
         tamper(&path, &format!("PRAGMA user_version = {version}"));
         let error = refused(&path);
         assert!(error.problem.contains("upgrade pay402"), "{error}");
     }
-    tamper(&path, "PRAGMA user_version = 7");
+    tamper(&path, "PRAGMA user_version = 8");
     drop(SqliteJournal::open(&path).unwrap());
 }
 

@@ -5,6 +5,7 @@
 
 mod disk;
 mod file;
+mod forgotten;
 mod history;
 mod power_cut;
 mod processes;

@@ -12,6 +12,14 @@ use crate::samples::{
 
 /// Takes a journal in SQLite back to its sixth format.
 pub(crate) const BACK_TO_6: &str = "
+    DROP TRIGGER entry_stays; DROP TRIGGER history_stays; DROP TRIGGER signed_transaction_stays;
+    DROP TABLE forgetting; DROP TABLE forgotten; DROP TABLE forgotten_nonce;
+    CREATE TRIGGER entry_stays BEFORE DELETE ON entry
+    BEGIN SELECT RAISE(ABORT, 'journal entries are never deleted'); END;
+    CREATE TRIGGER history_stays BEFORE DELETE ON history
+    BEGIN SELECT RAISE(ABORT, 'the history is never forgotten'); END;
+    CREATE TRIGGER signed_transaction_stays BEFORE DELETE ON signed_transaction
+    BEGIN SELECT RAISE(ABORT, 'signed transactions are never forgotten'); END;
     DROP TRIGGER entry_final; DROP TABLE watched; ALTER TABLE entry DROP COLUMN reverted;
     CREATE TRIGGER entry_final BEFORE UPDATE OF stage ON entry
     WHEN OLD.stage IN ('settled', 'failed')

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use pay402_core::NetworkId;
 use pay402_core::asset::AssetId;
+use pay402_core::journal::Forgotten;
 use pay402_core::time::UnixTime;
 use pay402_evm::AssetTable;
 use pay402_evm::audit::{Audited, Kind, Movement, Standing};
@@ -87,7 +88,15 @@ pub(super) fn lines<'a>(
         if format == Format::Journal {
             let (network, standing) = (&audited.network, audited.standing().name());
             let head = &audited.head;
-            writeln!(out, "; {network} up to block {} ({}): {standing}\n", head.number, head.hash)?;
+            writeln!(out, "; {network} up to block {} ({}): {standing}", head.number, head.hash)?;
+            let Forgotten { entries, entry, .. } = &audited.forgotten;
+            if *entries > 0 {
+                writeln!(
+                    out,
+                    "; {entries} entries up to number {entry} are deleted and not in here"
+                )?;
+            }
+            writeln!(out)?;
         }
         for movement in &audited.movements {
             number += 1;

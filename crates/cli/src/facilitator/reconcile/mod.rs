@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use alloy::primitives::Address;
 use pay402_core::asset::AssetId;
 use pay402_core::error::{Misconfigured, Unavailable};
-use pay402_core::journal::{Journal, JournalError};
+use pay402_core::journal::{Forgotten, Journal, JournalError};
 use pay402_core::{Amount, NetworkId};
 use pay402_evm::address::parse_address;
 use pay402_evm::audit::{Audit, Audited, Balance, Balances, Finding, Scope, SignerAudit, Standing};
@@ -196,7 +196,7 @@ async fn read_books(
     let (mut after, mut count) = (0, 0);
     loop {
         let page = journal.books(id, after, PAGE_ENTRIES).await.map_err(unread)?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else { break };
         after = last.seq;
         count += page.len();
         if count > ENTRIES_MAX {
@@ -206,6 +206,9 @@ async fn read_books(
         }
         audit.add(page);
     }
+    // After the books: what was deleted while they were read is known to be.
+    audit.forget(journal.forgotten(id).await.map_err(unread)?);
+    Ok(())
 }
 
 /// How the whole ended.
@@ -229,7 +232,7 @@ fn verdict(outcomes: &[Outcome]) -> Verdict {
     };
     let summary = format!(
         "{}: {} entries on {} networks: {} payments settled, {} transactions; {} contradicted, {} unknown, \
-         {} open",
+         {} open{}",
         whole.name(),
         sum(|it| it.entries),
         audited().count(),
@@ -238,6 +241,10 @@ fn verdict(outcomes: &[Outcome]) -> Verdict {
         sum(|it| it.violations.len() as u64),
         sum(|it| it.unknown.len() as u64),
         sum(|it| it.open),
+        match sum(|it| it.forgotten.entries) {
+            0 => String::new(),
+            deleted => format!("; {deleted} older ones are deleted"),
+        },
     );
     Verdict { standing: whole, unanswered, summary }
 }
@@ -296,6 +303,7 @@ fn lines(style: Style, audited: &Audited, assets: &AssetTable) -> Vec<String> {
              errands, {failed} failed, {open} open"
         ),
     ];
+    lines.extend(deleted(audited));
     for (token, amount) in &audited.charged {
         let (amount, unit) = units(network, assets, token, *amount);
         lines.push(format!("  charged   {amount} {unit}"));
@@ -334,6 +342,18 @@ fn lines(style: Style, audited: &Audited, assets: &AssetTable) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What the books do not have any more, in words; `None` where they have all.
+fn deleted(audited: &Audited) -> Option<String> {
+    let (Forgotten { entries, entry, fees, .. }, older) = (&audited.forgotten, audited.older);
+    (*entries > 0).then(|| {
+        format!(
+            "  deleted   {entries} entries up to number {entry}, with {} booked; fees of {older} beside them are \
+             not compared",
+            coin(*fees)
+        )
+    })
 }
 
 /// An amount in the units of its token, and what they are called; atomic units of one that is not configured.
@@ -377,6 +397,10 @@ fn network_json(Outcome { subject, audited }: &Outcome) -> Value {
         "signers": audited.signers.iter().map(signer_json).collect::<Vec<_>>(),
         "contradicted": audited.violations.len(), "violations": findings(&audited.violations),
         "unproven": audited.unknown.len(), "unknown": findings(&audited.unknown),
+        "deleted": {
+            "entries": audited.forgotten.entries, "through_entry": audited.forgotten.entry,
+            "booked_wei": audited.forgotten.fees.to_string(), "fees_not_compared": audited.older,
+        },
     })
 }
 
@@ -432,6 +456,8 @@ mod tests {
             violations: Vec::new(),
             unknown: Vec::new(),
             movements: Vec::new(),
+            forgotten: Forgotten::default(),
+            older: 0,
         }
     }
 
