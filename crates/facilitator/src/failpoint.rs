@@ -88,7 +88,7 @@ failpoints! {
     AfterTellBeforeOthers = "after-tell-before-others";
     /// The journal says that an owed success was told; the caller was not told.
     AfterCollectBeforeAnswer = "after-collect-before-answer";
-    /// Blocks are deep enough and watched no longer; the journal still has what was kept for them.
+    /// Blocks are deep enough; the journal still has what was kept for them.
     AfterDeepBeforeBury = "after-deep-before-bury";
     /// Where a webhook begins is in the journal; it was sent nothing.
     AfterHookBeginsBeforePost = "after-hook-begins-before-post";

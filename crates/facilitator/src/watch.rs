@@ -44,6 +44,13 @@ struct Mark {
     review: Review,
 }
 
+impl Mark {
+    /// Whether something is still to be done before it may be buried.
+    const fn is_open(&self) -> bool {
+        !(self.held && self.review.is_done)
+    }
+}
+
 impl Watched {
     /// Has a block watched.
     pub(crate) fn add(&self, block: BlockId) {
@@ -96,17 +103,24 @@ impl Watched {
         self.lock().remove(block);
     }
 
-    /// Forgets the blocks up to `through`, and below the first that is not held against the chain yet or
-    /// not reviewed.
-    /// Gives the number up to which there are none any more, if there were any.
-    fn bury(&self, through: u64) -> Option<u64> {
-        let mut blocks = self.lock();
-        let before = blocks.len();
-        let is_open = |(_, mark): &(&BlockId, &Mark)| !(mark.held && mark.review.is_done);
-        let open = blocks.iter().find(is_open).map(|(block, _)| block.number);
+    /// The blocks up to `through` that are below the first which is not held against the chain yet, or not
+    /// reviewed, with the number up to which there are no others; `None` where there are none.
+    fn deep(&self, through: u64) -> Option<(u64, Vec<BlockId>)> {
+        let blocks = self.lock();
+        let open = blocks.iter().find(|(_, mark)| mark.is_open()).map(|(block, _)| block.number);
         let through = open.map_or(Some(through), |open| Some(through.min(open.checked_sub(1)?)))?;
-        blocks.retain(|block, _| block.number > through);
-        (blocks.len() < before).then_some(through)
+        let deep: Vec<_> = blocks.keys().filter(|it| it.number <= through).cloned().collect();
+        (!deep.is_empty()).then_some((through, deep))
+    }
+
+    /// Watches these no more, but for one that closed something again meanwhile.
+    fn forget(&self, buried: &[BlockId]) {
+        let mut blocks = self.lock();
+        for block in buried {
+            if blocks.get(block).is_some_and(|mark| !mark.is_open()) {
+                blocks.remove(block);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<BlockId, Mark>> {
@@ -208,9 +222,11 @@ async fn look(
     }
     review::look(crew, head.block.number).await?;
     let through = head.block.number.checked_sub(desk.options.burial_blocks);
-    if let Some(through) = through.and_then(|through| desk.watched.bury(through)) {
+    if let Some((through, blocks)) = through.and_then(|through| desk.watched.deep(through)) {
         desk.options.failpoints.pass(Failpoint::AfterDeepBeforeBury).await;
         bury(desk, lease, through).await?;
+        // Only now: what the journal still keeps is looked at again.
+        desk.watched.forget(&blocks);
     }
     Ok(head)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pay402_core::facilitator::{Facilitator as _, Verdict};
-use pay402_core::journal::{Journal as _, NewEntry};
+use pay402_core::journal::NewEntry;
 use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Digest, Payment, PaymentKey, Refusal};
 use pay402_facilitator::options::UNFINISHED_MAX;

@@ -534,3 +534,20 @@ async fn what_a_pack_left_out_and_the_rest_of_it_are_settled_again() {
         done(&settle(&engine, payment("more"), LONG).await);
     }
 }
+
+/// What is kept sealed is wiped also when the journal did not answer in the moment of the burial.
+#[tokio::test]
+async fn a_burial_that_failed_is_made_again() {
+    let bed = Bed::new();
+    let faults = Arc::new(Faults::default());
+    let journal = Arc::new(Flaky { journal: bed.journal(), faults: Arc::clone(&faults) });
+    let engine = bed.start_on(journal, watching()).await;
+    told(&bed, &engine, "1").await;
+    faults.down.store(true, Ordering::SeqCst);
+    (0..=BURIAL).for_each(|_| bed.chain.state().mine());
+    let heads = bed.chain.state().heads;
+    until("it was looked at", || async { bed.chain.state().heads > heads + 6 }).await;
+    assert!(entry(&bed, "1").await.watch.is_some(), "it is buried, and the test proves nothing");
+    faults.down.store(false, Ordering::SeqCst);
+    until("it is buried", || async { entry(&bed, "1").await.watch.is_none() }).await;
+}
