@@ -10,7 +10,7 @@ use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Change, Record, Sent, Span};
 use pay402_core::journal::{
-    Advance, Aged, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
+    Advance, Aged, Cost, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
     JournalError, Lease, Leased, Looked, Loss, NewEntry, Outcome, Stage, Watch, step,
 };
 use pay402_core::network::BlockId;
@@ -299,6 +299,26 @@ impl Db {
         }
     }
 
+    /// When a final entry was closed last, and what it cost.
+    fn closed(&self, entry: &Entry) -> Option<(UnixTime, Amount)> {
+        let Stage::Final(
+            Outcome::Settled { fee, .. }
+            | Outcome::Failed { fee, .. }
+            | Outcome::Reverted { fee, .. },
+        ) = &entry.stage
+        else {
+            return None;
+        };
+        let closed = |record: &&Record| {
+            record.key == entry.new.key
+                && matches!(
+                    record.change,
+                    Change::Settled { .. } | Change::Failed { .. } | Change::Reverted { .. }
+                )
+        };
+        Some((self.history.iter().rev().find(closed)?.at, *fee))
+    }
+
     fn watched(&self) -> impl Iterator<Item = (&Entry, &BlockId)> {
         let entries = self.entries.iter();
         entries.filter_map(|entry| Some((entry, &entry.watch.as_ref()?.block)))
@@ -365,6 +385,10 @@ impl Db {
         }
         Ok(moves)
     }
+}
+
+const fn is_settled(entry: &Entry) -> bool {
+    matches!(entry.stage, Stage::Final(Outcome::Settled { .. }))
 }
 
 /// The journal as one process has it.
@@ -506,23 +530,33 @@ impl Journal for Handle {
     async fn losses(&self, _: &NetworkId, since: UnixTime) -> Result<Vec<Loss>, JournalError> {
         let losses = |db: &mut Db| -> Vec<Loss> {
             let loss = |entry: &Entry| {
-                let (Stage::Final(Outcome::Failed { fee, .. })
-                | Stage::Final(Outcome::Reverted { fee, .. })) = &entry.stage
-                else {
-                    return None;
-                };
-                let closed = |record: &&Record| {
-                    record.key == entry.new.key
-                        && matches!(record.change, Change::Failed { .. } | Change::Reverted { .. })
-                };
-                let at = db.history.iter().rev().find(closed)?.at;
+                let (at, fee) = db.closed(entry).filter(|_| !is_settled(entry))?;
                 let (payer, entered_by) = (entry.new.payer.clone(), entry.new.entered_by.clone());
-                let loss = Loss { key: entry.new.key.clone(), payer, entered_by, at, fee: *fee };
+                let loss = Loss { key: entry.new.key.clone(), payer, entered_by, at, fee };
                 (at >= since && !fee.is_zero()).then_some(loss)
             };
             db.present().filter_map(loss).collect()
         };
         self.run("losses", |db| Ok(losses(db))).await
+    }
+
+    async fn costs(
+        &self,
+        _: &NetworkId,
+        callers: &[String],
+        since: UnixTime,
+    ) -> Result<Vec<Cost>, JournalError> {
+        let costs = |db: &mut Db| -> Vec<Cost> {
+            let cost = |entry: &Entry| {
+                let entered_by = entry.new.entered_by.clone().filter(|it| callers.contains(it))?;
+                let (at, fee) = db.closed(entry)?;
+                let key = entry.watch.as_ref().map(|_| entry.new.key.clone());
+                let cost = Cost { entered_by, key, at, fee };
+                (at >= since && !fee.is_zero()).then_some(cost)
+            };
+            db.entries.iter().filter_map(cost).collect()
+        };
+        self.run("costs", |db| Ok(costs(db))).await
     }
 
     async fn watched_blocks(&self, _: &NetworkId) -> Result<Vec<BlockId>, JournalError> {

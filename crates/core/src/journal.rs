@@ -26,6 +26,7 @@
 
 mod figures;
 mod forget;
+mod lease;
 
 use std::time::Duration;
 
@@ -38,8 +39,9 @@ use crate::network::{BlockId, SentAs};
 use crate::time::UnixTime;
 use crate::{Amount, Digest, NetworkId, PaymentKey};
 
-pub use self::figures::{Backlog, Loss};
+pub use self::figures::{Backlog, Cost, Loss};
 pub use self::forget::{Aged, Forgotten, Horizon, Looked};
+pub use self::lease::{Holder, Lease, Leased};
 
 /// How long before it failed an entry may have been entered to be among [`Journal::losses`], in seconds.
 pub const LOSS_AGE_S_MAX: u64 = 24 * 60 * 60;
@@ -318,44 +320,6 @@ pub enum Entered {
     Known(Box<Entry>),
 }
 
-/// Exclusive right to advance the entries of one network, until it is taken over.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Lease {
-    /// The network.
-    pub network: NetworkId,
-    /// Rises with every take-over; a change with an old token is refused.
-    pub token: u64,
-}
-
-/// Who asks for a lease, and where the others find it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Holder {
-    /// Unlike that of any other process, and of this one at any other time that it led: the same
-    /// name renews a lease with the token it has.
-    pub name: String,
-    /// Where others may forward calls for the network to; `None` where they cannot.
-    pub url: Option<String>,
-}
-
-/// The answer to [`Journal::lease`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Leased {
-    /// The asker has it.
-    Granted(Lease),
-    /// Somebody else has it, and it has not run out.
-    Held(Holder),
-}
-
-impl Leased {
-    /// The lease, when the asker has it.
-    pub fn granted(self) -> Option<Lease> {
-        match self {
-            Self::Granted(lease) => Some(lease),
-            Self::Held(_) => None,
-        }
-    }
-}
-
 /// Why the journal did not do as asked.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -547,12 +511,25 @@ pub trait Journal: Send + Sync {
     async fn forgotten_records(&self) -> Result<u64, JournalError>;
 
     /// What the entries of `network` cost that failed or were reverted at `since` or later, each once, in no
-    /// particular order. One that is opened again is none of them. Entries that were entered more than [`LOSS_AGE_S_MAX`] before `since` are left out.
+    /// particular order. One that is opened again is none of them. Entries that were entered more than
+    /// [`LOSS_AGE_S_MAX`] before `since` are left out.
     ///
     /// # Errors
     /// When storage failed.
     async fn losses(&self, network: &NetworkId, since: UnixTime)
     -> Result<Vec<Loss>, JournalError>;
+
+    /// What the entries of `network` cost that were entered by callers of these names and closed at `since` or
+    /// later, however they ended, in no particular order. One that is open again is none of them.
+    ///
+    /// # Errors
+    /// When storage failed.
+    async fn costs(
+        &self,
+        network: &NetworkId,
+        callers: &[String],
+        since: UnixTime,
+    ) -> Result<Vec<Cost>, JournalError>;
 
     /// Changes who may be told, from `from` to `to`, if it still is `from`; to
     /// [`Delivery::Delivered`] only of an entry that is settled. Says whether it did. `at` is for the history.

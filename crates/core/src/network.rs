@@ -389,6 +389,19 @@ pub trait Network: Send + Sync {
         None
     }
 
+    /// About how much gas carrying out `plan` takes, rather more than less; for estimates alone.
+    fn gas(&self, _plan: &SecretBytes) -> u64 {
+        0
+    }
+
+    /// About what a unit of gas costs now, in wei, rather more than less; for estimates alone.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked.
+    async fn gas_price(&self) -> Result<Amount, Unavailable> {
+        Ok(Amount::ZERO)
+    }
+
     /// The transaction that carries out `plan` where it was signed by somebody else, and who signed
     /// it; `None` where one of our signers has to.
     fn signed_elsewhere(&self, _plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {

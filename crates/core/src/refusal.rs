@@ -220,6 +220,8 @@ refusals! {
     PayerSuspended = "payer_suspended", 429, Same, Untouched;
     /// Settlements that the resource server's API key entered failed and cost the facilitator more than it loses in an hour; present the same payment again later.
     CallerSuspended = "caller_suspended", 503, Same, Untouched;
+    /// Settlements that the resource server's API key entered have cost as much gas as the facilitator spends on them in an hour; present the same payment again later.
+    GasBudgetSpent = "gas_budget_spent", 503, Same, Untouched;
     /// The charge is below the least that this facilitator settles of the asset.
     AmountTooSmall = "amount_too_small", 402, Never, Untouched;
     /// The gas of settling it would cost more than the facilitator spends on such a payment; present the same payment again when gas is cheaper.

@@ -33,6 +33,12 @@ impl UnixTime {
         Self(self.0.saturating_sub(seconds))
     }
 
+    /// The first second of the minute that it is in.
+    #[must_use]
+    pub const fn minute(self) -> Self {
+        Self(self.0 - self.0 % 60)
+    }
+
     /// For people: date and time in UTC, such as `2026-11-25 23:26:18 UTC`.
     pub fn to_utc(self) -> String {
         let (days, seconds) = (self.0 / DAY_S, self.0 % DAY_S);

@@ -17,9 +17,10 @@ use pay402_core::time::Clock;
 use pay402_core::{Amount, NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::budgets::{Budgets, Earmark, Spent};
 use crate::exposure::{Exposure, Firm};
 use crate::feed::Bell;
-use crate::losses::{Losses, Stopped};
+use crate::losses::{self, Losses, Stopped};
 use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
 use crate::pulse::Pulse;
@@ -66,6 +67,7 @@ pub(crate) struct Desk {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) strikes: Strikes,
     pub(crate) losses: Losses,
+    pub(crate) budgets: Arc<Budgets>,
     pub(crate) exposure: Arc<Exposure>,
     pub(crate) metrics: Arc<NetworkMetrics>,
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
@@ -97,6 +99,7 @@ pub(crate) struct Custody {
     _place: Option<OwnedSemaphorePermit>,
     share: Option<Share>,
     firm: Option<Firm>,
+    earmark: Option<Earmark>,
 }
 
 /// Unfinished payments by payer, each with the number of its [`Share`]s.
@@ -120,6 +123,11 @@ impl Custody {
     /// Holds what the payment is taken from as long as the entry is in hand.
     pub(crate) fn hold(&mut self, firm: Firm) {
         self.firm = Some(firm);
+    }
+
+    /// Takes its gas out of its caller's budget as long as the entry is in hand.
+    pub(crate) fn earmark(&mut self, earmark: Option<Earmark>) {
+        self.earmark = earmark;
     }
 
     /// Notes whether its transfer is in a block.
@@ -245,6 +253,7 @@ impl Desk {
             places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),
             strikes: Strikes::new(&options, clock.now()),
             losses: Losses::new(options.losses.get(network.id()).copied().unwrap_or_default()),
+            budgets: Arc::new(Budgets::new(options.gas_budgets.clone())),
             exposure: Arc::default(),
             network,
             journal,
@@ -290,7 +299,8 @@ impl Desk {
     ) -> Option<Custody> {
         let fresh = self.lock_in_hand().insert(key.clone());
         let desk = Arc::clone(self);
-        fresh.then(|| Custody { key: key.clone(), desk, _place: place, share: None, firm: None })
+        let (share, firm, earmark) = (None, None, None);
+        fresh.then(|| Custody { key: key.clone(), desk, _place: place, share, firm, earmark })
     }
 
     /// A share for a payment whose payer is proven; `None` when the payer has too many unfinished.
@@ -312,7 +322,7 @@ impl Desk {
     pub(crate) async fn suspension(&self, payer: &str) -> Result<Option<Refused>, Unavailable> {
         let now = self.clock.now();
         if let Some(over) = self.losses.of_payer(payer, now) {
-            return Ok(Some(over.refuse_payer(payer)));
+            return Ok(Some(losses::refuse_payer(over, payer)));
         }
         let suspended = self.strikes.suspended(&*self.journal, &self.id, payer, now).await?;
         Ok(suspended.then(|| Refused::from(Refusal::PayerSuspended).by(payer)))
@@ -336,7 +346,38 @@ impl Desk {
     /// The refusal of every payment that `caller` enters, when those that failed cost too much.
     pub(crate) fn caller_suspension(&self, caller: Option<&str>) -> Option<Refused> {
         let over = self.losses.of_caller(caller?, self.clock.now())?;
-        Some(over.refuse_caller())
+        Some(losses::refuse_caller(over))
+    }
+
+    /// The refusal of every payment that `caller` enters, when it has spent its budget of gas.
+    pub(crate) async fn budget_spent(
+        &self,
+        caller: Option<&str>,
+    ) -> Result<Option<Refused>, Unavailable> {
+        let price = self.gas_price(self.budgets.needs_price(caller)).await?;
+        let spent = self.budgets.spent(caller, price, self.clock.now());
+        Ok(spent.map(Spent::refuse))
+    }
+
+    /// Takes the gas of a payment that `caller` is about to enter out of its budget, if it has one; the refusal
+    /// when that is spent.
+    pub(crate) async fn earmark(
+        &self,
+        caller: Option<&str>,
+        gas: u64,
+    ) -> Result<Result<Option<Earmark>, Refused>, Unavailable> {
+        // Whether or not anything is in hand yet: others may be about to enter theirs.
+        let price = self.gas_price(self.budgets.has(caller)).await?;
+        let earmark = self.budgets.try_earmark(caller, gas, (price, self.clock.now()));
+        Ok(earmark.map_err(Spent::refuse))
+    }
+
+    /// What a unit of gas costs, where a budget depends on it.
+    async fn gas_price(&self, is_needed: bool) -> Result<Amount, Unavailable> {
+        match is_needed {
+            true => self.in_time(self.network.gas_price()).await?,
+            false => Ok(Amount::ZERO),
+        }
     }
 
     /// Changes who may be told of a success, now, if it still is `from`. Says whether it was.

@@ -612,6 +612,9 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     if options.strikes_window.as_secs() == 0 {
         return Err(Misconfigured::new("strikes_window", "must be at least 1 second"));
     }
+    if options.gas_budgets.values().any(|wei| wei.is_zero()) {
+        return Err(Misconfigured::new("gas_per_hour_max_gwei", "must be at least 1"));
+    }
     if options.losses.values().any(|bounds| bounds.failures_in_a_row_max == 0) {
         return Err(Misconfigured::new("failures_in_a_row_max", "must be at least 1"));
     }
@@ -727,7 +730,11 @@ async fn too_costly(
     caller: Option<&str>,
     payment: &Payment,
 ) -> Result<Option<Refused>, Unavailable> {
-    let (open, suspended) = (desk.check_breaker(), desk.caller_suspension(caller));
+    let open = desk.check_breaker();
+    let suspended = match desk.caller_suspension(caller) {
+        Some(suspended) => Some(suspended),
+        None => desk.budget_spent(caller).await?,
+    };
     if open.is_ok() && suspended.is_none() {
         return Ok(None);
     }

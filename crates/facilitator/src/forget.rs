@@ -14,7 +14,7 @@ use pay402_core::journal::{Horizon, JournalError, Lease};
 
 use crate::desk::Desk;
 use crate::errand;
-use crate::losses;
+use crate::window::WINDOW_S;
 
 /// Entries that are looked at together, and forgotten in one commit at most.
 const LOT: usize = 128;
@@ -74,7 +74,10 @@ async fn horizon(desk: &Desk, retain: Duration) -> Result<Option<Horizon>, Unfin
     let buried = desk.in_time(desk.network.headers(&[buried])).await??;
     let Some(buried) = buried.into_iter().flatten().next() else { return Ok(None) };
     let now = desk.clock.now();
-    let counts = desk.options.strikes_window.max(Duration::from_secs(losses::WINDOW_S));
+    // What a caller has spent is told by what is retained.
+    let counted = if desk.budgets.callers().is_empty() { 0 } else { WINDOW_S };
+    let retain = retain.max(Duration::from_secs(counted));
+    let counts = desk.options.strikes_window.max(Duration::from_secs(WINDOW_S));
     Ok(Some(Horizon {
         before: buried.time.min(now).minus_s(retain.as_secs()),
         losses_before: now.minus_s(retain.max(counts).as_secs()),

@@ -21,12 +21,14 @@
 //!   chain stands still (`pulse`);
 //! - a payer's money is promised once, however many payments of it are verified (`exposure`);
 //! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`);
-//! - what failures cost is bounded by the hour, of a payer, of a caller and of a network (`losses`).
+//! - what failures cost is bounded by the hour, of a payer, of a caller and of a network (`losses`);
+//! - what settling costs in gas is bounded by the hour, of callers that have a budget (`budgets`).
 //!
 //! [`Journal`]: pay402_core::journal::Journal
 //! [`Network`]: pay402_core::network::Network
 
 pub mod api;
+mod budgets;
 mod desk;
 mod engine;
 mod errand;
@@ -52,6 +54,7 @@ mod strikes;
 mod waiters;
 mod watch;
 pub mod webhooks;
+mod window;
 mod worker;
 
 pub use engine::{Engine, NetworkHealth, Standing};

@@ -10,22 +10,18 @@
 //! and not while it is opened again. What was accepted before a bound was reached goes on: the bounds may be
 //! exceeded by what that costs.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pay402_core::journal::{Entry, Loss, Outcome, Stage};
 use pay402_core::time::UnixTime;
-use pay402_core::{Amount, PaymentKey, Refusal, Refused};
+use pay402_core::{Amount, Refusal, Refused};
 
 use crate::options::LossBounds;
+use crate::window::{Of, Over, Window};
 
-/// How long a loss counts, in seconds; up to a minute longer.
-pub(crate) const WINDOW_S: u64 = 60 * 60;
-/// Losses are added up by the minute.
-const MINUTE_S: u64 = 60;
-/// Entries, payers and callers that are told apart in one hour. Others count for the network alone, and are
-/// not taken back.
-const NAMES_MAX: usize = 3 * 16_384;
+/// The books of a [`Window`] of losses.
+const PAYERS: usize = 0;
+const CALLERS: usize = 1;
 /// How long the breaker is open after failures in a row, in seconds; it doubles.
 const REST_S_FIRST: u64 = 60;
 /// Longest that it is open then, in seconds.
@@ -34,34 +30,22 @@ const REST_S_MAX: u64 = 15 * 60;
 /// as it was open.
 const TRIALS: u32 = 3;
 
-/// Somebody has cost as much as may be lost in an hour.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Over {
-    lost: Amount,
-    bound: Amount,
-    /// When it is below the bound again, if nothing more is lost.
-    resets: UnixTime,
-    wait_s: u64,
+fn of(whose: &str, Over { cost, bound, resets, wait_s }: Over) -> String {
+    format!(
+        "failed settlements {whose} cost {cost} wei of gas within an hour, and {bound} is the most \
+         that is lost; settled again in {wait_s} s, at {}",
+        resets.to_utc()
+    )
 }
 
-impl Over {
-    fn of(whose: &str, Self { lost, bound, resets, wait_s }: Self) -> String {
-        format!(
-            "failed settlements {whose} cost {lost} wei of gas within an hour, and {bound} is the most \
-             that is lost; settled again in {wait_s} s, at {}",
-            resets.to_utc()
-        )
-    }
+/// The refusal of a payer that has cost too much.
+pub(crate) fn refuse_payer(over: Over, payer: &str) -> Refused {
+    Refused::new(Refusal::PayerSuspended, of("of this payer", over)).by(payer)
+}
 
-    /// The refusal of a payer.
-    pub(crate) fn refuse_payer(self, payer: &str) -> Refused {
-        Refused::new(Refusal::PayerSuspended, Self::of("of this payer", self)).by(payer)
-    }
-
-    /// The refusal of a caller.
-    pub(crate) fn refuse_caller(self) -> Refused {
-        Refused::new(Refusal::CallerSuspended, Self::of("entered with this API key", self))
-    }
+/// The refusal of a caller that has cost too much.
+pub(crate) fn refuse_caller(over: Over) -> Refused {
+    Refused::new(Refusal::CallerSuspended, of("entered with this API key", over))
 }
 
 /// The losses on one network.
@@ -72,31 +56,8 @@ pub(crate) struct Losses {
 
 #[derive(Default)]
 struct State {
-    /// Those of the window, the latest last.
-    minutes: VecDeque<Minute>,
+    lost: Window<2>,
     row: Row,
-}
-
-/// The losses of one minute.
-#[derive(Default)]
-struct Minute {
-    /// Its number since the Unix epoch.
-    number: u64,
-    total: Amount,
-    payers: HashMap<String, Amount>,
-    callers: HashMap<String, Amount>,
-    entries: HashMap<PaymentKey, Amount>,
-}
-
-impl Minute {
-    /// From when on it counts no more.
-    const fn ends(&self) -> u64 {
-        self.number.saturating_add(1).saturating_mul(MINUTE_S).saturating_add(WINDOW_S)
-    }
-
-    fn names(&self) -> usize {
-        self.payers.len() + self.callers.len() + self.entries.len()
-    }
 }
 
 /// Failures in a row.
@@ -131,7 +92,7 @@ pub(crate) enum Stopped {
 impl std::fmt::Display for Stopped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
-            Self::Over(over) => f.write_str(&Over::of("on this network", over)),
+            Self::Over(over) => f.write_str(&of("on this network", over)),
             Self::Row { failures, until } => write!(
                 f,
                 "{failures} settlements in a row failed and cost gas; a few are tried from {} on",
@@ -152,7 +113,7 @@ impl Losses {
         losses.sort_by_key(|loss| loss.at);
         let mut state = self.lock();
         for Loss { key, payer, entered_by, at, fee } in losses {
-            state.add(&key, (&payer, entered_by.as_deref()), fee, at);
+            state.lost.add(Some(&key), names(&payer, entered_by.as_deref()), fee, at);
         }
     }
 
@@ -165,7 +126,7 @@ impl Losses {
             Stage::Final(Outcome::Failed { fee, .. } | Outcome::Reverted { fee, .. })
                 if !fee.is_zero() =>
             {
-                state.add(&entry.new.key, parties(entry), *fee, now);
+                state.lost.add(Some(&entry.new.key), parties(entry), *fee, now);
                 state.row.fail(self.bounds.failures_in_a_row_max, now);
             }
             // What was not charged was not sent, and shows nothing.
@@ -179,7 +140,7 @@ impl Losses {
 
     /// Takes back what an entry was noted for that goes on: its block is undone, and it is closed again later.
     pub(crate) fn take_back(&self, entry: &Entry) {
-        self.lock().take_back(&entry.new.key, parties(entry));
+        self.lock().lost.take_back(&entry.new.key, parties(entry));
     }
 
     /// Whether nothing new is accepted.
@@ -206,19 +167,17 @@ impl Losses {
 
     /// Whether a payer has cost as much as may be lost by one.
     pub(crate) fn of_payer(&self, payer: &str, now: UnixTime) -> Option<Over> {
-        let of = |minute: &Minute| minute.payers.get(payer).copied();
-        self.lock().over(of, self.bounds.per_payer, now)
+        self.lock().lost.over(Of::Name(PAYERS, payer), self.bounds.per_payer, now)
     }
 
     /// Whether a caller has cost as much as may be lost by one.
     pub(crate) fn of_caller(&self, caller: &str, now: UnixTime) -> Option<Over> {
-        let of = |minute: &Minute| minute.callers.get(caller).copied();
-        self.lock().over(of, self.bounds.per_caller, now)
+        self.lock().lost.over(Of::Name(CALLERS, caller), self.bounds.per_caller, now)
     }
 
     /// What was lost in the last hour, in wei.
     pub(crate) fn total(&self, now: UnixTime) -> Amount {
-        self.lock().sum(|minute| Some(minute.total), now)
+        self.lock().lost.sum(Of::All, now)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -227,87 +186,13 @@ impl Losses {
 }
 
 impl State {
-    fn add(
-        &mut self,
-        key: &PaymentKey,
-        (payer, caller): (&str, Option<&str>),
-        fee: Amount,
-        at: UnixTime,
-    ) {
-        self.take_back(key, (payer, caller));
-        while self.minutes.front().is_some_and(|minute| minute.ends() <= at.0) {
-            self.minutes.pop_front();
-        }
-        let number = at.0 / MINUTE_S;
-        // A clock that was set back: what is lost now counts as long as what was lost last.
-        if self.minutes.back().is_none_or(|minute| minute.number < number) {
-            self.minutes.push_back(Minute { number, ..Minute::default() });
-        }
-        let known: usize = self.minutes.iter().map(Minute::names).sum();
-        let Some(minute) = self.minutes.back_mut() else { return };
-        minute.total = plus(minute.total, fee);
-        let parties = [(&mut minute.payers, Some(payer)), (&mut minute.callers, caller)];
-        for (book, name) in parties {
-            let Some(name) = name else { continue };
-            if let Some(lost) = book.get_mut(name) {
-                *lost = plus(*lost, fee);
-            } else if known < NAMES_MAX {
-                book.insert(name.to_owned(), fee);
-            }
-        }
-        if known < NAMES_MAX {
-            minute.entries.insert(key.clone(), fee);
-        }
-    }
-
-    fn take_back(&mut self, key: &PaymentKey, (payer, caller): (&str, Option<&str>)) {
-        for minute in &mut self.minutes {
-            let Some(fee) = minute.entries.remove(key) else { continue };
-            minute.total = minute.total.saturating_sub(fee);
-            let parties = [(&mut minute.payers, Some(payer)), (&mut minute.callers, caller)];
-            for (book, name) in parties {
-                if let Some(lost) = name.and_then(|name| book.get_mut(name)) {
-                    *lost = lost.saturating_sub(fee);
-                }
-            }
-        }
-    }
-
     fn stopped(&self, bounds: &LossBounds, now: UnixTime) -> Option<Stopped> {
-        if let Some(over) = self.over(|minute| Some(minute.total), bounds.total, now) {
+        if let Some(over) = self.lost.over(Of::All, bounds.total, now) {
             return Some(Stopped::Over(over));
         }
         let Open { until, rest_s, trials } = self.row.open?;
         let until = if trials == 0 { until.plus_s(rest_s) } else { until };
         (now < until).then_some(Stopped::Row { failures: self.row.failures, until })
-    }
-
-    fn sum(&self, of: impl Fn(&Minute) -> Option<Amount>, now: UnixTime) -> Amount {
-        let counting = self.minutes.iter().filter(|minute| now.0 < minute.ends());
-        counting.filter_map(of).fold(Amount::ZERO, plus)
-    }
-
-    fn over(
-        &self,
-        of: impl Fn(&Minute) -> Option<Amount>,
-        bound: Amount,
-        now: UnixTime,
-    ) -> Option<Over> {
-        let lost = self.sum(&of, now);
-        if lost < bound || lost.is_zero() {
-            return None;
-        }
-        let mut left = lost;
-        let mut resets = now.0;
-        for minute in self.minutes.iter().filter(|minute| now.0 < minute.ends()) {
-            left = left.saturating_sub(of(minute).unwrap_or(Amount::ZERO));
-            resets = minute.ends();
-            if left < bound {
-                break;
-            }
-        }
-        let wait_s = resets.saturating_sub(now.0);
-        Some(Over { lost, bound, resets: UnixTime(resets), wait_s })
     }
 }
 
@@ -327,19 +212,20 @@ impl Row {
     }
 }
 
-fn parties(entry: &Entry) -> (&str, Option<&str>) {
-    (&entry.new.payer, entry.new.entered_by.as_deref())
+const fn names<'a>(payer: &'a str, caller: Option<&'a str>) -> [Option<&'a str>; 2] {
+    [Some(payer), caller]
 }
 
-fn plus(a: Amount, b: Amount) -> Amount {
-    a.checked_add(b).unwrap_or(Amount::MAX)
+fn parties(entry: &Entry) -> [Option<&str>; 2] {
+    names(&entry.new.payer, entry.new.entered_by.as_deref())
 }
 
 #[cfg(test)]
 mod tests {
-    use pay402_core::NetworkId;
+    use pay402_core::{NetworkId, PaymentKey};
 
     use super::*;
+    use crate::window::WINDOW_S;
 
     const START: u64 = 600_000;
 
@@ -360,35 +246,25 @@ mod tests {
         UnixTime(START + seconds)
     }
 
-    fn key(name: &str) -> PaymentKey {
-        PaymentKey::new(&NetworkId::eip155(1), "0xa", "0xb", name)
-    }
-
     /// Each is another entry.
-    fn add(losses: &Losses, payer: &str, caller: Option<&str>, fee: u64, seconds: u64) {
-        let mut state = losses.lock();
-        let number: usize = state.minutes.iter().map(|minute| minute.entries.len()).sum();
-        state.add(&key(&number.to_string()), (payer, caller), wei(fee), at(seconds));
+    fn add(losses: &Losses, number: u64, payer: &str, caller: Option<&str>, fee: u64) {
+        let key = PaymentKey::new(&NetworkId::eip155(1), "0xa", "0xb", &number.to_string());
+        losses.lock().lost.add(Some(&key), names(payer, caller), wei(fee), at(0));
     }
 
     #[test]
-    fn each_has_a_bound_and_is_told_when_it_is_below_it_again() {
+    fn each_has_a_bound_of_its_own() {
         let losses = Losses::new(bounds());
-        add(&losses, "alice", Some("shop"), 6, 0);
+        add(&losses, 1, "alice", Some("shop"), 6);
         assert_eq!(losses.of_payer("alice", at(0)), None);
-        add(&losses, "alice", Some("shop"), 5, 90);
-        let over = losses.of_payer("alice", at(100)).unwrap();
-        // Without the first six there are five left.
-        let ends = 60 + WINDOW_S;
-        assert_eq!((over.lost, over.resets, over.wait_s), (wei(11), at(ends), ends - 100));
-        assert!(losses.of_payer("alice", at(ends - 1)).is_some());
-        assert_eq!(losses.of_payer("alice", at(ends)), None);
-        assert_eq!(losses.of_payer("bob", at(100)), None);
-        assert_eq!(losses.of_caller("shop", at(100)), None);
-        add(&losses, "bob", Some("shop"), 9, 100);
-        assert!(losses.of_caller("shop", at(100)).is_some());
-        assert_eq!(losses.of_caller("other", at(100)), None);
-        let told = over.refuse_payer("alice").message;
+        add(&losses, 2, "alice", Some("shop"), 5);
+        let over = losses.of_payer("alice", at(0)).unwrap();
+        assert_eq!(losses.of_payer("bob", at(0)), None);
+        assert_eq!(losses.of_caller("shop", at(0)), None);
+        add(&losses, 3, "bob", Some("shop"), 9);
+        assert!(losses.of_caller("shop", at(0)).is_some());
+        assert_eq!(losses.of_caller("other", at(0)), None);
+        let told = refuse_payer(over, "alice").message;
         assert!(told.contains("cost 11 wei") && told.contains("and 10 is the most"), "{told}");
     }
 
@@ -396,10 +272,10 @@ mod tests {
     fn the_network_has_a_bound_over_all_of_them() {
         let losses = Losses::new(bounds());
         for number in 0..11 {
-            add(&losses, &number.to_string(), None, 9, 0);
+            add(&losses, number, &number.to_string(), None, 9);
         }
         assert_eq!(losses.stopped(at(0)), None);
-        add(&losses, "one more", None, 1, 0);
+        add(&losses, 11, "one more", None, 1);
         assert!(matches!(losses.stopped(at(0)), Some(Stopped::Over(_))));
         assert!(losses.begin(at(0)).is_err());
         assert_eq!(losses.total(at(0)), wei(100));
@@ -438,46 +314,5 @@ mod tests {
         }
         let rest_s = losses.lock().row.open.unwrap().rest_s;
         assert_eq!(rest_s, REST_S_MAX);
-    }
-
-    #[test]
-    fn memory_is_bounded_and_the_network_counts_all() {
-        let losses = Losses::new(LossBounds { total: Amount::MAX, ..bounds() });
-        let count = u64::try_from(NAMES_MAX).unwrap() / 2 + 1_000;
-        for number in 0..count {
-            add(&losses, &number.to_string(), None, 1, 0);
-        }
-        assert_eq!(losses.lock().minutes[0].names(), NAMES_MAX);
-        assert_eq!(losses.total(at(0)), wei(count));
-        for hour in 1..100 {
-            add(&losses, "alice", None, 1, hour * (WINDOW_S / 2));
-        }
-        assert!(losses.lock().minutes.len() <= 3);
-    }
-
-    #[test]
-    fn an_entry_counts_once_and_not_while_it_is_open_again() {
-        let losses = Losses::new(bounds());
-        let (one, parties) = (key("one"), ("alice", Some("shop")));
-        losses.lock().add(&key("other"), parties, wei(4), at(0));
-        losses.lock().add(&one, parties, wei(10), at(0));
-        losses.lock().add(&one, parties, wei(11), at(90));
-        assert_eq!(losses.total(at(90)), wei(15));
-        assert!(losses.of_payer("alice", at(90)).is_some());
-        for _ in 0..2 {
-            losses.lock().take_back(&one, parties);
-            assert_eq!(losses.total(at(90)), wei(4));
-            assert_eq!(losses.of_payer("alice", at(90)), None);
-            assert_eq!(losses.of_caller("shop", at(90)), None);
-        }
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_forgets_nothing() {
-        let losses = Losses::new(bounds());
-        add(&losses, "alice", None, 5, 600);
-        add(&losses, "alice", None, 5, 0);
-        assert!(losses.of_payer("alice", at(0)).is_some());
-        assert!(losses.of_payer("alice", at(600 + WINDOW_S)).is_some());
     }
 }

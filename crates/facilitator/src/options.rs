@@ -117,6 +117,9 @@ pub struct Options {
     pub strikes_window: Duration,
     /// What may be lost on each network; the default on one that is not named.
     pub losses: BTreeMap<NetworkId, LossBounds>,
+    /// What the entries of a caller may cost in gas in an hour on each network, in wei, by its name; above zero.
+    /// As much as they like where it is not set.
+    pub gas_budgets: BTreeMap<String, Amount>,
     /// Longest that a settle call waits for the outcome.
     pub settle_wait_max: Duration,
     /// Longest any single question to a network may take.
@@ -179,6 +182,7 @@ impl Default for Options {
             strikes_max: STRIKES_MAX,
             strikes_window: STRIKES_WINDOW,
             losses: BTreeMap::new(),
+            gas_budgets: BTreeMap::new(),
             settle_wait_max: SETTLE_WAIT_MAX,
             call_timeout: CALL_TIMEOUT,
             poll_first: POLL_FIRST,

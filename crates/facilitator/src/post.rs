@@ -21,8 +21,9 @@ use crate::desk::{Desk, Run};
 use crate::failpoint::Failpoint;
 use crate::lease::{self, ASK_AGAIN};
 use crate::scribe::Scribe;
+use crate::window::WINDOW_S;
 use crate::worker::{self, Crew};
-use crate::{forget, funds, gaps, losses, recover, webhooks};
+use crate::{forget, funds, gaps, recover, webhooks};
 
 /// How long who leaves waits for somebody else to lead before it finishes by itself what it began.
 const SUCCESSION: Duration = Duration::from_secs(1);
@@ -302,8 +303,12 @@ impl Post {
     async fn take_up(&self, crew: &Crew, lease: &Lease) -> Result<(), recover::Unrecovered> {
         let desk = &crew.desk;
         desk.options.failpoints.pass(Failpoint::AfterLeaseBeforeTakeUp).await;
-        let since = desk.clock.now().minus_s(losses::WINDOW_S);
+        let since = desk.clock.now().minus_s(WINDOW_S);
         desk.losses.remember(desk.journal.losses(&desk.id, since).await?);
+        let budgeted = desk.budgets.callers();
+        if !budgeted.is_empty() {
+            desk.budgets.remember(desk.journal.costs(&desk.id, &budgeted, since).await?);
+        }
         crate::watch::take_up(desk).await?;
         match recover::recover(crew).await? {
             0 => {}

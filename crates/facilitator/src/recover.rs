@@ -173,6 +173,8 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
     }
     let plan = desk.sealer.open(Content::Plan, key, &entry.new.plan)?;
     custody.hold(desk.exposure.restore(key, entry.new.amount, desk.network.sources(&plan)));
+    let (caller, gas) = (entry.new.entered_by.as_deref(), desk.network.gas(&plan));
+    custody.earmark(desk.budgets.earmark(caller, gas));
     let expires = entry.new.expires;
     let Some(signed) = signed(&entry.stage) else {
         return Ok(Some(Taken::Job(Job::new(custody, plan, expires))));

@@ -215,6 +215,8 @@ impl Task {
             for entry in &entries {
                 if !is_final(entry) {
                     self.desk.losses.take_back(entry);
+                    let caller = entry.new.entered_by.as_deref();
+                    self.desk.budgets.take_back(&entry.new.key, caller);
                     continue;
                 }
                 if told > 0 {
@@ -225,6 +227,7 @@ impl Task {
                 let now = self.desk.clock.now();
                 self.report(entry);
                 self.desk.strikes.note(entry, now);
+                self.desk.budgets.note(entry, now);
                 if let Some(stopped) = self.desk.losses.note(entry, now) {
                     let network = &self.desk.id;
                     tracing::error!(%network, %stopped, "the circuit breaker is open");

@@ -178,6 +178,9 @@ impl Call {
         if let Some(refused) = desk.caller_suspension(self.entered_by.as_deref()) {
             return self.refused_or_known(refused).await;
         }
+        if let Some(refused) = desk.budget_spent(self.entered_by.as_deref()).await? {
+            return self.refused_or_known(refused).await;
+        }
         if let Some(refused) = desk.suspension(&self.identified.payer).await? {
             return self.refused_or_known(refused).await;
         }
@@ -261,6 +264,14 @@ impl Call {
         let Some(_share) = desk.try_share(&payer, key) else {
             return Err(Unavailable::new(format!("settling on {}", desk.id), TOO_MANY));
         };
+        let gas = match self.payment.charge().is_zero() {
+            true => 0,
+            false => desk.network.gas(&verified.plan),
+        };
+        let earmark = match desk.earmark(self.entered_by.as_deref(), gas).await? {
+            Ok(earmark) => earmark,
+            Err(refused) => return self.refused_or_known(refused).await,
+        };
         desk.pass_breaker()?;
         if let Some(max) = verified.daily_max
             && !errand::take_turn(&self.crew, key, &payer, max).await?
@@ -306,6 +317,7 @@ impl Call {
         if let Some(mut custody) = desk.take(key, Some(place)) {
             custody.count_for(&payer);
             custody.hold(firm);
+            custody.earmark(earmark);
             let (plan, expires) = (verified.plan, verified.expires);
             if charge.is_zero() {
                 desk.spawn(follow::close_uncharged(self.crew.clone(), custody));

@@ -16,6 +16,7 @@ use pay402_core::error::Unavailable;
 use pay402_core::journal::{Entry, Event, JournalError, Lease, Outcome, Stage};
 use pay402_core::network::{BlockId, ChainStatus, Header};
 
+use crate::budgets::Earmark;
 use crate::desk::Desk;
 use crate::exposure::Firm;
 use crate::failpoint::Failpoint;
@@ -360,11 +361,12 @@ pub(crate) async fn reopen(crew: &Crew, entries: &[Entry]) -> Result<(), Unfinis
     Ok(())
 }
 
-/// Reserves what an entry is settled for.
-fn hold(desk: &Desk, entry: &Entry) -> Result<Firm, Unopened> {
+/// Reserves what an entry is settled for, and takes its gas out of its caller's budget.
+fn hold(desk: &Desk, entry: &Entry) -> Result<(Firm, Option<Earmark>), Unopened> {
     let plan = desk.sealer.open(Content::Plan, &entry.new.key, &entry.new.plan)?;
-    let sources = desk.network.sources(&plan);
-    Ok(desk.exposure.restore(&entry.new.key, entry.new.amount, sources))
+    let (sources, gas) = (desk.network.sources(&plan), desk.network.gas(&plan));
+    let earmark = desk.budgets.earmark(entry.new.entered_by.as_deref(), gas);
+    Ok((desk.exposure.restore(&entry.new.key, entry.new.amount, sources), earmark))
 }
 
 pub(crate) const fn name(entry: &Entry) -> &'static str {

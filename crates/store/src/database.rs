@@ -44,6 +44,7 @@ pub(crate) const JOURNAL: StoreKind = StoreKind {
         include_str!("../migrations/journal/0006_hooks.sql"),
         include_str!("../migrations/journal/0007_watched.sql"),
         include_str!("../migrations/journal/0008_forgotten.sql"),
+        include_str!("../migrations/journal/0009_costs.sql"),
     ],
 };
 

@@ -6,8 +6,8 @@
 
 use pay402_core::history::Change;
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entry, Holder, JournalError, Loss, NewEntry, Outcome, SignedAs,
-    Stage, Watch, step,
+    Advance, Backlog, Cost, Delivery, Entry, Holder, JournalError, Loss, NewEntry, Outcome,
+    SignedAs, Stage, Watch, step,
 };
 use pay402_core::network::{BlockId, Part, SentAs};
 use pay402_core::time::UnixTime;
@@ -179,6 +179,22 @@ pub(crate) fn read_loss(row: &impl Columns) -> Result<Loss, String> {
         at: row.read::<Whole>("at")?.into(),
         fee: row.read::<Money>("fee")?.0,
     })
+}
+
+/// What one entry cost, or several together, or what is wrong with the row.
+pub(crate) fn read_cost(row: &impl Columns) -> Result<Cost, String> {
+    let key: Option<String> = row.read("key")?;
+    Ok(Cost {
+        entered_by: row.read("entered_by")?,
+        key: key.as_deref().map(PaymentKey::from_stored),
+        at: row.read::<Whole>("at")?.into(),
+        fee: row.read::<Money>("fee")?.0,
+    })
+}
+
+/// What two entries cost together, or what is wrong with their rows.
+pub(crate) fn sum(a: Amount, b: Amount) -> Result<Amount, String> {
+    a.checked_add(b).ok_or_else(|| "fees beyond what can be counted".to_owned())
 }
 
 /// The entry in a row, or what is wrong with it.

@@ -14,8 +14,8 @@ use pay402_core::books::Booked;
 use pay402_core::error::Misconfigured;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
-    JournalError, LOSS_AGE_S_MAX, Lease, Leased, Looked, Loss, NewEntry, Watch,
+    Advance, Backlog, Cost, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
+    JournalError, Lease, Leased, Looked, Loss, NewEntry, Watch,
 };
 use pay402_core::network::{BlockId, SentAs};
 use pay402_core::time::UnixTime;
@@ -24,17 +24,18 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 
 use crate::books::{self, booked, put_signed, read_booked, signed_for};
 use crate::column::{Hash, Money, Net, Whole};
+use crate::costs;
 use crate::database::{self, JOURNAL};
 use crate::entry::{
     EntryRow, RELEASED, advanced, columns, count, delivery_text, nonce_after, part_of, plan_of,
-    read_entry, read_loss, spent_of,
+    read_entry, spent_of,
 };
 use crate::history::{Noted, read_record, records};
 use crate::writer::{Access, Stop, Writer};
 use forget::{forget, forgettable, forgotten};
 use lease::{check_token, lease};
 
-type Outcomes<T> = Result<T, Stop<JournalError>>;
+pub(crate) type Outcomes<T> = Result<T, Stop<JournalError>>;
 
 /// A [`Journal`] in one SQLite file. Several processes may share the file.
 #[derive(Debug)]
@@ -341,26 +342,20 @@ impl Journal for SqliteJournal {
     ) -> Result<Vec<Loss>, JournalError> {
         let network = Net(network.clone());
         self.writer
+            .run(Access::Read, move |connection| costs::losses(connection, &network, since))
+            .await
+    }
+
+    async fn costs(
+        &self,
+        network: &NetworkId,
+        callers: &[String],
+        since: UnixTime,
+    ) -> Result<Vec<Cost>, JournalError> {
+        let (network, callers) = (Net(network.clone()), callers.to_vec());
+        self.writer
             .run(Access::Read, move |connection| {
-                // Through the index of failures that cost a fee: they are few. What is reverted stands
-                // among them.
-                let mut select = connection.prepare_cached(
-                    "SELECT entry.key AS key, entry.payer AS payer, entry.entered_by AS entered_by,
-                            history.at AS at, entry.fee AS fee
-                     FROM entry JOIN history ON history.seq = (
-                         SELECT MAX(closed.seq) FROM history AS closed
-                         WHERE closed.entry = entry.seq AND closed.change IN ('failed', 'reverted'))
-                     WHERE entry.network = ?1 AND entry.entered_at >= ?2 AND history.at >= ?3
-                       AND entry.stage = 'failed' AND entry.fee <> '0'",
-                )?;
-                let entered = since.minus_s(LOSS_AGE_S_MAX);
-                let mut rows =
-                    select.query((&network, Whole::from(entered), Whole::from(since)))?;
-                let mut losses = Vec::new();
-                while let Some(row) = rows.next()? {
-                    losses.push(read_loss(row).map_err(Stop::Broken)?);
-                }
-                Ok(losses)
+                costs::costs(connection, &network, &callers, since)
             })
             .await
     }

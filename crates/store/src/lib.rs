@@ -14,6 +14,7 @@
 
 mod books;
 mod column;
+mod costs;
 mod database;
 mod entry;
 mod forget;

@@ -2,11 +2,13 @@
 
 use std::ops::RangeInclusive;
 
+use pay402_core::Amount;
+use pay402_core::amount::U256;
 use pay402_core::error::Misconfigured;
 use pay402_facilitator::api::Limits;
 use serde::Deserialize;
 
-use super::config::contracts;
+use super::config::{COST_MAX_GWEI, WEI_PER_GWEI, contracts};
 use super::webhooks;
 
 /// Longest name of a caller, in bytes.
@@ -34,6 +36,9 @@ pub(crate) struct Caller {
     /// How often it may ask for `/verify`, `/settle` and `/account` in a minute, up to ten seconds of that
     /// at once. Default as often as it likes.
     calls_per_minute: Option<u32>,
+    /// What its entries may cost in gas in an hour on each network, in 10⁻⁹ of the coin. Default as much as
+    /// they like.
+    gas_per_hour_max_gwei: Option<u64>,
 }
 
 /// Whether a caller may be called so.
@@ -68,11 +73,24 @@ impl Caller {
             let problem = format!("must be from {from} to {to}");
             return Err(Misconfigured::new(setting("calls_per_minute"), problem));
         }
+        if self.gas_per_hour_max_gwei.is_some_and(|gwei| !COST_MAX_GWEI.contains(&gwei)) {
+            let (from, to) = (COST_MAX_GWEI.start(), COST_MAX_GWEI.end());
+            let problem = format!("must be from {from} to {to}");
+            return Err(Misconfigured::new(setting("gas_per_hour_max_gwei"), problem));
+        }
         Ok(Limits {
             payees: addresses("payees", &self.payees)?,
             assets: addresses("assets", &self.assets)?,
             calls_per_minute: self.calls_per_minute,
         })
+    }
+}
+
+impl Caller {
+    /// What its entries may cost in gas in an hour, in wei, by its name.
+    pub(crate) fn gas_budget(&self) -> Option<(String, Amount)> {
+        let gwei = U256::from(self.gas_per_hour_max_gwei?);
+        Some((self.name.clone(), Amount::new(gwei.saturating_mul(U256::from(WEI_PER_GWEI)))))
     }
 }
 
@@ -85,4 +103,27 @@ pub(crate) enum CallerRole {
     Caller,
     /// It sees everybody's settlements too.
     Operator,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_so_many_wei_of_that_caller() {
+        let read = |more: &str| {
+            toml::from_str::<Caller>(&format!("name = \"shop\"\nkey_sha256 = \"\"\n{more}"))
+                .unwrap()
+        };
+        assert_eq!(read("").gas_budget(), None);
+        let shop = read("gas_per_hour_max_gwei = 3");
+        assert_eq!(shop.gas_budget(), Some(("shop".into(), Amount::from(3_000_000_000))));
+        shop.limits(0).unwrap();
+        for bad in [0, COST_MAX_GWEI.end() + 1] {
+            let shop = read(&format!("gas_per_hour_max_gwei = {bad}"));
+            let error = shop.limits(1).unwrap_err();
+            assert_eq!(error.key, "caller[1].gas_per_hour_max_gwei");
+            assert!(error.problem.contains("must be from 1 to"), "{error}");
+        }
+    }
 }

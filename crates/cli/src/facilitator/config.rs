@@ -38,7 +38,7 @@ const ADVANCE_WEI_MAX: RangeInclusive<u64> = 0..=10_000_000_000_000_000;
 /// What `approval_gas_max` may be.
 const APPROVAL_GAS_MAX: RangeInclusive<u64> = 30_000..=1_000_000;
 /// What a bound on what gas costs may be, in gwei: up to a hundred thousand coins.
-const COST_MAX_GWEI: RangeInclusive<u64> = 1..=100_000_000_000_000;
+pub(super) const COST_MAX_GWEI: RangeInclusive<u64> = 1..=100_000_000_000_000;
 /// What `cost_percent_max` may be: up to a hundred times what is charged.
 const COST_PERCENT_MAX: RangeInclusive<u64> = 1..=10_000;
 /// What `rate_age_max_h` may be: up to a year.
@@ -51,7 +51,7 @@ const PACK_WAIT_MS: RangeInclusive<u64> = 0..=1_000;
 const PACK_MEMBERS_MAX: RangeInclusive<u64> = 2..=64;
 /// What `pack_gas_max` may be: from two payments to the most that a transaction may use (EIP-7825).
 const PACK_GAS_MAX: RangeInclusive<u64> = 400_000..=16_777_216;
-const WEI_PER_GWEI: u128 = 1_000_000_000;
+pub(super) const WEI_PER_GWEI: u128 = 1_000_000_000;
 /// What `strikes_max` may be: so many times are remembered of one payer.
 const STRIKES_MAX: RangeInclusive<u32> = 1..=1_000;
 /// What `strikes_window_s` may be: up to a week.
@@ -373,6 +373,7 @@ impl Config {
             retain: self.retain_days.map(|days| Duration::from_secs(days.saturating_mul(DAY_S))),
             settle_wait_max: wait.unwrap_or(default.settle_wait_max),
             losses: self.networks.iter().map(|it| (it.id.clone(), it.losses())).collect(),
+            gas_budgets: self.callers.iter().filter_map(Caller::gas_budget).collect(),
             ..default
         }
     }

@@ -152,6 +152,10 @@ Callers from other machines, or through a proxy, need an API key each:
   name = "shop"
   key_sha256 = "..."          # pay402 facilitator keys new shop --out shop.key
   role = "caller"             # "operator" sees what happens to everybody's payments
+  payees = ["0x..."]          # whom its payments may pay, and in what; by default all, any number
+  assets = ["0x..."]          # of times a minute, whatever gas they cost
+  calls_per_minute = 600
+  gas_per_hour_max_gwei = 10000000  # gas of what it entered, on each network (0.01 ETH)
   webhook = { url = "https://...", secret_env = "SHOP_WEBHOOK_SECRET" }
 
 A webhook is sent how payments ended, signed as in Standard Webhooks; a caller's, those that the

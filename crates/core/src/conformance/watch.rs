@@ -9,7 +9,7 @@ use super::journal::{
 };
 use crate::Amount;
 use crate::journal::{
-    Advance, Delivery, Event, Journal, JournalError, LOSS_AGE_S_MAX, Loss, NewEntry, Outcome,
+    Advance, Cost, Delivery, Event, Journal, JournalError, LOSS_AGE_S_MAX, Loss, NewEntry, Outcome,
     Stage, Watch,
 };
 use crate::network::BlockId;
@@ -31,6 +31,8 @@ macro_rules! watch_conformance {
                 only_a_settled_entry_is_delivered,
                 what_failures_cost_is_told,
                 what_is_opened_again_has_cost_nothing_yet,
+                what_callers_cost_is_told,
+                what_may_be_undone_is_told_by_itself,
             ]
         );
     };
@@ -235,9 +237,7 @@ pub async fn what_failures_cost_is_told<J: Journal + 'static>(on: On<J>) {
         enter(&*on.store, new(name)).await;
     }
     advance(&*on.store, &lease, "settled", Event::Closed(settled())).await;
-    let Outcome::Failed { reason, message, .. } = failed(None) else { unreachable!("it failed") };
-    let free = Outcome::Failed { reason, message, transaction: None, fee: Amount::ZERO };
-    advance(&*on.store, &lease, "free", Event::Closed(free)).await;
+    advance(&*on.store, &lease, "free", Event::Closed(at_no_price())).await;
     assert_eq!(told(0).await.len(), all.len());
     assert_eq!(on.store.losses(&other_network(), UnixTime(0)).await, Ok(Vec::new()));
 }
@@ -273,4 +273,110 @@ pub async fn what_is_opened_again_has_cost_nothing_yet<J: Journal + 'static>(on:
     at("again", failed_in(5), 1_007).await;
     assert!(matches!(find(journal, "again").await.stage, Stage::Final(Outcome::Reverted { .. })));
     assert_eq!(told().await, [(key("again"), 1_007)]);
+}
+
+/// What was closed at a price, however it ended: of each caller that is asked about, here, not before.
+pub async fn what_callers_cost_is_told<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    let (minute, hour) = (6_000, 60 * 60);
+    let closed = [
+        ("a", Some("shop"), minute, settled()),
+        ("b", Some("shop"), minute + 59, failed(Some("0xhash5"))),
+        ("c", Some("shop"), minute + 60, settled()),
+        ("d", Some("bar"), minute + 61, settled()),
+        ("e", Some("shop"), minute + hour, settled()),
+        // Nobody's, or for nothing.
+        ("f", None, minute + hour, settled()),
+        ("g", Some("shop"), minute + hour, at_no_price()),
+    ];
+    for (name, entered_by, at, outcome) in closed {
+        enter(journal, NewEntry { entered_by: entered_by.map(str::to_owned), ..new(name) }).await;
+        let change = Advance { at: UnixTime(at), ..change(name, Event::Closed(outcome)) };
+        journal.advance(&lease, vec![change]).await.expect("a legal step");
+    }
+    enter(journal, NewEntry { entered_by: Some("shop".into()), ..new("open") }).await;
+    let cost = |name: &str, at, fee: u64| {
+        let (entered_by, fee) = (name.into(), Amount::from(fee));
+        Cost { entered_by, key: None, at: UnixTime(at), fee }
+    };
+    let told = async |callers: &[&str], since| costs(journal, callers, since).await;
+    let shop = [
+        cost("shop", minute, fee_of(&settled()) + fee_of(&failed(None))),
+        cost("shop", minute + 60, fee_of(&settled())),
+        cost("shop", minute + hour, fee_of(&settled())),
+    ];
+    assert_eq!(told(&["shop"], 0).await, shop);
+    assert_eq!(told(&["shop", "nobody"], minute + 60).await, shop[1..]);
+    assert_eq!(told(&["shop"], minute + hour + 1).await, []);
+    // What was closed before does not count, in the same minute either.
+    let late = cost("shop", minute, fee_of(&failed(None)));
+    assert_eq!(told(&["shop"], minute + 1).await[0], late);
+    let bar = cost("bar", minute + 60, fee_of(&settled()));
+    assert_eq!(told(&["bar"], 0).await, std::slice::from_ref(&bar));
+    assert_eq!(told(&["bar", "shop"], 0).await.len(), 4);
+    assert!(told(&["shop", "bar"], 0).await.contains(&bar));
+    assert_eq!(told(&[], 0).await, []);
+    let elsewhere = journal.costs(&other_network(), &["shop".into()], UnixTime(0)).await;
+    assert_eq!(elsewhere, Ok(Vec::new()));
+}
+
+/// What a block closed that may be undone has its key, and counts once: as it was closed last.
+pub async fn what_may_be_undone_is_told_by_itself<J: Journal + 'static>(on: On<J>) {
+    let journal = &*on.store;
+    let lease = lease(journal).await;
+    let at = async |name: &str, event, at| {
+        let change = Advance { at: UnixTime(at), ..change(name, event) };
+        journal.advance(&lease, vec![change]).await.expect("a legal step");
+    };
+    let told = async || costs(journal, &["shop"], 0).await;
+    let cost = |key: Option<&str>, at, outcome: &Outcome| Cost {
+        entered_by: "shop".into(),
+        key: key.map(self::key),
+        at: UnixTime(at),
+        fee: Amount::from(fee_of(outcome)),
+    };
+    let by_shop = |name| NewEntry { entered_by: Some("shop".into()), ..new(name) };
+    let closed = |outcome, number| Event::ClosedIn(outcome, block(number, "0xblock"));
+    enter(journal, by_shop("again")).await;
+    at("again", Event::Signed(signed(5)), 6_000).await;
+    at("again", closed(settled(), 1), 6_001).await;
+    assert_eq!(told().await, [cost(Some("again"), 6_001, &settled())]);
+    at("again", Event::Reopened, 6_002).await;
+    assert_eq!(told().await, []);
+    at("again", closed(failed(Some("0xhash5")), 2), 6_003).await;
+    assert_eq!(told().await, [cost(Some("again"), 6_003, &failed(None))]);
+    at("again", closed(at_no_price(), 3), 6_004).await;
+    assert_eq!(told().await, [], "in the end it cost nothing");
+    at("again", Event::Reopened, 6_005).await;
+    at("again", closed(settled(), 4), 6_006).await;
+    enter(journal, by_shop("other")).await;
+    at("other", closed(failed(None), 9), 6_007).await;
+    let both = [cost(Some("again"), 6_006, &settled()), cost(Some("other"), 6_007, &failed(None))];
+    assert_eq!(told().await, both);
+    journal.bury(&lease, 4, 10).await.expect("the lease is held");
+    // What is buried comes with others of its minute.
+    let expected = [cost(None, 6_000, &settled()), both[1].clone()];
+    assert_eq!(told().await, expected);
+}
+
+/// What entries of these callers cost, by caller and time.
+async fn costs<J: Journal>(journal: &J, callers: &[&str], since: u64) -> Vec<Cost> {
+    let callers: Vec<String> = callers.iter().map(|name| (*name).to_owned()).collect();
+    let costs = journal.costs(&network(), &callers, UnixTime(since)).await;
+    let mut costs = costs.expect("the store answers");
+    costs.sort_by(|a, b| (&b.entered_by, a.at).cmp(&(&a.entered_by, b.at)));
+    costs
+}
+
+fn fee_of(outcome: &Outcome) -> u64 {
+    let (Outcome::Settled { fee, .. }
+    | Outcome::Failed { fee, .. }
+    | Outcome::Reverted { fee, .. }) = outcome;
+    u64::try_from(fee.to_u256()).expect("a small fee")
+}
+
+fn at_no_price() -> Outcome {
+    let Outcome::Failed { reason, message, .. } = failed(None) else { unreachable!("it failed") };
+    Outcome::Failed { reason, message, transaction: None, fee: Amount::ZERO }
 }

@@ -1,4 +1,4 @@
-//! What a journal tells in figures: what is unfinished, and what failures cost.
+//! What a journal tells in figures: what is unfinished, and what entries cost.
 
 use std::collections::BTreeMap;
 
@@ -58,6 +58,19 @@ pub struct Loss {
     /// The name of the caller that entered it, where callers have names.
     pub entered_by: Option<String>,
     /// When it was closed; when it was closed last, where a block was undone.
+    pub at: UnixTime,
+    /// The fee, in wei; never zero.
+    pub fee: Amount,
+}
+
+/// What entries cost us that one caller entered: one of them, or all of a minute whose blocks are buried.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cost {
+    /// The name of the caller that entered them.
+    pub entered_by: String,
+    /// The entry, where the block that closed it may still be undone; `None` where it is the sum of others.
+    pub key: Option<PaymentKey>,
+    /// When the entry was closed last; of a sum the minute in which its entries were, by its first second.
     pub at: UnixTime,
     /// The fee, in wei; never zero.
     pub fee: Amount,

@@ -62,7 +62,7 @@ use glance::Glances;
 use guard::Guard;
 use lookout::Lookout;
 use pack::{PACKER, PackSettings};
-use plan::{MULTICALL3, Plan};
+use plan::{Account, MULTICALL3, Plan};
 use submit::FeesSeen;
 use tier::Tier;
 
@@ -532,6 +532,18 @@ impl Network for EvmNetwork {
 
     fn cost_max(&self, plan: &SecretBytes) -> Option<Amount> {
         Some(Amount::new(self.cost_wei_max(&Plan::decode(plan)?)?))
+    }
+
+    fn gas(&self, plan: &SecretBytes) -> u64 {
+        Plan::decode(plan).map_or(0, |plan| match plan.account {
+            Account::Plain => SETTLEMENT_GAS.min(self.settings.gas_limit_max),
+            account => plan.gas_max(&self.settings, account),
+        })
+    }
+
+    async fn gas_price(&self) -> Result<Amount, Unavailable> {
+        let price = self.decide(Self::price_of_gas).await?;
+        Ok(Amount::new(U256::from(price)))
     }
 
     fn signed_elsewhere(&self, plan: &SecretBytes) -> Option<(SentAs, SecretBytes)> {

@@ -82,6 +82,7 @@ impl Collector for Scrape {
         page.backlogs(&self.engine, &self.look)?;
         page.lanes(&self.engine, &self.look)?;
         page.losses(&self.engine)?;
+        page.budgets(&self.engine)?;
         page.journal(&self.engine, &self.look)?;
         page.webhooks(&self.engine)?;
         page.rpc(&self.api)?;
@@ -256,6 +257,25 @@ impl Page<'_> {
         self.gauges("gas_lost_last_hour_gwei", help, lost)?;
         let help = "Whether the circuit breaker is open: nothing new is accepted";
         self.gauges("breaker_open", help, open)
+    }
+
+    /// Only who leads knows what is spent.
+    fn budgets(&mut self, engine: &Engine) -> fmt::Result {
+        let (mut spent, mut bounds) = (Vec::new(), Vec::new());
+        for crew in engine.posts().into_iter().filter_map(|post| post.crew()) {
+            let desk = &crew.desk;
+            for account in desk.budgets.accounts(desk.clock.now()) {
+                let network = label("network", desk.id.as_str());
+                let of = vec![network, label("caller", &account.caller)];
+                spent.push((of.clone(), gwei_of(account.booked)));
+                bounds.push((of, gwei_of(account.bound)));
+            }
+        }
+        let help = "What settlements cost in gas within the last hour that a caller with a budget entered, \
+                    in whole gwei, where this process leads";
+        self.gauges("caller_gas_last_hour_gwei", help, spent)?;
+        let help = "The budget of such a caller: from this on nothing new of it is accepted";
+        self.gauges("caller_gas_per_hour_max_gwei", help, bounds)
     }
 
     fn journal(&mut self, engine: &Engine, look: &Look) -> fmt::Result {

@@ -71,6 +71,8 @@ pub struct State {
     pub reverts_next: bool,
     /// How payments are packed.
     pub packing: Option<Packing>,
+    /// What a unit of gas is said to cost, in wei.
+    pub gas_price: u64,
     /// What the payer had at first, in atomic units, where payments are held against that.
     pub held: Option<u64>,
     /// What carrying out a payment may cost, in wei; anything where it is not said.
@@ -336,7 +338,7 @@ pub fn key(nonce: &str) -> PaymentKey {
 
 impl Chain {
     pub fn new(signers: &[&str]) -> Self {
-        let state = State { time: NOW, automine: true, ..State::default() };
+        let state = State { time: NOW, automine: true, gas_price: 1, ..State::default() };
         Self {
             id: network(),
             signers: signers.iter().map(|signer| (*signer).to_owned()).collect(),
@@ -472,6 +474,14 @@ impl Network for Chain {
 
     fn refuses_again(&self, key: &PaymentKey) -> bool {
         key.asset() == "0xasset"
+    }
+
+    fn gas(&self, _plan: &SecretBytes) -> u64 {
+        fee(1)
+    }
+
+    async fn gas_price(&self) -> Result<Amount, Unavailable> {
+        Ok(self.state().gas_price.into())
     }
 
     fn cost_max(&self, plan: &SecretBytes) -> Option<Amount> {

@@ -9,8 +9,8 @@ use pay402_core::books::Booked;
 use pay402_core::error::Unavailable;
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Forgotten, Holder, Horizon, Journal, JournalError,
-    Lease, Leased, Looked, Loss, NewEntry,
+    Advance, Backlog, Cost, Delivery, Entered, Entry, Forgotten, Holder, Horizon, Journal,
+    JournalError, Lease, Leased, Looked, Loss, NewEntry,
 };
 use pay402_core::network::BlockId;
 use pay402_core::time::UnixTime;
@@ -234,6 +234,16 @@ impl Journal for Flaky {
     ) -> Result<Vec<Loss>, JournalError> {
         self.works()?;
         self.journal.losses(network, since).await
+    }
+
+    async fn costs(
+        &self,
+        network: &NetworkId,
+        callers: &[String],
+        since: UnixTime,
+    ) -> Result<Vec<Cost>, JournalError> {
+        self.works()?;
+        self.journal.costs(network, callers, since).await
     }
 
     async fn hand_over(

@@ -178,7 +178,7 @@ async fn what_is_tried_at_once_is_a_few() {
 }
 
 /// An API of two callers, whose keys are their names.
-async fn served(bed: &Bed, options: Options) -> (Router, Engine) {
+pub async fn served(bed: &Bed, options: Options) -> (Router, Engine) {
     let named = |name: &str| {
         let (key, limits) = (KeyHash::of(name), Limits::default());
         Named { key, name: name.into(), role: Role::Caller, limits }
@@ -190,7 +190,7 @@ async fn served(bed: &Bed, options: Options) -> (Router, Engine) {
     (api.router(), engine)
 }
 
-async fn post(router: &Router, path: &str, caller: &str, payer: &str) -> Answer {
+pub async fn post(router: &Router, path: &str, caller: &str, payer: &str) -> Answer {
     let request = Request::post(path).header("authorization", format!("Bearer {caller}"));
     let body = api::request(&payment_by(payer, "1")).to_string();
     ask(router, request.body(Body::from(body)).unwrap()).await

@@ -11,7 +11,7 @@ use pay402_core::network::Network;
 use pay402_core::refusal::{Reason, Refusal};
 use pay402_core::time::UnixTime;
 use pay402_core::wire::decode_settled;
-use pay402_facilitator::api::{Access, Api, KeyHash};
+use pay402_facilitator::api::{Access, Api, KeyHash, Limits, Named, Role};
 use pay402_facilitator::{Engine, Options};
 use pay402_store::PgJournal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,8 +20,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::api::request;
-use crate::bed::{Bed, LONG, SHORT, done, options, pending, stage, until};
-use crate::chain::{network, payment, terms};
+use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, stage, until};
+use crate::chain::{fee, network, payment, terms};
 use crate::cluster::{Cluster, Database};
 
 /// The mark of a call that was forwarded, as `core::transport` writes it.
@@ -71,7 +71,10 @@ impl Replica {
         let options = Options { advertise: Some(url.clone()), ..options };
         let engine = Engine::start(networks, journal, Arc::clone(&bed.clock) as _, options);
         let engine = engine.await.unwrap();
-        let api = Api::new(access);
+        let key = KeyHash::of("shop");
+        let (name, limits) = ("shop".into(), Limits::default());
+        let shop = Named { key, name, role: Role::Caller, limits };
+        let api = Api::counting(access, vec![shop], Vec::new());
         api.open(engine.clone());
         let serving =
             tokio::spawn(async move { axum::serve(listener, api.router()).await.unwrap() });
@@ -306,6 +309,32 @@ impl Replica {
     async fn ask_owned(&self, path: &str, nonce: &str, more: Vec<(&str, &str)>) -> Answer {
         self.ask(path, &payment(nonce), &more).await
     }
+}
+
+/// Wherever it calls, and whoever leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_has_one_budget_at_all_of_them() {
+    let bed = Bed::new();
+    let database = Cluster::shared().database();
+    let two = || Options {
+        gas_budgets: [("shop".to_owned(), (2 * fee(1)).into())].into(),
+        ..replicated()
+    };
+    let keys = || Access::Keys(vec![KeyHash::of("shop")]);
+    let leader = Replica::start(&bed, &database, keys(), two()).await;
+    let second = Replica::start(&bed, &database, keys(), two()).await;
+    assert_eq!((leader.status(), second.status()), ("ok", "following"));
+    let shop = || vec![("authorization", "Bearer shop")];
+    done(&leader.ask_owned("/settle", "1", shop()).await.settled());
+    done(&second.ask_owned("/settle", "2", shop()).await.settled());
+    for replica in [&leader, &second] {
+        let told = replica.ask_owned("/settle", "3", shop()).await.settled();
+        refused(told, Refusal::GasBudgetSpent);
+    }
+    leader.engine.stop(LONG).await;
+    until("it leads", || async { second.status() == "ok" }).await;
+    let told = second.ask_owned("/settle", "3", shop()).await.settled();
+    assert!(refused(told, Refusal::GasBudgetSpent).message.contains("cost 42000 wei"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,13 +13,13 @@ use std::time::Duration;
 use deadpool_postgres::Client;
 use pay402_core::NetworkId;
 use pay402_core::history::{Record, Span};
-use pay402_core::journal::{JournalError, LOSS_AGE_S_MAX, Loss};
+use pay402_core::journal::{Cost, JournalError, LOSS_AGE_S_MAX, Loss};
 use pay402_core::time::UnixTime;
 use tokio_postgres::Row;
 
 use super::{Outcomes, PgJournal, Stop, read, rows, unavailable};
 use crate::column::{Money, Net, Whole};
-use crate::entry::read_loss;
+use crate::entry::{read_cost, read_loss};
 use crate::history::{Noted, read_record, records};
 
 /// A query's own view of which transactions have ended: all below `ended`, none from `begun` on.
@@ -62,6 +62,22 @@ const LOSSES: &str = "
         WHERE closed.entry = entry.seq AND closed.change IN ('failed', 'reverted'))
     WHERE entry.network = $1 AND entry.entered_at >= $2 AND history.at >= $3
       AND entry.stage = 'failed' AND entry.fee <> '0'";
+/// Through the index of records with a fee, by caller and time. Those that cannot be opened again are added up
+/// by the minute, since there may be many.
+const COSTS: &str = "
+    SELECT history.entered_by, sum(entry.fee::numeric)::text AS fee,
+           CASE WHEN watched.entry IS NULL THEN NULL ELSE entry.key END AS key,
+           CASE WHEN watched.entry IS NULL
+                THEN lpad((div(history.at::numeric, 60) * 60)::text, 20, '0')
+                ELSE history.at END AS at
+    FROM pay402_journal.history
+    JOIN pay402_journal.entry ON entry.seq = history.entry
+    LEFT JOIN pay402_journal.watched ON watched.entry = history.entry
+    WHERE history.entered_by = ANY($1) AND history.at >= $2 AND history.fee <> '0'
+      AND entry.network = $3 AND entry.stage IN ('settled', 'failed')
+      AND history.seq = (SELECT MAX(closed.seq) FROM pay402_journal.history AS closed
+                         WHERE closed.entry = history.entry AND closed.fee IS NOT NULL)
+    GROUP BY 1, 3, 4";
 /// Writes records, in the order of the arrays.
 pub(super) const RECORD: &str = "
     INSERT INTO pay402_journal.history (entry, at, change, delivery, entered_by, transaction_hash, signer,
@@ -165,6 +181,22 @@ impl PgJournal {
                 let found =
                     rows(client, LOSSES, &[&network, &entered, &Whole::from(since)]).await?;
                 found.iter().map(|row| read_loss(row).map_err(Stop::Failed)).collect()
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn costs_since(
+        &self,
+        network: &NetworkId,
+        callers: &[String],
+        since: UnixTime,
+    ) -> Result<Vec<Cost>, JournalError> {
+        let (network, callers) = (Net(network.clone()), callers.to_vec());
+        self.run(move |client| {
+            Box::pin(async move {
+                let found = rows(client, COSTS, &[&callers, &Whole::from(since), &network]).await?;
+                found.iter().map(|row| read_cost(row).map_err(Stop::Failed)).collect()
             })
         })
         .await

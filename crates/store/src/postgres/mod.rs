@@ -45,7 +45,7 @@ use pay402_core::books::Booked;
 use pay402_core::error::{Misconfigured, Unavailable};
 use pay402_core::history::{Record, Span};
 use pay402_core::journal::{
-    Advance, Backlog, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
+    Advance, Backlog, Cost, Delivery, Entered, Entry, Event, Forgotten, Holder, Horizon, Journal,
     JournalError, Lease, Leased, Looked, Loss, NewEntry,
 };
 use pay402_core::network::{BlockId, SentAs};
@@ -496,6 +496,15 @@ impl Journal for PgJournal {
         since: UnixTime,
     ) -> Result<Vec<Loss>, JournalError> {
         self.losses_since(network, since).await
+    }
+
+    async fn costs(
+        &self,
+        network: &NetworkId,
+        callers: &[String],
+        since: UnixTime,
+    ) -> Result<Vec<Cost>, JournalError> {
+        self.costs_since(network, callers, since).await
     }
 
     async fn hand_over(

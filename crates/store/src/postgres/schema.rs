@@ -19,6 +19,7 @@ pub(super) const JOURNAL: Schema = Schema {
         include_str!("../../migrations/journal-postgres/0005_hooks.sql"),
         include_str!("../../migrations/journal-postgres/0006_watched.sql"),
         include_str!("../../migrations/journal-postgres/0007_forgotten.sql"),
+        include_str!("../../migrations/journal-postgres/0008_costs.sql"),
     ],
 };
 

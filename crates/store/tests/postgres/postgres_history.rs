@@ -13,6 +13,7 @@ use crate::samples::{
 
 /// Takes a journal in PostgreSQL back to its fifth format.
 pub(crate) const BACK_TO_5: &str = "
+    DROP INDEX pay402_journal.history_costly;
     DROP TRIGGER entry_goes ON pay402_journal.entry;
     DROP TRIGGER entry_stays ON pay402_journal.entry;
     DROP TRIGGER history_goes ON pay402_journal.history;

@@ -275,12 +275,12 @@ fn later_formats_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("journal");
     drop(SqliteJournal::open(&path).unwrap());
-    for version in ["9", "99", "-1"] {
+    for version in ["10", "99", "-1"] {
         tamper(&path, &format!("PRAGMA user_version = {version}"));
         let error = refused(&path);
         assert!(error.problem.contains("upgrade pay402"), "{error}");
     }
-    tamper(&path, "PRAGMA user_version = 8");
+    tamper(&path, "PRAGMA user_version = 9");
     drop(SqliteJournal::open(&path).unwrap());
 }
 
@@ -322,6 +322,24 @@ async fn a_journal_of_the_first_format_counts_its_failures() {
         )
         .unwrap();
     assert!(plan.contains("entry_costly_failure"), "{plan}");
+}
+
+/// However long the history is, what an hour cost is read from the records of that hour.
+#[test]
+fn what_a_caller_costs_is_read_through_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    drop(SqliteJournal::open(&path).unwrap());
+    let plan: String = Connection::open(&path)
+        .unwrap()
+        .query_row(
+            "EXPLAIN QUERY PLAN SELECT history.seq FROM history
+             WHERE history.entered_by = 'shop' AND history.at >= 'x' AND history.fee <> '0'",
+            [],
+            |row| row.get("detail"),
+        )
+        .unwrap();
+    assert!(plan.contains("history_costly (entered_by=? AND at>?)"), "{plan}");
 }
 
 #[test]

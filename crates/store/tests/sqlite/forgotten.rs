@@ -10,6 +10,7 @@ use crate::samples::{LASTS, change, entry, holder, key, network, settled, signed
 
 /// Takes a journal in SQLite back to its seventh format.
 const BACK_TO_7: &str = "
+    DROP INDEX history_costly;
     DROP TRIGGER entry_stays; DROP TRIGGER history_stays; DROP TRIGGER signed_transaction_stays;
     DROP TABLE forgetting; DROP TABLE forgotten; DROP TABLE forgotten_nonce;
     CREATE TRIGGER entry_stays BEFORE DELETE ON entry

@@ -12,6 +12,7 @@ use crate::samples::{
 
 /// Takes a journal in SQLite back to its sixth format.
 pub(crate) const BACK_TO_6: &str = "
+    DROP INDEX history_costly;
     DROP TRIGGER entry_stays; DROP TRIGGER history_stays; DROP TRIGGER signed_transaction_stays;
     DROP TABLE forgetting; DROP TABLE forgotten; DROP TABLE forgotten_nonce;
     CREATE TRIGGER entry_stays BEFORE DELETE ON entry

@@ -30,7 +30,7 @@ use pay402_core::history::Span;
 use pay402_core::journal::Backlog;
 use sha2::{Digest as _, Sha256};
 
-use self::page::{Html, Lane, Overview, Refusals, States, Tile};
+use self::page::{Budget, Html, Lane, Overview, Refusals, States, Tile};
 pub(super) use self::session::Sessions;
 use super::access::Reader;
 use super::answer::TurnedAway;
@@ -38,6 +38,7 @@ use super::fitness::look;
 use super::settlements::key_of;
 use super::{Api, BODY_TIMEOUT};
 use crate::Engine;
+use crate::metrics::gwei_of;
 use crate::post::Place;
 
 const STYLE: &str = include_str!("style.css");
@@ -152,7 +153,7 @@ async fn overview(api: &Api, engine: &Engine) -> Result<Overview, Unavailable> {
     let look = look(api, engine).await;
     let newest = in_time(engine.newest(NEWEST)).await??;
     let health = engine.health();
-    let (mut states, mut lanes) = (Vec::new(), Vec::new());
+    let (mut states, mut lanes, mut budgets) = (Vec::new(), Vec::new(), Vec::new());
     let mut refusals: BTreeMap<&'static str, [u64; 3]> = BTreeMap::new();
     let (mut oldest, mut unfinished) = (None, Some(0_u64));
     for post in engine.posts() {
@@ -194,6 +195,15 @@ async fn overview(api: &Api, engine: &Engine) -> Result<Overview, Unavailable> {
                 is_low: lane.is_low(),
             }
         }));
+        if let Some(desk) = post.crew().map(|crew| crew.desk) {
+            let accounts = desk.budgets.accounts(desk.clock.now()).into_iter();
+            budgets.extend(accounts.map(|account| Budget {
+                network: network.clone(),
+                caller: account.caller,
+                spent_gwei: gwei_of(account.booked),
+                max_gwei: gwei_of(account.bound),
+            }));
+        }
         for (_, calls) in desk.metrics.by_scheme() {
             let verified = calls.verifications.invalid.read().map(|(code, count)| (0, code, count));
             let settled = calls.settlements.refused.read().map(|(code, count)| (1, code, count));
@@ -214,7 +224,7 @@ async fn overview(api: &Api, engine: &Engine) -> Result<Overview, Unavailable> {
     });
     let mut refusals: Vec<_> = refusals.collect();
     refusals.sort_by_key(|of| std::cmp::Reverse(of.verified + of.settled + of.failed));
-    Ok(Overview { tiles, states, lanes, refusals, newest })
+    Ok(Overview { tiles, states, lanes, budgets, refusals, newest })
 }
 
 fn tiles(states: &[States], unfinished: Option<u64>, oldest: Option<u64>) -> Vec<Tile> {

@@ -106,6 +106,14 @@ pub(super) struct Lane {
     pub(super) is_low: bool,
 }
 
+/// What a caller may cost in gas, and has.
+pub(super) struct Budget {
+    pub(super) network: String,
+    pub(super) caller: String,
+    pub(super) spent_gwei: u64,
+    pub(super) max_gwei: u64,
+}
+
 /// How often a code was told.
 pub(super) struct Refusals {
     pub(super) code: &'static str,
@@ -119,6 +127,7 @@ pub(super) struct Overview {
     pub(super) tiles: Vec<Tile>,
     pub(super) states: Vec<States>,
     pub(super) lanes: Vec<Lane>,
+    pub(super) budgets: Vec<Budget>,
     pub(super) refusals: Vec<Refusals>,
     pub(super) newest: Vec<Entry>,
 }
@@ -181,10 +190,11 @@ pub(super) fn overview(of: &Overview) -> Html {
         ));
     }
     html!(
-        "<dl class=tiles>{}</dl>{}{}{}{}",
+        "<dl class=tiles>{}</dl>{}{}{}{}{}",
         tiles,
         states(&of.states),
         lanes(&of.lanes),
+        budgets(&of.budgets),
         newest(&of.newest),
         refusals(&of.refusals),
     )
@@ -236,6 +246,24 @@ fn lanes(lanes: &[Lane]) -> Html {
     });
     let table = table(&head, &["", "", "n", "n", "n", ""], rows);
     html!("<section><h2>Signers</h2>{}</section>", table)
+}
+
+/// Nothing where no caller has a budget, or another process leads.
+fn budgets(budgets: &[Budget]) -> Html {
+    if budgets.is_empty() {
+        return Html::default();
+    }
+    let head = ["Network", "Caller", "Gas", "At most", "Budget"];
+    let rows = budgets.iter().map(|of| {
+        let health = match of.spent_gwei < of.max_gwei {
+            true => badge("good", "open"),
+            false => badge("bad", "spent"),
+        };
+        let (spent, most) = (Html::text(&gwei(of.spent_gwei)), Html::text(&gwei(of.max_gwei)));
+        vec![code(&of.network), Html::text(&of.caller), spent, most, health]
+    });
+    let table = table(&head, &["", "", "n", "n", ""], rows);
+    html!("<section><h2>Gas of callers within the last hour</h2>{}</section>", table)
 }
 
 fn refusals(refusals: &[Refusals]) -> Html {
