@@ -22,6 +22,7 @@ mod secret;
 mod serve;
 #[cfg(feature = "devchain")]
 pub mod stack;
+mod telemetry;
 mod terminal;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::CliError;
+use crate::telemetry::Telemetry;
 
 /// Software that pays software: sell, buy and settle over HTTP 402.
 #[derive(Debug, Parser)]
@@ -82,12 +84,20 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(error::exit::USAGE));
         }
     };
-    logging::start();
+    let telemetry = match &cli.command {
+        Command::Facilitator(args) if args.serves() => telemetry::from_environment(),
+        _ => Ok(None),
+    };
+    let telemetry = match telemetry {
+        Ok(telemetry) => telemetry,
+        Err(error) => return CliError::from(error).report(),
+    };
+    logging::start(telemetry.as_ref().map(|telemetry| telemetry.layer()));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return CliError::general(format!("cannot start: {error}")).report(),
     };
-    let done = runtime.block_on(run(cli.command));
+    let done = runtime.block_on(run(cli.command, telemetry));
     // Settlements that are under way are recorded; they need no more than this to finish cleanly.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     match done {
@@ -96,14 +106,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<(), CliError> {
+async fn run(command: Command, telemetry: Option<Telemetry>) -> Result<(), CliError> {
     match command {
         #[cfg(feature = "devchain")]
         Command::Demo(args) => demo::run(args).await,
         Command::Pay(args) => pay::run(args).await,
         Command::Account(args) => account::run(args).await,
         Command::Serve(args) => serve::run(args).await,
-        Command::Facilitator(args) => facilitator::run(args).await,
+        Command::Facilitator(args) => facilitator::run(args, telemetry).await,
         Command::Reconcile(args) => facilitator::reconcile::run(args).await,
         #[cfg(feature = "devchain")]
         Command::Devchain(args) => devchain::run(args).await,

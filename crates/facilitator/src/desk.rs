@@ -16,6 +16,7 @@ use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs}
 use pay402_core::time::Clock;
 use pay402_core::{Amount, NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tracing::Span;
 
 use crate::budgets::{Budgets, Earmark, Spent};
 use crate::exposure::{Exposure, Firm};
@@ -26,6 +27,7 @@ use crate::options::Options;
 use crate::pulse::Pulse;
 use crate::seal::Sealer;
 use crate::strikes::Strikes;
+use crate::trace;
 use crate::waiters::Waiters;
 use crate::watch::Watched;
 
@@ -95,6 +97,8 @@ pub(crate) struct Desk {
 /// the bounds on unfinished settlements.
 pub(crate) struct Custody {
     pub(crate) key: PaymentKey,
+    /// What is traced of it while it is in hand.
+    pub(crate) span: Span,
     desk: Arc<Desk>,
     _place: Option<OwnedSemaphorePermit>,
     share: Option<Share>,
@@ -300,7 +304,10 @@ impl Desk {
         let fresh = self.lock_in_hand().insert(key.clone());
         let desk = Arc::clone(self);
         let (share, firm, earmark) = (None, None, None);
-        fresh.then(|| Custody { key: key.clone(), desk, _place: place, share, firm, earmark })
+        fresh.then(|| {
+            let span = trace::settlement(&desk.id, key);
+            Custody { key: key.clone(), span, desk, _place: place, share, firm, earmark }
+        })
     }
 
     /// A share for a payment whose payer is proven; `None` when the payer has too many unfinished.

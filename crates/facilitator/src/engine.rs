@@ -21,6 +21,7 @@ use pay402_core::{
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::api;
 use crate::desk::{Desk, Run};
@@ -31,6 +32,7 @@ use crate::metrics::{Calls, NetworkMetrics};
 use crate::options::Options;
 use crate::post::{Place, Post};
 use crate::settle::{Call, refused_by};
+use crate::trace;
 use crate::webhooks::Webhook;
 use crate::worker::Crew;
 
@@ -196,7 +198,10 @@ impl Engine {
         payment: &Payment,
     ) -> Result<Verdict, Unavailable> {
         let begun = Instant::now();
-        let answer = self.judge(caller, name, payment).await;
+        let (network, scheme) = self.served_by(payment);
+        let span = trace::verification(network, scheme);
+        let answer = self.judge(caller, name, payment).instrument(span.clone()).await;
+        trace::verified(&span, &answer);
         self.calls(payment.terms()).verifications.add(&answer);
         if let Some(metrics) = self.metrics(&payment.terms().network) {
             metrics.verifying.add(begun.elapsed());
@@ -279,7 +284,11 @@ impl Engine {
         let calls = self.calls(payment.terms());
         let metrics = self.metrics(&payment.terms().network);
         let mut key = None;
-        let answer = self.carry_out(caller, entered_by, payment, wait, &mut key).await;
+        let (network, scheme) = self.served_by(&payment);
+        let span = trace::settling(network, scheme);
+        let settling = self.carry_out(caller, entered_by, payment, wait, &mut key);
+        let answer = settling.instrument(span.clone()).await;
+        trace::answered(&span, &answer);
         calls.settlements.add(&answer);
         if let (Some(metrics), Ok(Settled::Done(_))) = (metrics, &answer) {
             metrics.settling.add(begun.elapsed());
@@ -308,13 +317,14 @@ impl Engine {
         let deadline = Instant::now() + wait.min(desk.options.settle_wait_max);
         let call = Call { crew, caller, entered_by, payment, identified, deadline };
         let (reply, answer) = oneshot::channel();
-        tokio::spawn(async move {
+        let running = async move {
             tokio::select! {
                 biased;
                 () = desk.crashed() => {}
                 () = call.run(reply) => {}
             }
-        });
+        };
+        tokio::spawn(running.in_current_span());
         match answer.await {
             Ok(answer) => Ok(answer?.received()),
             // The task died; what it had done is in the journal.
@@ -356,13 +366,14 @@ impl Engine {
         };
         let deadline = Instant::now() + wait.min(desk.options.settle_wait_max);
         let request = errand::Request { crew, request, identified, deadline };
-        let running = tokio::spawn(async move {
+        let running = async move {
             tokio::select! {
                 biased;
                 () = desk.crashed() => Ok(Settled::Pending { transaction: None }),
                 told = request.run() => told,
             }
-        });
+        };
+        let running = tokio::spawn(running.in_current_span());
         // A task that died: what it had done is in the journal.
         running.await.unwrap_or(Ok(Settled::Pending { transaction: None }))
     }
@@ -561,6 +572,17 @@ impl Engine {
         terms: &Requirements,
     ) -> Option<&dyn Network> {
         self.post_serving(version, terms).ok().map(|post| &*post.idle.network)
+    }
+
+    /// The network and the scheme of a payment, where they are served here.
+    fn served_by(&self, payment: &Payment) -> (Option<&NetworkId>, Option<&str>) {
+        let terms = payment.terms();
+        let post = self.0.posts.get(&terms.network);
+        let scheme = post.and_then(|post| {
+            let mut schemes = post.idle.schemes.iter().map(|(_, scheme)| scheme.as_str());
+            schemes.find(|scheme| *scheme == terms.scheme.as_str())
+        });
+        (post.map(|post| &post.idle.id), scheme)
     }
 
     fn serving(&self, payment: &Payment) -> Result<&Post, Refused> {

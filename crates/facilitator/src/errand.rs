@@ -23,6 +23,7 @@ use crate::pulse;
 use crate::recover;
 use crate::seal::Content;
 use crate::settle::{hash, refused_by};
+use crate::trace;
 use crate::waiters::Role;
 use crate::worker::{Crew, Job};
 
@@ -181,6 +182,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
     desk.options.failpoints.pass(Failpoint::AfterEnter).await;
     tracing::info!(errand = %key, "entered");
     if let Some(mut custody) = desk.take(&key, Some(place)) {
+        trace::entered(&custody.span);
         custody.count_for(&account);
         // A worker that is gone leaves the entry to its successor.
         _ = crew.inbox.send(Job::new(custody, plan, expires)).await;

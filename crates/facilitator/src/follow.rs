@@ -23,6 +23,7 @@ use crate::desk::Custody;
 use crate::failpoint::Failpoint;
 use crate::scribe::Unwritten;
 use crate::seal::Content;
+use crate::trace;
 use crate::worker::{Crew, Flight, Job, Member};
 
 /// Looks in a row that must show a transaction displaced before its payment is signed anew, or no cost of
@@ -76,6 +77,9 @@ pub(crate) async fn send(crew: &Crew, flight: &Flight) -> Handed {
             }
             if !flight.sent().replaced.is_empty() {
                 failpoints.pass(Failpoint::AfterReplaceSendBeforeSent).await;
+            }
+            for Member { custody, sent, .. } in &flight.members {
+                trace::sent(&custody.span, sent);
             }
             crew.scribe.note_sent(flight.members.iter().map(|it| it.custody.key.clone())).await;
             Handed::Taken
@@ -297,6 +301,7 @@ async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
             for (member, entry) in flight.members.iter_mut().zip(entries) {
                 if let Entry { stage: Stage::Signed(recorded), .. } = entry {
                     member.sent = recorded.sent;
+                    trace::signed(&member.custody.span, &member.sent);
                 }
             }
             flight.raw = Some(signed.raw);
@@ -504,7 +509,12 @@ async fn write_ends(crew: &Crew, ending: Vec<(Custody, Event)>) {
         }
     }
     let change = |(custody, event): &(Custody, Event)| (custody.key.clone(), event.clone());
-    _ = crew.scribe.write(ending.iter().map(change).collect()).await;
+    let written = crew.scribe.write(ending.iter().map(change).collect()).await;
+    for ((custody, event), written) in ending.iter().zip(written) {
+        if written.is_ok() {
+            trace::closed(&custody.span, event);
+        }
+    }
 }
 
 /// A block by which an unsigned payment has expired unused. `None` when that cannot be told: it must be

@@ -51,6 +51,7 @@ mod scribe;
 mod seal;
 mod settle;
 mod strikes;
+mod trace;
 mod waiters;
 mod watch;
 pub mod webhooks;
@@ -58,5 +59,6 @@ mod window;
 mod worker;
 
 pub use engine::{Engine, NetworkHealth, Standing};
-pub use metrics::{NodeStanding, RpcCounts, RpcOutcome};
+pub use metrics::{NodeStanding, RpcCounts, RpcOutcome, SpanCounts};
 pub use options::{LossBounds, Options};
+pub use trace::TARGET as TRACE_TARGET;

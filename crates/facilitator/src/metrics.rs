@@ -89,6 +89,29 @@ impl Refusals {
     }
 }
 
+/// What became of spans that were to be exported.
+#[derive(Debug, Default)]
+pub struct SpanCounts {
+    exported: Count,
+    dropped: Count,
+}
+
+impl SpanCounts {
+    /// So many were taken.
+    pub fn exported(&self, count: u64) {
+        self.exported.add(count);
+    }
+
+    /// There was no room for so many, or they were not taken.
+    pub fn dropped(&self, count: u64) {
+        self.dropped.add(count);
+    }
+
+    pub(crate) fn read(&self) -> [(&'static str, u64); 2] {
+        [("exported", self.exported.read()), ("dropped", self.dropped.read())]
+    }
+}
+
 /// How long something took.
 #[derive(Debug)]
 pub(crate) struct Durations {

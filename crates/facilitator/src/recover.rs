@@ -18,6 +18,7 @@ use crate::desk::{Custody, Desk};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::seal::{Content, Unopened};
+use crate::trace;
 use crate::worker::{Crew, Flight, Job, Member, launch};
 
 /// Unfinished entries read at a time, as a multiple of the bound on them.
@@ -167,6 +168,7 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
     if entry.delivery == Delivery::Waiting && !desk.waiters.may_be_owned(key) {
         desk.hand_over(key, Delivery::Waiting, Delivery::Owed).await?;
     }
+    trace::taken_up(&custody.span);
     custody.count_for(&entry.new.payer);
     if entry.new.plan.is_empty() {
         return Ok(Some(Taken::Uncharged(custody)));

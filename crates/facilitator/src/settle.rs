@@ -33,6 +33,7 @@ use crate::pulse;
 use crate::recover;
 use crate::scribe::told_by_close;
 use crate::seal::Content;
+use crate::trace;
 use crate::waiters::{Role, Ticket};
 use crate::worker::{Crew, Job};
 
@@ -315,6 +316,7 @@ impl Call {
         ticket.own();
         tracing::info!(payment = %key, "entered");
         if let Some(mut custody) = desk.take(key, Some(place)) {
+            trace::entered(&custody.span);
             custody.count_for(&payer);
             custody.hold(firm);
             custody.earmark(earmark);

@@ -24,6 +24,7 @@ use crate::follow;
 use crate::gaps;
 use crate::scribe::{Scribe, Unwritten};
 use crate::seal::Content;
+use crate::trace;
 
 /// Payments signed and journalled together.
 const BATCH_MAX: usize = 64;
@@ -300,7 +301,12 @@ impl Worker {
         let mut ready = Vec::with_capacity(flights.len());
         for (flight, written) in flights.into_iter().zip(written) {
             match written {
-                Ok(_) => ready.push(flight),
+                Ok(_) => {
+                    for Member { custody, sent, .. } in &flight.members {
+                        trace::signed(&custody.span, sent);
+                    }
+                    ready.push(flight);
+                }
                 Err(Unwritten::Stopped) => return,
                 // The nonce was not recorded, so later ones would wait for it in vain.
                 Err(Unwritten::Forbidden(_)) => self.forget_nonces(&flight.sent().signer),

@@ -47,6 +47,7 @@ const FIREWALLS: &[(&str, &[&str], &str)] = &[
         "the gate is framework-free",
     ),
     ("clap", &["cli"], "arguments are read in one place"),
+    ("opentelemetry", &["cli"], "the facilitator speaks `tracing`, whoever listens"),
     ("revm", &["devchain"], "one crate compiles the EVM"),
     ("rusqlite", &["store"], "one crate holds all SQL"),
     ("tokio-postgres", &["store"], "one crate holds all SQL"),

@@ -26,13 +26,15 @@ use pay402_evm::{
 };
 use pay402_facilitator::api::{Access, Api, KeyHash, Named, Role};
 use pay402_facilitator::failpoint::Failpoints;
-use pay402_facilitator::{Engine, NodeStanding, Options, RpcCounts, RpcOutcome};
+use pay402_facilitator::{Engine, NodeStanding, Options, RpcCounts, RpcOutcome, SpanCounts};
 use pay402_store::{PgJournal, SqliteJournal};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use self::caller::{Caller, CallerRole};
 use self::config::{Config, Database, Signer};
 use crate::error::CliError;
+use crate::telemetry::{self, Telemetry};
 use crate::{secret, serve, terminal};
 
 /// How long settlements that callers wait for may take to finish after a signal to stop.
@@ -164,7 +166,10 @@ caller entered; the operator's, all:
   url = "https://..."
   secret_env = "WEBHOOK_SECRET"        # whsec_ and base64: echo whsec_$(openssl rand -base64 32)
 They go to public addresses by HTTPS, unless it is set:
-  dangerous_private_webhooks = false   # beside the others: this machine, private networks, HTTP"#)]
+  dangerous_private_webhooks = false   # beside the others: this machine, private networks, HTTP
+
+Where OTEL_EXPORTER_OTLP_ENDPOINT is set, what is done is traced to that collector of OpenTelemetry;
+docs/facilitator.md lists the variables that are read."#)]
 pub(crate) struct Args {
     /// The configuration file.
     #[arg(
@@ -196,7 +201,27 @@ enum Verb {
     Webhooks(webhooks::Verb),
 }
 
-pub(crate) async fn run(args: Args) -> Result<(), CliError> {
+impl Args {
+    /// Whether it serves, and does not only look or change something and end.
+    pub(crate) const fn serves(&self) -> bool {
+        self.verb.is_none()
+    }
+}
+
+/// Runs the subcommand; what it serves is traced where `telemetry` is there.
+pub(crate) async fn run(args: Args, telemetry: Option<Telemetry>) -> Result<(), CliError> {
+    let Some(telemetry) = telemetry else { return run_traced(args, None).await };
+    let counts = telemetry.counts();
+    let (ended, end) = oneshot::channel::<()>();
+    let exporting = tokio::spawn(telemetry.export(async move { _ = end.await }));
+    let done = run_traced(args, Some(counts)).await;
+    drop(ended);
+    // What cannot be exported within a moment is left behind.
+    _ = exporting.await;
+    done
+}
+
+async fn run_traced(args: Args, spans: Option<Arc<SpanCounts>>) -> Result<(), CliError> {
     if let Some(Verb::Keys(verb)) = &args.verb {
         return keys::run(verb, &args.config);
     }
@@ -219,11 +244,15 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let listener = serve::listen(config.listen).await?;
     let address = listener.local_addr().map_err(|error| CliError::general(error.to_string()))?;
     let api = Api::counting(access, named(&config)?, counts);
+    let mut router = api.router();
+    if let Some(spans) = spans {
+        api.trace(spans);
+        router = telemetry::traced(router);
+    }
     let delay = Duration::from_secs(config.drain_delay_s.unwrap_or(DRAIN_DELAY_S));
     let leaving = leave(api.clone(), delay);
     // From the start on, so that whoever asks is told that it starts.
-    let serving =
-        serve::serve_until_stopped(listener, api.router(), leaving, std::future::ready(()));
+    let serving = serve::serve_until_stopped(listener, router, leaving, std::future::ready(()));
     let starting = async {
         let engine = Engine::start(networks, journal, Arc::new(SystemClock), options).await?;
         let kinds = engine.kinds().kinds.iter();

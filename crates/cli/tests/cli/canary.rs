@@ -17,7 +17,7 @@ const HEADER_BEGINS: &str = "eyJ4NDAyVmVyc2lvbiI6MiwicGF5bG9hZCI6";
 const HEADER_NAMES: [&str; 2] = ["payment-signature: ey", "\"signature\":\"0x"];
 
 /// The spellings in which 32 bytes would turn up.
-fn spellings(bytes: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn spellings(bytes: &[u8]) -> Vec<Vec<u8>> {
     let hexadecimal = hex::encode(bytes);
     // As text in either case, as the bytes themselves, and as Rust prints a list of bytes.
     let listed = format!("{bytes:?}");
@@ -29,7 +29,7 @@ fn spellings(bytes: &[u8]) -> Vec<Vec<u8>> {
     ]
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 

@@ -12,6 +12,8 @@ mod cluster;
 mod commands;
 mod operate;
 #[cfg(unix)]
+mod otlp;
+#[cfg(unix)]
 mod postgres;
 mod process;
 #[cfg(unix)]

@@ -42,7 +42,7 @@ pub(crate) fn facilitator(folder: &Path, rpc: &str, settings: &str, sections: &s
 }
 
 /// A good request to settle the payment with this nonce.
-fn request(nonce: u64) -> Value {
+pub(crate) fn request(nonce: u64) -> Value {
     let network = NetworkId::eip155(CHAIN_ID);
     let asset = AssetTable::defaults().default_dollar(&network).unwrap().clone();
     let tariff = Tariff::Atomic { amount: 1_000.into(), asset: asset.info.clone() };

@@ -86,6 +86,7 @@ impl Collector for Scrape {
         page.journal(&self.engine, &self.look)?;
         page.webhooks(&self.engine)?;
         page.rpc(&self.api)?;
+        page.spans(&self.api)?;
         page.process(&self.api)
     }
 }
@@ -326,6 +327,14 @@ impl Page<'_> {
         let help =
             "Events that receivers took, that were sent to them again, and that were given up";
         self.counters("webhook_events", help, counts)
+    }
+
+    fn spans(&mut self, api: &Api) -> fmt::Result {
+        let Some(counts) = api.0.spans.get() else { return Ok(()) };
+        let counts = counts.read().map(|(outcome, count)| (vec![label("outcome", outcome)], count));
+        let help =
+            "Spans that were exported, and that were dropped: not taken, or without room to wait";
+        self.counters("trace_spans", help, counts.to_vec())
     }
 
     fn rpc(&mut self, api: &Api) -> fmt::Result {

@@ -40,7 +40,7 @@ use pay402_core::{Digest, Payment, Refused};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{Engine, RpcCounts};
+use crate::{Engine, RpcCounts, SpanCounts};
 pub(crate) use access::Reader;
 pub use access::{Access, KeyHash, KeyHashError, Named, Role};
 use answer::{Turned, TurnedAway, json_answer, unavailable};
@@ -53,6 +53,7 @@ use forward::{Forwarder, Incoming};
 use lead::Asked;
 pub use limits::Limits;
 use limits::Pace;
+pub(crate) use settlements::id_of;
 
 /// How long a client may take to send its body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,6 +78,8 @@ struct Shared {
     streams: Streams,
     sessions: Sessions,
     rpc: Vec<Arc<RpcCounts>>,
+    /// Set where spans are exported.
+    spans: OnceLock<Arc<SpanCounts>>,
     turned_away: Turned,
     look: tokio::sync::Mutex<Option<Look>>,
     forwarder: Forwarder,
@@ -138,6 +141,7 @@ impl Api {
             streams: Streams::default(),
             sessions: Sessions::default(),
             rpc,
+            spans: OnceLock::new(),
             turned_away: Turned::default(),
             look: tokio::sync::Mutex::new(None),
             forwarder: Forwarder::default(),
@@ -147,6 +151,11 @@ impl Api {
     /// Serves what `engine` answers. The first one stays.
     pub fn open(&self, engine: Engine) {
         _ = self.0.engine.set(engine);
+    }
+
+    /// Has its metrics tell what becomes of spans. The first counts stay.
+    pub fn trace(&self, spans: Arc<SpanCounts>) {
+        _ = self.0.spans.set(spans);
     }
 
     /// Says from now on that the process is not ready, and goes on serving.

@@ -26,7 +26,7 @@ const PART: &str = "~";
 
 /// What a payment's key is called in a path. It holds nothing but what the chain makes public, and
 /// no right to anything.
-pub(super) fn id_of(key: &PaymentKey) -> String {
+pub(crate) fn id_of(key: &PaymentKey) -> String {
     key.as_str().replace('/', PART)
 }
 
