@@ -19,11 +19,11 @@ impl Telemetry {
     /// When the environment says where traces are to go.
     pub(super) fn from_environment() -> Result<Option<Self>, Misconfigured> {
         let names = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-        let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        match names.iter().find(is_set) {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match names.into_iter().find(|name| is_set(name)) {
             Some(name) => {
                 let problem = "this program was built without the feature otlp; unset it";
-                Err(Misconfigured::new(*name, problem))
+                Err(Misconfigured::new(name, problem))
             }
             None => Ok(None),
         }
