@@ -49,12 +49,13 @@ usage: campaigns sim|crash|cluster|replay|chaos|overdraft|storage|soak --bin FIL
   --long        sim: 100,000 seeds; cluster, chaos: 30 minutes; replay: 20 rounds;
                 crash: 25 kills at each failpoint and 1,000 at random moments;
                 overdraft: 50 wallets; soak: 20,000 payments;
-                storage: 200 runs that lose what was not synced and 20 with a full disk
+                storage: 200 runs that lose what was not synced, 20 with a full disk and 20 with a
+                journal put back by a minute
   --resume      leave out rounds that a run before this one finished
   --shard I/N   every Nth round, from the Ith on
   --seed N      where the randomness begins; by default 1
   --store sqlite|postgres
-                where chaos, crash, overdraft and soak have their journals; by default sqlite
+                where chaos, crash, overdraft, soak and storage have their journals; by default sqlite
   --only SEED   of sim: this seed alone, told step by step
 ";
 

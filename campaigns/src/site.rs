@@ -82,14 +82,24 @@ impl Shelf {
 impl Site {
     /// Makes one. Its process is not started.
     pub(crate) async fn new(bin: &Path, ground: &Ground) -> Result<Self> {
+        let is_shared = ground.store == Store::Postgres;
+        Self::on(bin, ground, is_shared.then(|| Cluster::shared().database())).await
+    }
+
+    /// The same, with its journal in this database, or else in a file.
+    pub(crate) async fn on(
+        bin: &Path,
+        ground: &Ground,
+        database: Option<Database<'static>>,
+    ) -> Result<Self> {
         let folder = TempDir::new()?;
         let mining = Mining::Interval(ground.block_time);
         let chain = Devchain::start(Config { chain_id: CHAIN_ID, mining, ..Config::default() });
         let node = chain.serve(([127, 0, 0, 1], 0).into()).await?;
         let payers = Payers::new(&chain, ground.payers)?;
-        let shelf = match ground.store {
-            Store::Sqlite => Shelf::File(folder.path().join("disk/journal.db")),
-            Store::Postgres => Shelf::Database(Cluster::shared().database()),
+        let shelf = match database {
+            None => Shelf::File(folder.path().join("disk/journal.db")),
+            Some(database) => Shelf::Database(database),
         };
         std::fs::create_dir(folder.path().join("disk"))?;
         let database = match &shelf {

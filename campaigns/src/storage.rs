@@ -2,10 +2,14 @@
 //! is started again on what is left.
 //!
 //! `strace` notes what the process writes and syncs, and an image is made of the notes in which only synced
-//! bytes last, or those and some of the others. On a full disk it has every write fail from some moment on.
+//! bytes last, or those and some of the others. On a full disk it has every write fail from some moment on. In other
+//! rounds the journal is put back to a copy that is some time old ([`restored`]); these are all that there are on
+//! PostgreSQL, whose server syncs by itself, and is stopped there as by a crash.
 //!
 //! **Violations:** as in `crash`: what was presented and is not settled once, told to two, or not in the books
 //! to the wei, so that a nonce that was used for another payment is seen.
+
+mod restored;
 
 use std::path::Path;
 use std::time::Duration;
@@ -34,21 +38,26 @@ const NOTES_MAX: Duration = Duration::from_secs(20);
 
 /// Runs the campaign and returns its line of figures.
 pub(crate) async fn run(plan: &Plan) -> Result<String> {
-    if plan.store != Store::Sqlite {
-        return Err("storage is about SQLite: a PostgreSQL server syncs by itself".into());
-    }
-    // Rounds that lose what was not synced, and rounds with a full disk.
-    let (lossy, full) = match plan.extent {
-        Extent::Short => (2, 1),
-        Extent::Long => (40, 4),
+    // Rounds that lose what was not synced, rounds with a full disk, and those that are restored: how many, of how
+    // many runs, from a copy how old.
+    let (lossy, full, (restored, runs, age)) = match plan.extent {
+        Extent::Short => (2, 1, (1, 5, Duration::from_secs(3))),
+        Extent::Long => (40, 4, (4, 5, Duration::from_secs(60))),
     };
-    let mut sums = [0_u64; 5];
-    for number in plan.rounds(lossy + full) {
+    let (lossy, full) = match plan.store {
+        Store::Sqlite => (lossy, full),
+        Store::Postgres => (0, 0),
+    };
+    let mut sums = [0_u64; 6];
+    for number in plan.rounds(lossy + full + restored) {
         let figures = match plan.done(number) {
             Some(figures) => figures,
             None => {
-                let is_full = number >= lossy;
-                let figures = round(plan, number, is_full).await.map_err(|error| {
+                let figures = match number.checked_sub(lossy + full) {
+                    Some(_) => restored::round(plan, number, runs, age).await,
+                    None => round(plan, number, number >= lossy).await,
+                };
+                let figures = figures.map_err(|error| {
                     let again = plan.again();
                     format!("VIOLATION round {number}: {error}; run again: {again}")
                 })?;
@@ -57,17 +66,19 @@ pub(crate) async fn run(plan: &Plan) -> Result<String> {
                 figures
             }
         };
-        let names = ["lost", "full", "payments", "settled", "untold"];
+        let names = ["lost", "full", "restored", "payments", "settled", "untold"];
         for (sum, name) in sums.iter_mut().zip(names) {
             *sum += figures[name].as_u64().unwrap_or(0);
         }
     }
-    let [lost, full, payments, settled, untold] = sums;
+    let [lost, full, restored, payments, settled, untold] = sums;
     Ok(format!(
-        "storage: sqlite, seed {}: {lost} runs with unsynced writes dropped, {full} with a full disk: {payments} \
-         payments, {settled} settled, {untold} told to nobody, 0 nonces reused, 0 granted twice, books equal the \
-         chain",
-        plan.seed
+        "storage: {}, seed {}: {lost} runs with unsynced writes dropped, {full} with a full disk, {restored} with \
+         a journal put back by {} s: {payments} payments, {settled} settled, {untold} told to nobody, 0 nonces \
+         reused, 0 granted twice, books equal the chain where nothing was put back",
+        plan.store.name(),
+        plan.seed,
+        age.as_secs(),
     ))
 }
 

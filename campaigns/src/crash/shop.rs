@@ -29,6 +29,8 @@ pub(crate) struct Shop {
     buyers: JoinSet<(PaymentKey, Fate)>,
     told: HashMap<PaymentKey, u64>,
     strange: Vec<String>,
+    /// An answer that is nothing strange.
+    allowed: Option<&'static str>,
 }
 
 impl Shop {
@@ -42,6 +44,7 @@ impl Shop {
             buyers: JoinSet::new(),
             told: HashMap::new(),
             strange: Vec::new(),
+            allowed: None,
         })
     }
 
@@ -73,8 +76,24 @@ impl Shop {
         match fate {
             Fate::Told => *self.told.entry(key).or_default() += 1,
             Fate::Duplicate => {}
+            Fate::Other(what) if self.allowed.is_some_and(|allowed| what.contains(allowed)) => {}
             Fate::Other(what) => self.strange.push(format!("{key}: {what}")),
         }
+    }
+
+    /// Takes an answer for nothing strange that has this in it.
+    pub(crate) fn allow(&mut self, answer: &'static str) {
+        self.allowed = Some(answer);
+    }
+
+    /// How often the success of each payment was told of which it was.
+    pub(crate) const fn told(&self) -> &HashMap<PaymentKey, u64> {
+        &self.told
+    }
+
+    /// What was answered that no good payment is.
+    pub(crate) fn take_strange(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.strange)
     }
 
     /// Every payment that was ever presented.

@@ -434,6 +434,14 @@ pub trait Network: Send + Sync {
     /// When the chain cannot be asked.
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable>;
 
+    /// The first nonce of `signer` of which no node that is asked knows a transaction, mined or waiting.
+    ///
+    /// # Errors
+    /// When the chain cannot be asked.
+    async fn known_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
+        self.consumed_nonces(signer).await
+    }
+
     /// The plan of a transaction that does nothing but consume this nonce of one of our signers, so that
     /// those behind it can be mined; `None` where nothing waits for a nonce.
     fn cancellation(&self, _signer: &str, _nonce: u64) -> Option<SecretBytes> {

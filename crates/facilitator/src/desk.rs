@@ -6,8 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pay402_core::error::Unavailable;
@@ -87,6 +87,8 @@ pub(crate) struct Desk {
     pub(crate) watched: Watched,
     /// Whether the chain moves.
     pub(crate) pulse: Pulse,
+    /// The last record before a journal was restored from a copy, if one was.
+    doubt: OnceLock<u64>,
     status_calls: Semaphore,
     in_hand: Mutex<HashSet<PaymentKey>>,
     shares: Mutex<Shares>,
@@ -175,6 +177,8 @@ pub(crate) struct LaneHealth {
     wei: Mutex<Option<Amount>>,
     /// Sendings that were refused since the start.
     pub(crate) rejected: Count,
+    /// No nonce below this is given out, whatever the journal knows.
+    begins: AtomicU64,
 }
 
 impl LaneHealth {
@@ -182,6 +186,16 @@ impl LaneHealth {
     const REST_FIRST: Duration = Duration::from_millis(250);
     /// Longest rest of a lane.
     const REST_MAX: Duration = Duration::from_secs(30);
+
+    /// Has no nonce below `nonce` given out.
+    pub(crate) fn begin_at(&self, nonce: u64) {
+        self.begins.fetch_max(nonce, Ordering::Relaxed);
+    }
+
+    /// The first nonce that may be given out.
+    pub(crate) fn begins(&self) -> u64 {
+        self.begins.load(Ordering::Relaxed)
+    }
 
     /// Notes whether the signer has too little; gives what was noted before.
     pub(crate) fn mark(&self, low: bool) -> bool {
@@ -245,6 +259,7 @@ impl Desk {
             rejected: Count::default(),
             low: AtomicBool::new(false),
             wei: Mutex::default(),
+            begins: AtomicU64::new(0),
         };
         Self {
             id: network.id().clone(),
@@ -268,6 +283,7 @@ impl Desk {
             journal_down: AtomicBool::new(false),
             watched: Watched::default(),
             pulse: Pulse::default(),
+            doubt: OnceLock::new(),
             status_calls: Semaphore::new(STATUS_CONCURRENCY),
             in_hand: Mutex::default(),
             shares: Mutex::default(),
@@ -293,6 +309,18 @@ impl Desk {
             lease: Some(lease),
             ..Self::new(network, journal, clock, Arc::clone(&self.options), self.bell.clone())
         }
+    }
+
+    /// Notes up to which record a success may have been told by a process whose journal is lost.
+    pub(crate) fn doubt(&self, upto: Option<u64>) {
+        if let Some(upto) = upto {
+            _ = self.doubt.set(upto);
+        }
+    }
+
+    /// Up to which record a success may have been told by a process whose journal is lost.
+    pub(crate) fn doubts_up_to(&self) -> Option<u64> {
+        self.doubt.get().copied()
     }
 
     /// Takes an entry into hand. `None` when it is in hand already.

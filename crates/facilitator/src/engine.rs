@@ -31,6 +31,7 @@ use crate::feed::{Bell, Feed};
 use crate::metrics::{Calls, NetworkMetrics};
 use crate::options::Options;
 use crate::post::{Place, Post};
+use crate::restored;
 use crate::settle::{Call, refused_by};
 use crate::trace;
 use crate::webhooks::Webhook;
@@ -722,7 +723,12 @@ async fn collectable(
     let Ok(identified) = desk.network.identify(payment) else { return Ok(None) };
     let found = desk.journal.find(&identified.key).await;
     let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
-    let told = found.is_some_and(|entry| may_be_told(&entry, caller, &identified.fingerprint));
+    let told = match found {
+        Some(entry) if may_be_told(&entry, caller, &identified.fingerprint) => {
+            !restored::may_have_been_told(desk, &entry).await?
+        }
+        Some(_) | None => false,
+    };
     Ok(told.then_some(Verdict::Valid { payer: identified.payer }))
 }
 
@@ -784,8 +790,12 @@ async fn uncharged(
     }
     let found = desk.journal.find(&verified.key).await;
     let found = found.map_err(|error| Unavailable::new("journal", error.to_string()))?;
-    let over = found.is_some_and(|entry| {
-        entry.new.amount.is_zero() && !may_be_told(&entry, caller, &verified.fingerprint)
-    });
+    let over = match found {
+        Some(entry) if entry.new.amount.is_zero() => {
+            !may_be_told(&entry, caller, &verified.fingerprint)
+                || restored::may_have_been_told(desk, &entry).await?
+        }
+        Some(_) | None => false,
+    };
     Ok(over.then(|| Refused::from(Refusal::DuplicateSettlement).by(&verified.payer)))
 }

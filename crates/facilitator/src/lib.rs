@@ -16,6 +16,8 @@
 //! - what a block closed is watched until that block is buried, and opened again when it is undone
 //!   (`watch`);
 //! - a claim is forgotten only when the chain refuses its payment for good (`forget`);
+//! - a journal that was restored from a copy is noticed: no nonce that was used since is used again, and no
+//!   success that may have been told since is told again (`restored`);
 //! - what the journal stores is sealed (`seal`);
 //! - nothing new is accepted while every signer has too little to pay gas with (`funds`), or while the
 //!   chain stands still (`pulse`);
@@ -46,6 +48,7 @@ pub mod options;
 mod post;
 mod pulse;
 mod recover;
+mod restored;
 mod review;
 mod scribe;
 mod seal;

@@ -23,7 +23,7 @@ use crate::lease::{self, ASK_AGAIN};
 use crate::scribe::Scribe;
 use crate::window::WINDOW_S;
 use crate::worker::{self, Crew};
-use crate::{forget, funds, gaps, recover, webhooks};
+use crate::{forget, funds, gaps, recover, restored, webhooks};
 
 /// How long who leaves waits for somebody else to lead before it finishes by itself what it began.
 const SUCCESSION: Duration = Duration::from_secs(1);
@@ -304,6 +304,7 @@ impl Post {
         let desk = &crew.desk;
         desk.options.failpoints.pass(Failpoint::AfterLeaseBeforeTakeUp).await;
         let since = desk.clock.now().minus_s(WINDOW_S);
+        restored::look(desk, lease).await?;
         desk.losses.remember(desk.journal.losses(&desk.id, since).await?);
         let budgeted = desk.budgets.callers();
         if !budgeted.is_empty() {

@@ -31,6 +31,7 @@ use crate::follow;
 use crate::funds;
 use crate::pulse;
 use crate::recover;
+use crate::restored;
 use crate::scribe::told_by_close;
 use crate::seal::Content;
 use crate::trace;
@@ -349,11 +350,18 @@ impl Call {
             (_, Some(caller)) if self.caller != Some(caller) => {
                 Step::Answer(duplicate(entry, hash(entry)))
             }
+            (_, None) if !matches!(self.may_have_been_told(entry).await, Ok(false)) => {
+                Step::Answer(duplicate(entry, hash(entry)))
+            }
             (Stage::Final(Outcome::Settled { .. }), Some(_)) => self.tell_again(entry).await,
             (Stage::Final(Outcome::Settled { .. }), None) => self.collect(entry).await,
             (_, Some(_)) => self.wait_as_follower(entry, reply).await,
             (_, None) => self.wait_for_owed(entry, reply).await,
         }
+    }
+
+    async fn may_have_been_told(&self, entry: &Entry) -> Result<bool, Unavailable> {
+        restored::may_have_been_told(&self.crew.desk, entry).await
     }
 
     /// A settled, unkeyed entry: told to whoever gets it from `Owed` to `Delivered`.

@@ -632,7 +632,7 @@ impl Lane {
             let problem = "the chain misses settled transactions of this signer";
             return Err(Unavailable::new("signer", problem));
         }
-        self.next = Some(standing.next);
+        self.next = Some(standing.next.max(desk.lanes[self.index].begins()));
         Ok(())
     }
 }

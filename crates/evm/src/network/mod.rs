@@ -561,6 +561,13 @@ impl Network for EvmNetwork {
         self.decide(|node| node.consumed_nonces_here(signer)).await
     }
 
+    async fn known_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
+        let consumed = self.consumed_nonces(signer).await?;
+        let signer = self.signer(signer).ok_or_else(|| self.rpc.unavailable("unknown signer"))?;
+        let pending = self.rpc.ask(Call::pending_nonces(signer.address())).await?;
+        self.rpc.read::<U64>(pending).map(|pending| consumed.max(pending.to()))
+    }
+
     fn cancellation(&self, signer: &str, nonce: u64) -> Option<SecretBytes> {
         let signer = self.signer(signer)?.address();
         Some(Cancellation { signer, nonce }.encode())

@@ -98,6 +98,8 @@ pub struct State {
     pub handed: Vec<Tx>,
     pub transfers: usize,
     pub reverted: usize,
+    /// Transactions of each signer that wait in a pool, and that no process remembers.
+    pub waiting: u64,
     /// How often the newest block was asked for.
     pub heads: usize,
     /// By how many blocks whoever tells the newest block is behind the others.
@@ -168,6 +170,14 @@ impl State {
     /// Somebody else uses the signer's next nonce.
     pub fn steal_nonce(&mut self, signer: &str) {
         *self.consumed.entry(signer.into()).or_default() += 1;
+    }
+
+    /// A process that nobody remembers has this payment mined by the signer.
+    pub fn make_unseen(&mut self, signer: &str, key: &PaymentKey) {
+        let block = self.next_block();
+        self.transfers += 1;
+        *self.consumed.entry(signer.into()).or_default() += 1;
+        self.used.insert(key.to_string(), (format!("0xunseen{}", self.transfers), block));
     }
 
     /// Somebody else has the authorization mined first.
@@ -510,6 +520,10 @@ impl Network for Chain {
     async fn consumed_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
         self.maybe_hang().await;
         Ok(self.state().consumed.get(signer).copied().unwrap_or(0))
+    }
+
+    async fn known_nonces(&self, signer: &str) -> Result<u64, Unavailable> {
+        Ok(self.consumed_nonces(signer).await? + self.state().waiting)
     }
 
     async fn sign(

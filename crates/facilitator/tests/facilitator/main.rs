@@ -43,6 +43,7 @@ mod postgres;
 #[cfg(unix)]
 mod postgres_replicas;
 mod reorg;
+mod restored;
 mod review;
 mod settle;
 mod settlements;

@@ -153,7 +153,8 @@ impl Cluster {
         watcher.spawn().unwrap();
     }
 
-    fn data(&self) -> PathBuf {
+    /// Where its files are.
+    pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
@@ -260,15 +261,18 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Ends a server of its own, with its files.
+    pub fn end(&self) {
+        _ = program("pg_ctl").arg("-D").arg(self.data()).args(["-m", "immediate", "stop"]).output();
+        _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_own {
-            _ = program("pg_ctl")
-                .arg("-D")
-                .arg(self.data())
-                .args(["-m", "immediate", "stop"])
-                .output();
-            _ = std::fs::remove_dir_all(&self.folder);
+            self.end();
         }
     }
 }
