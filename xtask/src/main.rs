@@ -30,8 +30,9 @@ usage: cargo xtask <verb>
                    the facilitator killed at every failpoint and at random moments, and asked again
   overdraft [the same]
                    a wallet with the price of one, and a hundred distinct payments of it at once
-  storage [--short|--long] [--resume] [--shard I/N] [--seed N]
-                   what was not synced is lost, or the disk is full (with strace)
+  storage [--short|--long] [--resume] [--shard I/N] [--seed N] [--store sqlite|postgres]
+                   what was not synced is lost, or the disk is full (with strace, on SQLite alone), or the
+                   journal is put back to a copy
   soak [--short|--long] [--store sqlite|postgres]
                    300 or 20,000 payments; all books, logs, balances and gas alike, memory flat
   cluster [--short|--long] [--resume] [--shard I/N] [--seed N]

@@ -130,6 +130,7 @@ fn plan(root: &Path, extent: Extent, binary: &Path, postgresql: bool) -> Vec<(&'
             ("soak", "soak", "sqlite"),
             ("crash on postgres", "crash", "postgres"),
             ("overdraft on postgres", "overdraft", "postgres"),
+            ("storage on postgres", "storage", "postgres"),
         ];
         for (suite, verb, store) in on_both.into_iter().filter(|it| postgresql || it.2 == "sqlite")
         {
@@ -220,7 +221,13 @@ mod tests {
         let full = [&rust[..], &["sim", "chaos", "crash", "overdraft", "soak"]].concat();
         assert_eq!(fixed(Extent::Full), full);
         let all = plan(root, Extent::Full, Path::new("bin"), true);
-        let server = ["cluster", "replay", "crash on postgres", "overdraft on postgres"];
+        let server = [
+            "cluster",
+            "replay",
+            "crash on postgres",
+            "overdraft on postgres",
+            "storage on postgres",
+        ];
         for suite in server {
             assert!(all.iter().any(|(name, _)| *name == suite), "{suite}, where there is a server");
         }
