@@ -53,6 +53,7 @@ mod review;
 mod scribe;
 mod seal;
 mod settle;
+mod standing;
 mod strikes;
 mod trace;
 mod waiters;
@@ -61,7 +62,8 @@ pub mod webhooks;
 mod window;
 mod worker;
 
-pub use engine::{Engine, NetworkHealth, Standing};
+pub use engine::{Engine, NetworkHealth};
 pub use metrics::{NodeStanding, RpcCounts, RpcOutcome, SpanCounts};
 pub use options::{LossBounds, Options};
+pub use standing::Standing;
 pub use trace::TARGET as TRACE_TARGET;
