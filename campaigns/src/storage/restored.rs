@@ -1,7 +1,7 @@
 //! Rounds of `storage` in which the journal is put back to what it was some time ago, while the chain went on.
 //!
 //! What was entered and told since is in no journal any more. **Violations:** a success told to two; a nonce that
-//! was used since and is used for another payment; a payment that is presented until its end is known, and never
+//! a node has seen used since and that is used for another payment; a payment that is presented until its end is known, and never
 //! moved; an answer that a good payment does not have, but that it is used.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -89,7 +89,7 @@ async fn restore(
     shop.offer(site, LOAD, random).await?;
     tokio::time::sleep(Duration::from_millis(random.below(ALIVE_MS))).await;
     site.process.kill()?;
-    let lost = nonces(site).await?;
+    let lost = known(site, nonces(site).await?).await?;
     copy.put_back(site)?;
     site.start(None).await?;
     let restarted = Instant::now();
@@ -180,6 +180,21 @@ async fn nonces(site: &Site) -> Result<Nonces> {
         }
     }
     Ok(nonces)
+}
+
+/// Those of which the node has a transaction, mined or waiting. What was signed and reached nobody is lost with the
+/// journal, and can do nothing any more.
+async fn known(site: &Site, signed: Nonces) -> Result<Nonces> {
+    let provider = site.chain.provider();
+    let mut known = Nonces::new();
+    for (place, hashes) in signed {
+        for hash in hashes {
+            if provider.get_transaction_by_hash(hash.parse()?).await?.is_some() {
+                known.entry(place.clone()).or_default().insert(hash);
+            }
+        }
+    }
+    Ok(known)
 }
 
 /// Waits until nothing is unfinished.
