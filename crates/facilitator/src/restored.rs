@@ -24,10 +24,12 @@ const DOUBT: &str = "doubt";
 /// When the journal does not answer, or the lease is lost. What a node does not tell is not known: whoever starts on
 /// a restored journal has just been answered by one.
 pub(crate) async fn look(desk: &Desk, lease: &Lease) -> Result<(), JournalError> {
+    // A journal without entries is a new one, whatever its signers did before.
+    let is_new = desk.journal.books(&desk.id, 0, 1).await?.is_empty();
     let mut is_behind = false;
     for lane in desk.lanes.iter() {
         let signer = &lane.signer;
-        let Some(recorded) = desk.journal.next_nonce(&desk.id, signer).await? else { continue };
+        let recorded = desk.journal.next_nonce(&desk.id, signer).await?.unwrap_or(0);
         let known = match desk.in_time(desk.network.known_nonces(signer)).await {
             Ok(Ok(known)) => known,
             Ok(Err(error)) | Err(error) => {
@@ -35,9 +37,9 @@ pub(crate) async fn look(desk: &Desk, lease: &Lease) -> Result<(), JournalError>
                 continue;
             }
         };
-        if known > recorded {
+        lane.begin_at(known);
+        if known > recorded && !is_new {
             is_behind = true;
-            lane.begin_at(known);
             tracing::error!(network = %desk.id, signer, recorded, known, "the journal is older than what was \
                 sent: it was restored from a copy, or something else sends from this signer; no success of \
                 a payment that was entered before is told any more to whom it is not proven to belong");

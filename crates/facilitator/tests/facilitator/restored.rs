@@ -3,8 +3,10 @@
 
 use pay402_core::facilitator::{Facilitator as _, Verdict};
 use pay402_core::{Digest, Refusal};
+use pay402_facilitator::Options;
+use pay402_facilitator::failpoint::{Failpoint, Failpoints};
 
-use crate::bed::{Bed, LONG, SHORT, done, pending, refused, settle, stage, until};
+use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stage, until};
 use crate::chain::{key, network, payment};
 
 const SIGNER: &str = "0xsigner";
@@ -60,6 +62,37 @@ async fn no_nonce_that_was_used_since_is_used_again() {
     pending(settle(&engine, payment("2"), SHORT).await);
     let next = bed.journal().next_nonce(&network(), SIGNER).await.unwrap();
     assert_eq!(next, Some(6), "0 to 4 are somebody else's by now");
+}
+
+/// The copy is so early that no nonce is in it.
+#[tokio::test]
+async fn a_copy_of_what_was_only_entered_is_noticed_too() {
+    let bed = Bed::new();
+    let (failpoints, reached) = Failpoints::hold_at(Failpoint::AfterSignBeforeJournal);
+    let engine = bed.start_with(Options { failpoints, ..options() }).await;
+    let asking = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.settle_for(None, payment("1"), LONG).await }
+    });
+    reached.notified().await;
+    bed.chain.state().make_unseen(SIGNER, &key("1"));
+    let engine = bed.restart(engine).await;
+    drop(asking);
+    until("it is closed", || async { stage(&engine, "1").await == "settled" }).await;
+    refused(settle(&engine, payment("1"), LONG).await, Refusal::DuplicateSettlement);
+}
+
+#[tokio::test]
+async fn a_new_journal_casts_no_doubt_on_a_signer_that_was_used() {
+    let bed = Bed::new();
+    bed.chain.state().make_unseen(SIGNER, &key("elsewhere"));
+    let engine = bed.start().await;
+    bed.chain.state().automine = false;
+    pending(settle(&engine, payment("1"), SHORT).await);
+    bed.chain.state().mine();
+    let engine = bed.restart(engine).await;
+    until("it is settled", || async { stage(&engine, "1").await == "settled" }).await;
+    done(&settle(&engine, payment("1"), LONG).await);
 }
 
 #[tokio::test]
