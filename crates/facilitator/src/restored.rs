@@ -18,18 +18,24 @@ use crate::desk::{Desk, unreachable_journal};
 /// As what is noted how far the doubt reaches, among those who have come to some record.
 const DOUBT: &str = "doubt";
 
+/// As what is noted at which nonce a signer began, before its address.
+const BEGUN: &str = "nonces of";
+
 /// Compares what the journal knows of the signers with what nodes know.
 ///
 /// # Errors
 /// When the journal does not answer, or the lease is lost. What a node does not tell is not known: whoever starts on
 /// a restored journal has just been answered by one.
 pub(crate) async fn look(desk: &Desk, lease: &Lease) -> Result<(), JournalError> {
-    // A journal without entries is a new one, whatever its signers did before.
-    let is_new = desk.journal.books(&desk.id, 0, 1).await?.is_empty();
     let mut is_behind = false;
     for lane in desk.lanes.iter() {
         let signer = &lane.signer;
-        let recorded = desk.journal.next_nonce(&desk.id, signer).await?.unwrap_or(0);
+        let begun = format!("{BEGUN} {signer}");
+        let known_here = desk
+            .journal
+            .next_nonce(&desk.id, signer)
+            .await?
+            .max(desk.journal.hook(&begun, &desk.id).await?);
         let known = match desk.in_time(desk.network.known_nonces(signer)).await {
             Ok(Ok(known)) => known,
             Ok(Err(error)) | Err(error) => {
@@ -38,7 +44,12 @@ pub(crate) async fn look(desk: &Desk, lease: &Lease) -> Result<(), JournalError>
             }
         };
         lane.begin_at(known);
-        if known > recorded && !is_new {
+        let Some(recorded) = known_here else {
+            // What a signer did before this journal knew it is none of its business.
+            desk.journal.move_hook(lease, &begun, None, known).await?;
+            continue;
+        };
+        if known > recorded {
             is_behind = true;
             tracing::error!(network = %desk.id, signer, recorded, known, "the journal is older than what was \
                 sent: it was restored from a copy, or something else sends from this signer; no success of \

@@ -86,11 +86,16 @@ async fn a_copy_of_what_was_only_entered_is_noticed_too() {
 async fn a_new_journal_casts_no_doubt_on_a_signer_that_was_used() {
     let bed = Bed::new();
     bed.chain.state().make_unseen(SIGNER, &key("elsewhere"));
-    let engine = bed.start().await;
-    bed.chain.state().automine = false;
-    pending(settle(&engine, payment("1"), SHORT).await);
-    bed.chain.state().mine();
+    // It ends before it has recorded a nonce.
+    let (failpoints, reached) = Failpoints::hold_at(Failpoint::AfterSignBeforeJournal);
+    let engine = bed.start_with(Options { failpoints, ..options() }).await;
+    let asking = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.settle_for(None, payment("1"), LONG).await }
+    });
+    reached.notified().await;
     let engine = bed.restart(engine).await;
+    drop(asking);
     until("it is settled", || async { stage(&engine, "1").await == "settled" }).await;
     done(&settle(&engine, payment("1"), LONG).await);
 }
