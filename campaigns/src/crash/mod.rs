@@ -65,7 +65,7 @@ pub(crate) struct Figures {
     pub(crate) killed: u64,
     pub(crate) payments: u64,
     pub(crate) settled: u64,
-    /// Failed because the payer had spent the money meanwhile, which one scene is about.
+    /// Failed because the payer had spent the money meanwhile, or time went by, which two scenes are about.
     failed: u64,
     /// Settled, and nobody was told: the success was lost with a process that was killed.
     pub(crate) untold: u64,

@@ -142,10 +142,14 @@ impl Shop {
         figures.failed = figures.payments.saturating_sub(figures.settled);
         let strange = std::mem::take(&mut self.strange);
         let mut violations = Vec::new();
-        if scene == Scene::LeftOut {
-            // Who has spent the money has failed: the books were compared, so that nothing of it moved.
-            if u64::try_from(strange.len())? > 2 * figures.payments {
+        if scene == Scene::LeftOut || scene == Scene::Expired {
+            // Who has spent the money has failed, or whose time went by: the books were compared, so that nothing
+            // of it moved. Each is presented by two at the most, and once again.
+            if u64::try_from(strange.len())? > 3 * figures.payments {
                 violations.push("more failures than callers".to_owned());
+            }
+            if scene == Scene::Expired && figures.settled > 0 {
+                violations.push(format!("{} settled after their time", figures.settled));
             }
         } else {
             violations.extend(strange);

@@ -72,7 +72,10 @@ pub(super) fn fund(world: &World) {
 pub(super) fn plan(world: &World, number: u64) -> Plan {
     let mut die = world.sea.die("plan");
     let (payer, _) = PAYERS[die.one_of([0, 0, 0, 1, 2])];
-    let expires = EPOCH + 30 + die.below(EXPIRES_S_MAX - 30);
+    let expires = match world.shape.spike {
+        None => EPOCH + 30 + die.below(EXPIRES_S_MAX - 30),
+        Some((begin, _)) => EPOCH + begin + 15 + die.below(30),
+    };
     let metered = die.below(8) == 0;
     let amount = 1_000 + die.below(1_000);
     let terms = Requirements {
@@ -132,7 +135,8 @@ fn mutated(plan: &Plan, how: u64) -> Payment {
 /// Presents a payment from all sides.
 pub(super) async fn present(world: Arc<World>, ears: Arc<Ears>, plan: Plan) {
     let mut die = world.sea.die(plan.key.as_str());
-    tokio::time::sleep(Duration::from_millis(die.below(world.shape.trouble_s * 1_000))).await;
+    let within_s = world.shape.spike.map_or(world.shape.trouble_s, |(begin, _)| begin + 10);
+    tokio::time::sleep(Duration::from_millis(die.below(within_s * 1_000))).await;
     let copies = die.one_of([0, 0, 1, 3]);
     let mut asking = Vec::new();
     for copy in 0..=copies {

@@ -2,7 +2,7 @@
 //! reorganisations, other people's transactions. No cryptography; what it shows of a payment follows the
 //! rules of the EVM network's proofs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    BlockId, ChainStatus, Header, Identified, Network, Pack, Packing, SecretBytes, SendError,
+    Bid, BlockId, ChainStatus, Header, Identified, Network, Pack, Packing, SecretBytes, SendError,
     SentAs, SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::UnixTime;
@@ -21,10 +21,12 @@ use pay402_core::{
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+mod tx;
 mod view;
 
 use super::journal::Store;
 use super::world::{Die, Life, Sea};
+use tx::{Item, Tx, cancelled, hash_of, is_unlucky, narrow, plan_of, signed};
 use view::View;
 
 /// Chain time at the beginning.
@@ -37,86 +39,13 @@ const FINALITY_MARGIN_S: u64 = 60;
 const CANCEL_DEPTH: u64 = 12;
 /// How long before its end a payment is not verified any more.
 const MARGIN_S: u64 = 6;
+/// Most that a payment offers for its gas. What cancels one offers one more.
+pub(super) const LEVEL_MAX: u64 = 5;
 /// Who sends what is not ours.
 const STRANGER: &str = "0xstranger";
 
-/// One payment of a transaction.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Item {
-    key: String,
-    payer: String,
-    amount: u64,
-    expires: u64,
-}
-
-/// A signed transaction.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Tx {
-    signer: String,
-    nonce: u64,
-    /// What it offers for its gas.
-    level: u64,
-    items: Vec<Item>,
-    hash: String,
-}
-
-impl Tx {
-    fn read(raw: &SecretBytes) -> Self {
-        let text = std::str::from_utf8(raw.expose()).expect("bytes of ours");
-        let lines: Vec<&str> = text.lines().collect();
-        let number = |index: usize| lines[index].parse().expect("a number of ours");
-        // A cancellation carries nothing out.
-        let items = lines[3..].chunks(4).filter(|lines| lines.len() == 4).map(item).collect();
-        let (signer, hash) = (lines[0].to_owned(), hash_of(raw.expose()));
-        Self { signer, nonce: number(1), level: number(2), items, hash }
-    }
-
-    /// What it costs.
-    fn fee(&self) -> u64 {
-        fee(self.items.len(), self.level)
-    }
-}
-
-fn item(lines: &[&str]) -> Item {
-    let number = |index: usize| lines[index].parse().expect("a number of ours");
-    Item { key: lines[0].into(), payer: lines[1].into(), amount: number(2), expires: number(3) }
-}
-
-fn plan_of(plan: &SecretBytes) -> Item {
-    let text = std::str::from_utf8(plan.expose()).expect("a plan of ours");
-    item(&text.lines().collect::<Vec<_>>())
-}
-
-/// The signer and the nonce of a plan that only consumes it.
-fn cancelled(plan: &SecretBytes) -> Option<(String, u64)> {
-    let text = std::str::from_utf8(plan.expose()).expect("a plan of ours");
-    let (signer, nonce) = text.strip_prefix("cancel ")?.trim_end().split_once(' ')?;
-    Some((signer.to_owned(), nonce.parse().expect("a number of ours")))
-}
-
-/// Whether a payment is left out of every pack: it needs more gas than it gets there.
-fn is_unlucky(item: &Item) -> bool {
-    Digest::of(&[item.key.as_bytes(), &item.expires.to_be_bytes()]).0[0] < 32
-}
-
 fn place(height: u64) -> usize {
     usize::try_from(height).expect("a short chain")
-}
-
-fn narrow(count: usize) -> u32 {
-    u32::try_from(count).expect("a small pack")
-}
-
-/// Odd, so that shares differ.
-fn fee(items: usize, level: u64) -> u64 {
-    let items = items as u64;
-    let gas = if items == 1 { 21_000 } else { 10_001 + 5_003 * items };
-    gas * (level + 1)
-}
-
-fn hash_of(bytes: &[u8]) -> String {
-    let hex: String = Digest::of(&[bytes]).0[..16].iter().map(|b| format!("{b:02x}")).collect();
-    format!("0x{hex}")
 }
 
 /// What happened in a block.
@@ -177,6 +106,8 @@ pub(super) struct State {
     forks: u64,
     /// Everything that a node was ever given: who carried out what with which nonce.
     handed: BTreeMap<(String, u64), Vec<String>>,
+    /// Transactions that were signed to cancel others.
+    cancelling: BTreeSet<String>,
     /// What payments were charged for undone packs that had left them out: a share that stays on its account
     /// although nobody paid it in the end.
     pub(super) left_out_undone: u64,
@@ -200,6 +131,7 @@ impl State {
             packing: None,
             forks: 0,
             handed: BTreeMap::new(),
+            cancelling: BTreeSet::new(),
             left_out_undone: 0,
             violations: Vec::new(),
         }
@@ -343,6 +275,16 @@ impl State {
     /// What our transactions cost.
     pub(super) fn spent(&self) -> u64 {
         self.blocks.iter().flat_map(|block| &block.txs).map(|(tx, _)| tx.fee()).sum()
+    }
+
+    /// How many transactions were cancelled in the end.
+    pub(super) fn cancelled(&self) -> u64 {
+        let mined = self.blocks.iter().flat_map(|block| &block.txs);
+        mined.filter(|(tx, _)| self.cancelling.contains(&tx.hash)).count() as u64
+    }
+
+    fn time(&self) -> u64 {
+        self.block(self.height()).time
     }
 
     /// Nonces that carried out one thing and another.
@@ -651,32 +593,57 @@ impl Network for Port {
         }
         let what = cancelled.map_or_else(|| plan_of(plans[0]).key, |_| format!("nonce {nonce}"));
         self.ask(&format!("sign {what}")).await?;
-        let level = self.state().level;
+        let level = self.state().level.min(LEVEL_MAX);
         let mut raw = format!("{signer}\n{nonce}\n{level}\n");
         for plan in plans {
             raw.push_str(std::str::from_utf8(plan.expose()).expect("a plan of ours"));
         }
-        let transaction = hash_of(raw.as_bytes());
-        Ok(SignedTransaction { transaction, raw: SecretBytes::new(raw.into_bytes()) })
+        Ok(signed(raw))
     }
 
     async fn replacement(
         &self,
         _: &SentAs,
         raw: &SecretBytes,
-        _: Option<Amount>,
+        _: Bid,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
         let tx = Tx::read(raw);
         self.ask(&format!("replacement {}", tx.hash)).await?;
-        let level = self.state().level;
+        let level = self.state().level.min(LEVEL_MAX);
         if tx.level >= level {
             return Ok(None);
         }
         let text = std::str::from_utf8(raw.expose()).expect("bytes of ours");
         let items: Vec<&str> = text.lines().skip(3).collect();
-        let raw = format!("{}\n{}\n{level}\n{}\n", tx.signer, tx.nonce, items.join("\n"));
-        let transaction = hash_of(raw.as_bytes());
-        Ok(Some(SignedTransaction { transaction, raw: SecretBytes::new(raw.into_bytes()) }))
+        Ok(Some(signed(format!("{}\n{}\n{level}\n{}\n", tx.signer, tx.nonce, items.join("\n")))))
+    }
+
+    fn lapses(&self, plan: &SecretBytes) -> bool {
+        cancelled(plan).is_none()
+    }
+
+    async fn cancel(
+        &self,
+        _: &SentAs,
+        raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        let tx = Tx::read(raw);
+        self.ask(&format!("cancel {}", tx.hash)).await?;
+        let mut state = self.state();
+        let wanted = state.level.min(LEVEL_MAX + 1);
+        let level = match tx.items.is_empty() {
+            true if tx.level >= wanted => return Ok(None),
+            true => wanted,
+            false => wanted.max(tx.level + 1),
+        };
+        let may_be_paid =
+            |item: &Item| state.time() < item.expires && !state.tip.used.contains_key(&item.key);
+        if tx.items.iter().any(may_be_paid) {
+            state.violations.push(format!("{} is cancelled before its time", tx.hash));
+        }
+        let cancellation = signed(format!("{}\n{}\n{level}\n", tx.signer, tx.nonce));
+        state.cancelling.insert(cancellation.transaction.clone());
+        Ok(Some(cancellation))
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {

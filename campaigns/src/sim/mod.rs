@@ -45,6 +45,7 @@ const FORGOTTEN_WITHIN_S: u64 = 30;
 const KEPT: &[u64] = &[
     1_000_000_558,
     1_000_000_623,
+    1_000_001_097,
     1_000_001_861,
     1_000_013_055,
     1_000_014_991,
@@ -54,6 +55,8 @@ const KEPT: &[u64] = &[
     1_000_028_795,
     1_000_029_272,
     1_000_093_127,
+    2_000_001_590,
+    3_000_000_411,
 ];
 
 /// What a seed came to.
@@ -63,6 +66,8 @@ struct Report {
     trace: (u64, u64),
     settled: u64,
     failed: u64,
+    /// Transactions that were cancelled since all that they carried had expired.
+    cancelled: u64,
     crashes: u64,
     /// Entries that were forgotten.
     forgotten: u64,
@@ -84,7 +89,7 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
     };
     let mut bad: Vec<String> = KEPT.iter().flat_map(|seed| judge(*seed)).collect();
     let (mut settled, mut failed, mut crashes, mut steps, mut count) = (0, 0, 0, 0, 0);
-    let mut forgotten = 0;
+    let (mut forgotten, mut cancelled) = (0, 0);
     for round in plan.rounds(seeds.div_ceil(SEEDS_PER_ROUND)) {
         let figures = match plan.done(round) {
             Some(figures) => figures,
@@ -101,9 +106,13 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
         count += figure("seeds");
         settled += figure("settled");
         failed += figure("failed");
+        cancelled += figure("cancelled");
         crashes += figure("crashes");
         steps += figure("steps");
         forgotten += figure("forgotten");
+    }
+    if count >= SHORT_SEEDS && cancelled == 0 {
+        bad.push("no seed had anything cancelled".to_owned());
     }
     if !bad.is_empty() {
         let again = "step by step: cargo xtask sim --only SEED";
@@ -111,7 +120,7 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
     }
     Ok(format!(
         "sim: {count} seeds from {} and {} kept ones, {steps} steps, {crashes} crashes, {settled} payments \
-         settled, {failed} failed, {forgotten} forgotten, 0 violations",
+         settled, {failed} failed, {forgotten} forgotten, {cancelled} transactions cancelled, 0 violations",
         plan.seed,
         KEPT.len(),
     ))
@@ -119,7 +128,7 @@ pub(crate) fn run(plan: &Plan) -> Result<String> {
 
 fn round(plan: &Plan, round: u64, seeds: u64) -> (serde_json::Value, Vec<String>) {
     let (mut settled, mut failed, mut crashes, mut steps, mut count) = (0, 0, 0, 0, 0);
-    let mut forgotten = 0;
+    let (mut forgotten, mut cancelled) = (0, 0);
     let mut bad = Vec::new();
     for number in (round * SEEDS_PER_ROUND)..((round + 1) * SEEDS_PER_ROUND).min(seeds) {
         let seed = plan.seed.wrapping_mul(1_000_000_007).wrapping_add(number);
@@ -127,6 +136,7 @@ fn round(plan: &Plan, round: u64, seeds: u64) -> (serde_json::Value, Vec<String>
         count += 1;
         settled += report.settled;
         failed += report.failed;
+        cancelled += report.cancelled;
         crashes += report.crashes;
         steps += report.trace.1;
         forgotten += report.forgotten;
@@ -137,7 +147,7 @@ fn round(plan: &Plan, round: u64, seeds: u64) -> (serde_json::Value, Vec<String>
     }
     let figures = json!({
         "seeds": count, "settled": settled, "failed": failed, "crashes": crashes, "steps": steps,
-        "forgotten": forgotten,
+        "forgotten": forgotten, "cancelled": cancelled,
     });
     (figures, bad)
 }
@@ -202,6 +212,7 @@ fn live(seed: u64, is_told: bool) -> Report {
             trace: sea.trace(),
             settled: entries.iter().filter(|entry| is(entry, true)).count() as u64,
             failed: entries.iter().filter(|entry| is(entry, false)).count() as u64,
+            cancelled: world.state().cancelled(),
             crashes: world.crashes.load(std::sync::atomic::Ordering::Relaxed),
             forgotten: world.store.gone().len() as u64,
             violations,
@@ -363,7 +374,11 @@ fn granted(world: &World, ears: &Ears, plan: &callers::Plan, entries: &[Entry]) 
         || weather.commit_untold > 0
         || (weather.slow > 0 && world.shape.replicas > 1)
         || (weather.journal_fails > 0 && (told.left > 0 || weather.slow > 0));
-    if settled.is_some() && grants == 0 && !may_be_lost {
+    // What was told, also to who had hung up, and what nothing was charged for, is not kept for whoever comes long
+    // after its end.
+    let is_gone = entry.is_some_and(|entry| !is_owed || entry.new.amount.is_zero())
+        && world.store.gone().contains(key);
+    if settled.is_some() && grants == 0 && !may_be_lost && !is_gone {
         violations.push(format!("{key} is settled and nobody was told; owed: {is_owed}"));
     }
     violations

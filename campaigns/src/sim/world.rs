@@ -13,7 +13,7 @@ use pay402_facilitator::{Engine, Options};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::chain::{EPOCH, Port, State};
+use super::chain::{EPOCH, LEVEL_MAX, Port, State};
 use super::journal::{Handle, Store};
 use crate::rounds::Random;
 
@@ -259,6 +259,8 @@ pub(super) struct Shape {
     pub(super) lease_s: u64,
     /// How long what is over is kept, in seconds; `None` for ever.
     pub(super) retain_s: Option<u64>,
+    /// From when to when, in seconds, blocks ask for more than any payment offers. Payments end soon there.
+    pub(super) spike: Option<(u64, u64)>,
 }
 
 /// How deep a block is buried where anything is forgotten, in blocks: deeper than any that is undone, and than any
@@ -296,7 +298,17 @@ impl Shape {
             pack_max: dice.one_of([0, 0, 3, 5]),
             lease_s: 3 + dice.below(6),
             retain_s: None,
+            spike: None,
         }
+    }
+
+    /// The same, with a spike of fees that outlasts payments if the dice say so.
+    fn with_spike(self, dice: &mut Die) -> Self {
+        if dice.below(4) > 0 {
+            return self;
+        }
+        let (begin, trouble_s) = (3 + dice.below(20), 110 + dice.below(90));
+        Self { spike: Some((begin, trouble_s - dice.below(25))), trouble_s, ..self }
     }
 }
 
@@ -317,7 +329,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(sea: Arc<Sea>) -> Arc<Self> {
         let mut die = sea.die("world");
-        let mut shape = Shape::of(&mut die);
+        let mut shape = Shape::of(&mut die).with_spike(&mut sea.die("spike"));
         // Thrown apart, so that other worlds are as they were.
         shape.weather.node_lies = sea.die("lies").one_of([0, 0, 0, 10, 50]);
         shape.retain_s = sea.die("retention").one_of([None, None, Some(1), Some(15)]);
@@ -383,8 +395,18 @@ impl World {
                 state.mine(time, || die.below(3) > 0);
             }
         }
-        if die.below(15) == 0 {
-            state.level = die.below(4);
+        match self.shape.spike {
+            // Now and then what cancels a payment is mined, and no payment.
+            Some((begin, end))
+                if (begin..end).contains(&sea.seconds())
+                    && (state.level <= LEVEL_MAX || die.below(15) == 0) =>
+            {
+                state.level = LEVEL_MAX + die.one_of([1, 2, 4]);
+            }
+            Some((begin, end)) if (begin..end).contains(&sea.seconds()) => {}
+            Some((_, end)) if sea.seconds() >= end && state.level > LEVEL_MAX => state.level = 0,
+            _ if die.below(15) == 0 => state.level = die.below(4),
+            _ => {}
         }
         if self.shape.weather.node_forgets > 0 && die.below(10) == 0 {
             state.drop_one(die.below(64));

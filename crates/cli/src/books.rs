@@ -177,6 +177,7 @@ pub async fn compare_town(
             open => return Err(Incoherent(format!("{key} is not final: {open:?}"))),
         }
     }
+    gas += cancellations(town, journal).await?;
     if let Some((key, transaction)) = used.iter().next() {
         let problem = format!("{key} is on the chain, in {transaction}, and not settled");
         return Err(Incoherent(problem));
@@ -193,6 +194,16 @@ pub async fn compare_town(
     same!("signers' wei and the fees in the journal", spent, gas);
     let (paid, received) = (Amount::new(charged), Amount::new(charged));
     Ok(Coherent { payments: settled, paid, received, gas: Amount::new(gas) })
+}
+
+/// What nonces cost that were cancelled since nobody held the bytes for them, in wei.
+async fn cancellations(town: &Town, journal: &dyn Journal) -> Result<U256, Incoherent> {
+    let books = journal.books(&town.network, 0, usize::MAX).await.map_err(unreadable)?;
+    let cancelled = books.into_iter().filter(|booked| booked.key.asset() == "cancel");
+    Ok(cancelled.fold(U256::ZERO, |sum, booked| match booked.outcome {
+        Some(Outcome::Settled { fee, .. } | Outcome::Failed { fee, .. }) => sum + fee.to_u256(),
+        Some(Outcome::Reverted { .. }) | None => sum,
+    }))
 }
 
 /// The transaction of every authorization that the token saw used, by the payment's key.

@@ -273,7 +273,8 @@ pub enum ChainStatus {
         /// The transaction.
         transaction: String,
     },
-    /// Mined among others without the transfer, for certain, and its authorization is unused.
+    /// Mined without the transfer, among others or as a cancellation, for certain, and its authorization is
+    /// unused.
     LeftOut {
         /// Whether the authorization can no longer be used by chain time.
         expired: bool,
@@ -528,8 +529,8 @@ pub trait Network: Send + Sync {
 
     /// Signs what takes the place of a transaction that is not mined at the fees it offers: the same
     /// call with the same nonce, and fees that nodes take for a replacement, within the operator's
-    /// bound, so that all of it costs `cost_max` wei at most. `None` where that is of no use: the offer is
-    /// good enough, or cannot be raised.
+    /// bound and that of the `bid`. `None` where that is of no use: the offer is good enough, or cannot be
+    /// raised.
     ///
     /// # Errors
     /// When fees cannot be read.
@@ -537,7 +538,28 @@ pub trait Network: Send + Sync {
         &self,
         _sent: &SentAs,
         _raw: &SecretBytes,
-        _cost_max: Option<Amount>,
+        _bid: Bid,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        Ok(None)
+    }
+
+    /// Whether carrying out `plan` is of no use for good once its status is open and expired, so that what
+    /// was signed for it may be cancelled.
+    fn lapses(&self, _plan: &SecretBytes) -> bool {
+        false
+    }
+
+    /// Signs what takes the place of a transaction that is of no use any more, or of an earlier cancellation of
+    /// it: nothing but the consumption of the nonce, at fees that nodes take for a replacement, within the
+    /// operator's bound. [`ChainStatus::LeftOut`] is the status of what it carried once it is mined. `None` where
+    /// that cannot be offered, or a cancellation is on its way whose offer is good enough.
+    ///
+    /// # Errors
+    /// When fees cannot be read.
+    async fn cancel(
+        &self,
+        _sent: &SentAs,
+        _raw: &SecretBytes,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
         Ok(None)
     }
@@ -580,6 +602,15 @@ pub trait Network: Send + Sync {
         plan: &SecretBytes,
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable>;
+}
+
+/// What may be offered in place of a transaction that is not mined.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Bid {
+    /// Most that all of it may cost, in wei; `None` without a bound.
+    pub cost_max: Option<Amount>,
+    /// Whether so little time is left that there may be no other offer: then more is offered at once.
+    pub is_last: bool,
 }
 
 /// How a payment was put on its way.

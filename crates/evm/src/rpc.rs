@@ -678,6 +678,7 @@ impl Log {
 pub(crate) struct Receipt {
     pub(crate) transaction_hash: B256,
     pub(crate) from: Address,
+    pub(crate) to: Option<Address>,
     status: U64,
     block_number: U64,
     pub(crate) block_hash: B256,

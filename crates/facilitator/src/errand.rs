@@ -210,6 +210,7 @@ pub(crate) async fn take_turn(
                 if let Some(custody) = desk.take(&name, None) {
                     desk.spawn(follow::close_uncharged(crew.clone(), custody));
                 }
+                desk.options.failpoints.pass(Failpoint::AfterTurnBeforeEnter).await;
                 return Ok(true);
             }
             // Taken for this very errand before a crash.

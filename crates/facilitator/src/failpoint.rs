@@ -48,6 +48,8 @@ failpoints! {
     AfterRenewalBeforeHeard = "after-renewal-before-heard";
     /// What a payment had to wait for is done, and closed in the journal; the payment is not entered.
     AfterErrandBeforePayment = "after-errand-before-payment";
+    /// One of an account's turns of the day is taken, in the journal; what it was taken for is not entered.
+    AfterTurnBeforeEnter = "after-turn-before-enter";
     /// The payment is in the journal; the worker does not know of it.
     AfterEnter = "after-enter";
     /// The transaction is signed; the journal does not know of it.
@@ -66,12 +68,33 @@ failpoints! {
     AfterReplaceBeforeJournal = "after-replace-before-journal";
     /// The replacement is in the journal; no node has it.
     AfterReplaceJournalBeforeSend = "after-replace-journal-before-send";
+    /// A replacement of a transaction with several payments is signed; the journal knows of it for none.
+    AfterPackReplaceBeforeJournal = "after-pack-replace-before-journal";
+    /// That replacement is in the journal, for every payment that it carries; no node has it.
+    AfterPackReplaceJournalBeforeSend = "after-pack-replace-journal-before-send";
+    /// The cancellation of a transaction that has expired is signed; the journal does not know of it.
+    AfterCancelBeforeJournal = "after-cancel-before-journal";
+    /// That cancellation is in the journal; no node has it.
+    AfterCancelJournalBeforeSend = "after-cancel-journal-before-send";
+    /// The cancellation of a nonce that nobody holds the bytes for is in the journal; the worker does not know
+    /// of it.
+    AfterGapEnter = "after-gap-enter";
+    /// Its transaction is signed; the journal does not know of that.
+    AfterGapSignBeforeJournal = "after-gap-sign-before-journal";
+    /// Its signed bytes are in the journal; no node has them.
+    AfterGapJournalBeforeSend = "after-gap-journal-before-send";
     /// A node has the bytes; the journal does not say so.
     AfterSendBeforeSent = "after-send-before-sent";
     /// A node has the bytes of several payments; the journal does not say so of any.
     AfterPackSendBeforeSent = "after-pack-send-before-sent";
     /// A node has a replacement; the journal does not say so.
     AfterReplaceSendBeforeSent = "after-replace-send-before-sent";
+    /// A node has a replacement with several payments; the journal does not say so of any.
+    AfterPackReplaceSendBeforeSent = "after-pack-replace-send-before-sent";
+    /// A node has the cancellation of a transaction that has expired; the journal does not say so.
+    AfterCancelSendBeforeSent = "after-cancel-send-before-sent";
+    /// A node has the cancellation of a nonce that nobody holds the bytes for; the journal does not say so.
+    AfterGapSendBeforeSent = "after-gap-send-before-sent";
     /// The journal says that a caller has left without the outcome; it was not told so.
     AfterLeaveBeforePending = "after-leave-before-pending";
     /// The journal says that a caller who came again waits; nobody does.

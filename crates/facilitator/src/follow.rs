@@ -3,26 +3,25 @@
 //! **Invariants:** only chain evidence closes an entry of which anything is charged, never our own
 //! clock; what was signed is sent again with the same bytes; an entry that was signed is closed only
 //! when its signer's nonce is consumed. The last one keeps lanes without gaps: a transaction that
-//! has become pointless (expired, or somebody else delivered the same authorization first) is still
-//! seen through, so that those behind it can be mined. Its bytes stay in the journal until then,
-//! across restarts, and until the block that closed it is buried (see [`watch`](crate::watch)).
+//! has become pointless (somebody else delivered the same authorization first) is still seen through, so
+//! that those behind it can be mined, and cancelled when all that it carries has expired (see
+//! [`replace`](crate::replace)). Its bytes stay in the journal until then, across restarts, and until the
+//! block that closed it is buried (see [`watch`](crate::watch)).
 //!
 //! What one transaction carries is followed together, and each payment is judged by its own proof. One
 //! that it left out is signed by itself, once; what its share of the fee was stays on its account.
 
 use std::time::Duration;
 
-use pay402_core::amount::U256;
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Entry, Event, Outcome, REPLACEMENTS_MAX, SignedAs, Stage};
-use pay402_core::network::{BlockId, ChainStatus, Header, Network, SecretBytes, SendError, SentAs};
+use pay402_core::journal::{Event, Outcome};
+use pay402_core::network::{BlockId, ChainStatus, Header, SendError, SentAs};
 use pay402_core::{Amount, Refusal, Refused};
 use tokio::time::Instant;
 
 use crate::desk::Custody;
 use crate::failpoint::Failpoint;
-use crate::scribe::Unwritten;
-use crate::seal::Content;
+use crate::replace::{self, Pace};
 use crate::trace;
 use crate::worker::{Crew, Flight, Job, Member};
 
@@ -75,8 +74,8 @@ pub(crate) async fn send(crew: &Crew, flight: &Flight) -> Handed {
             if flight.members.len() > 1 {
                 failpoints.pass(Failpoint::AfterPackSendBeforeSent).await;
             }
-            if !flight.sent().replaced.is_empty() {
-                failpoints.pass(Failpoint::AfterReplaceSendBeforeSent).await;
+            if let Some(point) = flight.before_sent {
+                failpoints.pass(point).await;
             }
             for Member { custody, sent, .. } in &flight.members {
                 trace::sent(&custody.span, sent);
@@ -116,6 +115,8 @@ enum Next {
     SignAgain,
     /// Nothing is mined: the bytes may have to be sent again.
     Resend,
+    /// Nothing is mined, and the authorization can no longer be used.
+    Lapsed,
     /// Nothing is known. Not being able to look must not keep the bytes from the node.
     Unknown,
     /// Wait.
@@ -137,8 +138,7 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
     // The newest block when the nonce was last seen to be consumed.
     let mut consumed_at = None;
     let mut flight = flight;
-    let mut replace = options.replace_first;
-    let mut replace_at = Instant::now() + replace;
+    let mut pace = Pace::begin(&crew, &flight);
     loop {
         tokio::time::sleep(poll).await;
         let nexts = look(&crew, &mut flight).await;
@@ -150,7 +150,8 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             false => options.poll_max,
         };
         poll = (poll * 2).min(longest);
-        let (is_displaced, is_open) = (has(&Next::SignAgain), has(&Next::Resend));
+        let is_open = has(&Next::Resend) || has(&Next::Lapsed);
+        let is_displaced = has(&Next::SignAgain);
         let (is_waited_for, is_unknown) = (has(&Next::CloseWhenConsumed), has(&Next::Unknown));
         let is_uncosted = nexts.iter().any(|next| matches!(next, Next::CloseUncosted(..)));
         let now = Instant::now();
@@ -164,6 +165,7 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
         if !is_uncosted {
             uncosted = Looks::default();
         }
+        let has_lapsed = has_lapsed(&crew, &flight, &nexts);
         if !settle_up(&crew, &mut flight, nexts, certain).await {
             return;
         }
@@ -176,18 +178,35 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
             continue;
         }
         displaced = Looks::default();
-        if is_open && Instant::now() >= replace_at {
-            if self::replace(&crew, &mut flight).await.is_err() {
+        if is_open && pace.is_due(has_lapsed, options) {
+            if replace::replace(&crew, &mut flight, has_lapsed).await.is_err() {
                 return;
             }
             _ = send(&crew, &flight).await;
-            replace = (replace * 2).min(options.replace_max);
-            replace_at = Instant::now() + replace;
+            pace.next(&crew, &flight);
         } else if (is_open || is_unknown) && Instant::now() >= resend_at {
             _ = send(&crew, &flight).await;
             resend = (resend * 2).min(options.resend_max);
             resend_at = Instant::now() + resend;
         }
+    }
+}
+
+/// Whether a look showed that the transaction is of no use to any of its payments and may be cancelled: each has
+/// expired by the chain's time, or is over without it and past its end.
+fn has_lapsed(crew: &Crew, flight: &Flight, nexts: &[Next]) -> bool {
+    let now = crew.desk.clock.now();
+    let each = flight.members.iter().zip(nexts);
+    let mut lapsed = each.map(|(member, next)| is_of_no_use(next, now >= member.expires));
+    lapsed.all(|lapsed| lapsed) && replace::may_be_cancelled(crew, flight)
+}
+
+const fn is_of_no_use(next: &Next, is_past: bool) -> bool {
+    match next {
+        Next::Lapsed => true,
+        Next::CloseWhenConsumed | Next::CloseUncosted(..) => is_past,
+        Next::Close(..) | Next::Alone(_) | Next::SignAgain => false,
+        Next::Resend | Next::Unknown | Next::Look => false,
     }
 }
 
@@ -212,7 +231,7 @@ async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: 
                 closing.push((member.custody, Event::ClosedIn(outcome, block)));
             }
             Next::Alone(fee) => {
-                tracing::warn!(%payment, transaction, "left out of its pack; signing it alone");
+                tracing::warn!(%payment, transaction, "mined without its transfer; signing it alone");
                 again.push(member.alone(fee));
             }
             Next::CloseUncosted(outcome, block) if let Some(consumed_at) = &certain.uncosted => {
@@ -229,6 +248,7 @@ async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: 
             | Next::CloseUncosted(..)
             | Next::SignAgain
             | Next::Resend
+            | Next::Lapsed
             | Next::Unknown
             | Next::Look => staying.push(member),
         }
@@ -247,84 +267,6 @@ async fn settle_up(crew: &Crew, flight: &mut Flight, nexts: Vec<Next>, certain: 
         hand_in(crew, job).await;
     }
     !flight.members.is_empty()
-}
-
-/// The desk has stopped: nothing more is written.
-struct Stopped;
-
-/// Signs the transaction of `flight` anew at higher fees if it is not mined for want of them. Both
-/// have the same nonce, so that one of them is mined at most; which, is for the chain to say.
-async fn replace(crew: &Crew, flight: &mut Flight) -> Result<(), Stopped> {
-    let desk = &crew.desk;
-    let failpoints = &desk.options.failpoints;
-    let (Some(raw), sent) = (&flight.raw, flight.sent().clone()) else { return Ok(()) };
-    let key = flight.name().clone();
-    if sent.replaced.len() >= REPLACEMENTS_MAX || desk.lane_of(&sent.signer).is_none() {
-        return Ok(());
-    }
-    // One that is past its end moves nothing any more, and holds up what comes after it.
-    let now = desk.clock.now();
-    let alive = flight.members.iter().filter(|member| now < member.expires);
-    let bearing = alive.map(|member| (&member.plan, member.spent));
-    let cost_max = cost_max(&*desk.network, bearing, flight.members.len());
-    let signed = match desk.in_time(desk.network.replacement(&sent, raw, cost_max)).await {
-        Ok(Ok(Some(signed))) => signed,
-        Ok(Ok(None)) => return Ok(()),
-        Ok(Err(error)) | Err(error) => {
-            tracing::debug!(payment = %key, %error, "fees unknown");
-            return Ok(());
-        }
-    };
-    failpoints.pass(Failpoint::AfterReplaceBeforeJournal).await;
-    let mut sealed = match desk.sealer.seal(Content::Raw, &key, &signed.raw) {
-        Ok(sealed) => sealed,
-        Err(error) => {
-            tracing::warn!(payment = %key, %error, "not sealed");
-            return Ok(());
-        }
-    };
-    let event = |member: &Member| {
-        let (transaction, replaced) = (signed.transaction.clone(), Vec::new());
-        let sent = SentAs { transaction, replaced, ..member.sent.clone() };
-        // The bytes go with the first.
-        let raw = std::mem::take(&mut sealed);
-        let signed = SignedAs { sent, raw, spent: member.spent };
-        (member.custody.key.clone(), Event::Replaced(signed))
-    };
-    let changes = flight.members.iter().map(event).collect();
-    let written = crew.scribe.write_lots(vec![changes]).await.pop();
-    failpoints.pass(Failpoint::AfterReplaceJournalBeforeSend).await;
-    match written {
-        Some(Ok(entries)) => {
-            let (old, new) = (&sent.transaction, &signed.transaction);
-            tracing::warn!(payment = %key, old, new, "not mined; offering more for it");
-            for (member, entry) in flight.members.iter_mut().zip(entries) {
-                if let Entry { stage: Stage::Signed(recorded), .. } = entry {
-                    member.sent = recorded.sent;
-                    trace::signed(&member.custody.span, &member.sent);
-                }
-            }
-            flight.raw = Some(signed.raw);
-            Ok(())
-        }
-        Some(Err(Unwritten::Forbidden(problem))) => {
-            tracing::error!(payment = %key, problem, "a replacement was not recorded");
-            Ok(())
-        }
-        Some(Err(Unwritten::Stopped)) | None => Err(Stopped),
-    }
-}
-
-/// Most that a transaction with so many shares may cost, in wei, given the plans of its payments and what
-/// each has cost already. Each bears the same share, so the one that may cost the least says what all may.
-pub(crate) fn cost_max<'a>(
-    network: &dyn Network,
-    bearing: impl Iterator<Item = (&'a SecretBytes, Amount)>,
-    shares: usize,
-) -> Option<Amount> {
-    let left = |(plan, spent)| Some(network.cost_max(plan)?.saturating_sub(spent));
-    let least = bearing.filter_map(left).min()?.to_u256();
-    Some(Amount::new(least.saturating_mul(U256::from(shares))))
 }
 
 /// Looks where the payments of a flight stand.
@@ -347,7 +289,28 @@ async fn look(crew: &Crew, flight: &mut Flight) -> Vec<Next> {
         statuses = crew.desk.statuses(&asked).await;
     }
     let next = |(member, status)| next(member, status, (bytes, nonce), head.as_ref());
-    flight.members.iter().zip(statuses).map(next).collect()
+    let nexts: Vec<_> = flight.members.iter().zip(statuses).map(next).collect();
+    if nonce != Nonce::Open || !is_contradicted(&nexts) {
+        return nexts;
+    }
+    // One whose payer has just cancelled it is open although it is mined.
+    find_consumed(crew, flight).await;
+    if flight.consumed { nexts } else { nexts.into_iter().map(unless_final).collect() }
+}
+
+/// Whether a look showed one transaction mined for one of its payments and open for another: then a node is behind,
+/// or makes something up. Whoever was closed by that would not know what takes the place of the transaction.
+fn is_contradicted(nexts: &[Next]) -> bool {
+    let is_open = nexts.iter().any(|next| matches!(next, Next::Resend | Next::Lapsed));
+    is_open && nexts.iter().any(|next| matches!(next, Next::Close(..) | Next::Alone(_)))
+}
+
+/// The same, unless it ends something.
+fn unless_final(next: Next) -> Next {
+    match next {
+        Next::Close(..) | Next::Alone(_) => Next::Unknown,
+        next => next,
+    }
 }
 
 /// What was known of a transaction's nonce before a look at it.
@@ -384,11 +347,21 @@ fn next(
         ChainStatus::Open { expired: true, displaced } if displaced || !bytes => match head {
             // It was unused after this block, which is past its end: so it is wherever the block is.
             Some(head) if head.time >= member.expires => {
-                over(failed(Refusal::ValidBefore.into(), Amount::ZERO), head.block.clone())
+                let outcome = failed(Refusal::ValidBefore.into(), Amount::ZERO);
+                match nonce {
+                    Nonce::NotOurs => over(outcome, head.block.clone()),
+                    // What has its place may be ours, and its receipt not shown yet: a cancellation for
+                    // example. And bytes that nobody here has may be in a node's pool all the same.
+                    Nonce::Open | Nonce::Consumed => {
+                        let outcome = with_spent(outcome, member.spent);
+                        Next::CloseUncosted(outcome, head.block.clone())
+                    }
+                }
             }
             _ => Next::Unknown,
         },
-        ChainStatus::Open { .. } => Next::Resend,
+        ChainStatus::Open { expired: true, .. } => Next::Lapsed,
+        ChainStatus::Open { expired: false, .. } => Next::Resend,
         ChainStatus::Shallow { .. } => Next::Look,
         ChainStatus::LeftOut { expired: false, fee, .. } => Next::Alone(fee),
         ChainStatus::LeftOut { expired: true, block, fee } => {
@@ -559,6 +532,24 @@ fn failed(refused: Refused, fee: Amount) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transaction_is_mined_for_all_of_its_payments_or_for_none() {
+        let block = BlockId { number: 1, hash: "0x1".into() };
+        let close =
+            || Next::Close(failed(Refusal::ValidBefore.into(), Amount::ZERO), block.clone());
+        let alone = || Next::Alone(Amount::ZERO);
+        for agreed in [vec![close(), alone()], vec![close(), Next::Look], vec![Next::Resend]] {
+            assert!(!is_contradicted(&agreed), "{agreed:?}");
+        }
+        for open in [|| Next::Resend, || Next::Lapsed] {
+            for mined in [close(), alone()] {
+                assert!(is_contradicted(&[mined.clone(), open()]));
+                assert_eq!(unless_final(mined), Next::Unknown);
+            }
+            assert_eq!(unless_final(open()), open());
+        }
+    }
 
     #[test]
     fn looks_close_together_are_one() {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::desk::{Desk, unreachable_journal};
 use crate::errand;
+use crate::failpoint::Failpoint;
 use crate::recover;
 use crate::seal::Content;
 use crate::worker::{Crew, Job};
@@ -137,6 +138,7 @@ async fn fill(crew: &Crew, signer: &str, nonce: u64) -> Result<(), Unavailable> 
         match desk.journal.enter(new).await.map_err(|error| unreachable_journal(&error))? {
             Entered::New => {
                 desk.bell.ring();
+                desk.options.failpoints.pass(Failpoint::AfterGapEnter).await;
                 // It goes ahead of what waits for a place: those wait for it.
                 let place = Arc::clone(&desk.places).try_acquire_owned().ok();
                 if let Some(custody) = desk.take(&name, place) {

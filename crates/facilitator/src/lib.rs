@@ -48,6 +48,7 @@ pub mod options;
 mod post;
 mod pulse;
 mod recover;
+mod replace;
 mod restored;
 mod review;
 mod scribe;

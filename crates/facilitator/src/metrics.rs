@@ -280,6 +280,8 @@ pub(crate) struct NetworkMetrics {
     pub(crate) reopened: Count,
     /// Entries that were forgotten.
     pub(crate) forgotten: Count,
+    /// Transactions that were signed to cancel others of which all had expired.
+    pub(crate) cancelled: Count,
     /// Settlements that were told and are lost.
     pub(crate) reverted: Losses,
 }
@@ -305,6 +307,7 @@ impl NetworkMetrics {
             gas: GasSpent::default(),
             reopened: Count::default(),
             forgotten: Count::default(),
+            cancelled: Count::default(),
             reverted: Losses::default(),
         }
     }

@@ -127,7 +127,7 @@ pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecov
             crew.desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
         }
         Some(Taken::Signed(member, raw)) if raw.is_some() && member.sent.part.is_whole() => {
-            let flight = Flight { members: vec![member], raw, consumed: false };
+            let flight = Flight { members: vec![member], raw, ..Flight::default() };
             crew.desk.spawn(launch(crew.clone(), vec![flight]));
         }
         // It shares its transaction with others, which are taken up with it.

@@ -22,6 +22,7 @@ use crate::desk::{Custody, Desk, LaneHealth};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::gaps;
+use crate::replace;
 use crate::scribe::{Scribe, Unwritten};
 use crate::seal::Content;
 use crate::trace;
@@ -106,6 +107,9 @@ pub(crate) struct Flight {
     pub(crate) raw: Option<SecretBytes>,
     /// Whether its nonce is known to be consumed.
     pub(crate) consumed: bool,
+    /// The failpoint of what it was made for last, beside those that all pass: a node has it, and the journal
+    /// does not say so.
+    pub(crate) before_sent: Option<Failpoint>,
 }
 
 impl Flight {
@@ -258,18 +262,22 @@ impl Worker {
         let outcome = sign(&desk, &planned).await;
         let jobs = planned.lot.jobs;
         match outcome {
-            Ok((signed, raw)) => self.record(vec![Ready { jobs, signed, raw }]).await,
+            Ok((signed, raw)) => {
+                desk.options.failpoints.pass(Failpoint::AfterGapSignBeforeJournal).await;
+                let before_sent = Some(Failpoint::AfterGapSendBeforeSent);
+                self.record(vec![Ready { jobs, signed, raw }], before_sent).await;
+            }
             Err(error) => self.rest(jobs, &error),
         }
     }
 
     async fn carry_out(&mut self, batch: Vec<Job>) {
         let signed = self.sign_gapless(batch).await;
-        self.record(signed).await;
+        self.record(signed, None).await;
     }
 
-    /// Has signed transactions journalled, and only then sent.
-    async fn record(&mut self, signed: Vec<Ready>) {
+    /// Has signed transactions journalled, and only then sent. `before_sent` is what else they pass then.
+    async fn record(&mut self, signed: Vec<Ready>, before_sent: Option<Failpoint>) {
         let desk = Arc::clone(&self.crew.desk);
         let mut flights = Vec::with_capacity(signed.len());
         let mut lots = Vec::with_capacity(signed.len());
@@ -282,7 +290,7 @@ impl Worker {
                 members.push(Member { custody, plan, expires, sent: signed.sent, spent });
             }
             lots.push(lot);
-            flights.push(Flight { members, raw: Some(raw), consumed: false });
+            flights.push(Flight { members, raw: Some(raw), before_sent, ..Flight::default() });
         }
         if flights.is_empty() {
             return;
@@ -296,6 +304,9 @@ impl Worker {
         let written = self.crew.scribe.write_lots(lots).await;
         if has_pack {
             failpoints.pass(Failpoint::AfterPackJournalBeforeSend).await;
+        }
+        if before_sent.is_some() {
+            failpoints.pass(Failpoint::AfterGapJournalBeforeSend).await;
         }
         failpoints.pass(Failpoint::AfterJournalBeforeSend).await;
         let mut ready = Vec::with_capacity(flights.len());
@@ -557,7 +568,7 @@ async fn sign(desk: &Desk, planned: &Planned) -> Result<Signed, Unavailable> {
     let (signer, nonce) = (&desk.lanes[*lane].signer, *nonce);
     let network = &desk.network;
     let bearing = jobs.iter().map(|job| (&job.plan, job.spent));
-    let cost_max = follow::cost_max(&**network, bearing, jobs.len());
+    let cost_max = replace::cost_max(&**network, bearing, jobs.len());
     let signed = match jobs.as_slice() {
         [job] => desk.in_time(network.sign(signer, nonce, &job.plan, cost_max)).await??,
         jobs => {

@@ -102,7 +102,7 @@ impl View<'_> {
         let expired = self.time() >= item.expires + FINALITY_MARGIN_S;
         let Some(used) = self.used(&item.key) else {
             return match ours {
-                Some((sent, (_, height))) if !sent.part.is_whole() => {
+                Some((sent, (tx, height))) if !sent.part.is_whole() || tx.items.is_empty() => {
                     let block = self.state.block_id(height);
                     ChainStatus::LeftOut { expired, block, fee: cost }
                 }

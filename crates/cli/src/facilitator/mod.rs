@@ -84,7 +84,8 @@ A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   confirmations = 1           # blocks, its own included, before a settlement counts
   block_time_s = 2            # payments must leave time for two blocks
   gas_limit_max = 400000      # most gas of one settlement; 600000 more to deploy a wallet
-  fee_per_gas_max_gwei = 200  # highest price of gas
+  fee_per_gas_max_gwei = 200  # highest price of gas; payments offer 8 of 9 parts of it, and what
+                              # cancels one that has expired may offer all
   signer_min_gwei = 5000000   # what the signer must have for new work to be accepted (0.005 ETH here);
                               # without it, what 20 settlements or a pack may cost at the time
   loss_max_gwei = 50000000    # gas of failed settlements in an hour from which on nothing new is

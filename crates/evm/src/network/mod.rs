@@ -2,19 +2,21 @@
 //!
 //! The verification of a payment is in [`verify`], what the chain shows of it in [`sight`], its proof
 //! in [`status`], and what nodes' error texts mean in `errors`. What is sent beside payments is in
-//! [`account`], `approval` and `errand`.
+//! [`account`], `approval` and `errand`, and what takes the place of a transaction in `replace`.
 
 pub mod account;
 pub(crate) mod adoption;
 mod approval;
 pub(crate) mod errand;
 pub(crate) mod errors;
+mod funds;
 pub mod glance;
 pub mod guard;
 mod lookout;
 pub mod nodes;
 pub mod pack;
 pub(crate) mod plan;
+mod replace;
 pub mod setup;
 pub mod sight;
 pub mod status;
@@ -35,8 +37,8 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    ChainStatus, Errand, Funds, Header, Identified, Network, Pack, Packing, SecretBytes, SendError,
-    SentAs, SignedTransaction, Unverified, Verified,
+    Bid, ChainStatus, Errand, Funds, Header, Identified, Network, Pack, Packing, SecretBytes,
+    SendError, SentAs, SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::Clock;
 use pay402_core::{
@@ -109,7 +111,8 @@ pub struct Settings {
     /// that deploys the payer's wallet may use [`DEPLOYMENT_GAS_MAX`] more; one by which the payer's
     /// account adopts its code, twice as much.
     pub gas_limit_max: u64,
-    /// Highest fee per gas that is paid, in wei.
+    /// Highest fee per gas that is paid, in wei. Payments and errands offer 8 of 9 parts of it at most, so that
+    /// a cancellation, for which nodes ask an eighth more, is within it too.
     pub fee_per_gas_max: u128,
     /// What a signer must have for new work to be accepted, in wei; `None` for what
     /// [`SETTLEMENTS_IN_HAND`] settlements may cost at the fees of the present.
@@ -129,6 +132,13 @@ pub struct Settings {
     pub packing: PackSettings,
     /// What settling a payment may cost.
     pub guard: Guard,
+}
+
+impl Settings {
+    /// Highest fee per gas that anything but a cancellation offers, in wei.
+    pub(crate) const fn offer_max(&self) -> u128 {
+        submit::a_step_below(self.fee_per_gas_max)
+    }
 }
 
 /// What is sent for accounts at our cost, beside payments. Nothing unless set.
@@ -311,14 +321,6 @@ impl EvmNetwork {
             None => found.exact_proxy,
             Some(_) => found.upto_proxy,
         })
-    }
-
-    /// What [`SETTLEMENTS_IN_HAND`] settlements may cost now, in wei.
-    async fn floor(&self) -> Result<U256, Unavailable> {
-        // A pack asks for all that its payments could take.
-        let pack = self.packing_here().map_or(0, |_| self.settings.packing.gas_max);
-        let gas = U256::from(pack.max(SETTLEMENTS_IN_HAND * SETTLEMENT_GAS));
-        Ok(gas.saturating_mul(U256::from(self.fees().await?.cap())))
     }
 
     /// Whether payments may bring their account's adoption along.
@@ -636,9 +638,22 @@ impl Network for EvmNetwork {
         &self,
         sent: &SentAs,
         raw: &SecretBytes,
-        cost_max: Option<Amount>,
+        bid: Bid,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
-        self.decide(|node| submit::replacement(node, sent, raw, cost_max)).await
+        self.decide(|node| replace::replacement(node, sent, raw, bid)).await
+    }
+
+    fn lapses(&self, plan: &SecretBytes) -> bool {
+        // Errands have no end on the chain: what was signed may be of use at any time.
+        Plan::decode(plan).is_some()
+    }
+
+    async fn cancel(
+        &self,
+        sent: &SentAs,
+        raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        self.decide(|node| replace::cancel(node, sent, raw)).await
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
@@ -694,23 +709,6 @@ impl EvmNetwork {
             }
         }
         Ok(())
-    }
-
-    async fn funds_here(&self) -> Result<Vec<Funds>, Unavailable> {
-        let mut calls = self.head_beside_others();
-        let others = calls.len();
-        calls.extend(self.signers.iter().map(|signer| Call::balance(signer.address())));
-        let floor = match self.settings.signer_wei_min {
-            Some(wei) => U256::from(wei),
-            None => self.floor().await?,
-        };
-        let answers = self.rpc.ask_many(calls).await?.into_iter().skip(others);
-        let funds = self.signers.iter().zip(answers).map(|(signer, wei)| {
-            let wei = Amount::new(self.rpc.read(wei)?);
-            let signer = signer.address().to_checksum(None);
-            Ok(Funds { signer, wei, floor: Amount::new(floor) })
-        });
-        funds.collect()
     }
 
     async fn consumed_nonces_here(&self, signer: &str) -> Result<u64, Unavailable> {

@@ -78,11 +78,13 @@ pub(super) async fn statuses(
             Ok(Mined::Shallow { transaction }) => {
                 Ok(ChainStatus::Shallow { transaction: transaction.clone() })
             }
-            // Nothing is closed before our nonce is consumed, whatever others do with the authorizations.
-            Ok(Mined::Reorganized | Mined::No { displaced: false, .. }) => {
+            // Nothing is closed before our nonce is consumed, whatever others do with the authorizations; and
+            // nothing is cancelled before it is over.
+            Ok(Mined::No { head, displaced: false }) if !is_over(&plan.mandate, time(head)) => {
                 Ok(ChainStatus::Open { expired: false, displaced: false })
             }
-            Ok(Mined::No { displaced: true, .. }) => inquiry.of_authorization(None, true).await,
+            Ok(Mined::Reorganized) => Ok(ChainStatus::Open { expired: false, displaced: false }),
+            Ok(Mined::No { displaced, .. }) => inquiry.of_authorization(None, *displaced).await,
             Err(error) => Err(error.clone()),
         }
     });
@@ -162,6 +164,10 @@ impl Inquiry<'_> {
                 None => {
                     let expired = is_over(&self.plan.mandate, head_time);
                     ChainStatus::Open { expired, displaced }
+                }
+                Some(receipt) if is_cancellation(receipt) => {
+                    let expired = is_over(&self.plan.mandate, head_time);
+                    ChainStatus::LeftOut { expired, block: receipt.block_id(), fee }
                 }
                 Some(receipt) if self.was_skipped(receipt).await? => {
                     let hash = receipt.transaction_hash.to_string();
@@ -349,6 +355,12 @@ pub(super) async fn is_displaced_for_good(
     let count: U64 = rpc.read(answers.pop().expect("one answer per call"))?;
     let is_displaced = count.to::<u64>() > sent.nonce && receipt.is_none();
     Ok(is_displaced.then(|| head.id()))
+}
+
+/// Whether a transaction of ours took the place of one that had expired: it goes from a signer to itself, which
+/// carries no payment.
+fn is_cancellation(ours: &Receipt) -> bool {
+    ours.to == Some(ours.from)
 }
 
 /// Settled by the transaction of this receipt, while `late` is that of ours which came after it.

@@ -5,9 +5,8 @@
 use std::time::{Duration, Instant};
 
 use alloy::consensus::transaction::RlpEcdsaEncodableTx;
-use alloy::consensus::{SignableTransaction, Transaction as _, TxEip1559, TxEip7702, TxEnvelope};
+use alloy::consensus::{SignableTransaction, TxEip1559, TxEip7702};
 use alloy::eips::Encodable2718;
-use alloy::eips::eip2718::Decodable2718 as _;
 use alloy::eips::eip2930::AccessList;
 use alloy::eips::eip7702::SignedAuthorization;
 use alloy::primitives::{Address, Bytes, Signature, TxKind, U64, U256};
@@ -15,7 +14,7 @@ use alloy::signers::SignerSync as _;
 use alloy::signers::local::PrivateKeySigner;
 use pay402_core::Amount;
 use pay402_core::error::Unavailable;
-use pay402_core::network::{SecretBytes, SendError, SentAs, SignedTransaction};
+use pay402_core::network::{SecretBytes, SendError, SignedTransaction};
 use serde_json::json;
 
 use super::account::delegate_of;
@@ -32,7 +31,7 @@ use crate::rpc::{Answer, Block, Call, Rpc};
 /// a payer's contract can burn by failing late is bounded by it.
 const GAS_LIMIT_FAILING: u64 = 120_000;
 /// Gas of a transaction before it does anything.
-const GAS_INTRINSIC: u64 = 21_000;
+pub(super) const GAS_INTRINSIC: u64 = 21_000;
 /// Most gas of a byte of call data.
 const GAS_PER_BYTE: u64 = 16;
 /// What a transfer takes beyond what it took after the token was looked at: six slots and accounts that
@@ -44,7 +43,7 @@ const FEES_FRESH: Duration = Duration::from_millis(500);
 const AUTHORIZATION_GAS: u64 = 25_000;
 
 /// Most that a unit of gas may cost in a transaction with this gas limit that may cost so much, in wei.
-fn dearest(cost_max: Option<Amount>, gas_limit: u64) -> u128 {
+pub(super) fn dearest(cost_max: Option<Amount>, gas_limit: u64) -> u128 {
     let of = |cost_max: Amount| cost_max.to_u256().checked_div(U256::from(gas_limit));
     cost_max.and_then(of).map_or(u128::MAX, |price| price.saturating_to())
 }
@@ -289,17 +288,17 @@ pub(super) fn gas_limit_that_works(
 }
 
 /// A transaction, less what its sender adds.
-struct Draft {
-    to: Address,
+pub(super) struct Draft {
+    pub(super) to: Address,
     /// In wei.
-    value: U256,
-    input: Bytes,
-    gas_limit: u64,
+    pub(super) value: U256,
+    pub(super) input: Bytes,
+    pub(super) gas_limit: u64,
     /// The code that an account adopts with it (EIP-7702).
-    authorization: Option<SignedAuthorization>,
+    pub(super) authorization: Option<SignedAuthorization>,
 }
 
-fn sign_draft(
+pub(super) fn sign_draft(
     network: &EvmNetwork,
     (signer, nonce): (&PrivateKeySigner, u64),
     fees: Fees,
@@ -344,7 +343,7 @@ fn sign_draft(
     }
 }
 
-fn sealed<T>(
+pub(super) fn sealed<T>(
     network: &EvmNetwork,
     signer: &PrivateKeySigner,
     transaction: T,
@@ -360,49 +359,6 @@ where
         transaction: signed.hash().to_string(),
         raw: SecretBytes::new(signed.encoded_2718()),
     })
-}
-
-/// Signs what takes the place of `raw` at the fees that blocks ask for now, and at least what nodes ask of a
-/// replacement. `None` where the offer is good enough, or the operator's bound does not let it be raised.
-pub(super) async fn replacement(
-    network: &EvmNetwork,
-    sent: &SentAs,
-    raw: &SecretBytes,
-    cost_max: Option<Amount>,
-) -> Result<Option<SignedTransaction>, Unavailable> {
-    let rpc = &network.rpc;
-    let signer = network.signer(&sent.signer).ok_or_else(|| rpc.unavailable("unknown signer"))?;
-    let unreadable = || rpc.unavailable("the journal's transaction is damaged");
-    let old = TxEnvelope::decode_2718(&mut raw.expose()).map_err(|_| unreadable())?;
-    let [head, tip] = rpc.ask_all([Call::head(), Call::tip()]).await?;
-    let head: Block = rpc.read(head)?;
-    let base: u128 = head.base_fee_per_gas.unwrap_or_default().saturating_to();
-    let tip: Option<u128> = rpc.read::<U256>(tip).ok().and_then(|tip| tip.try_into().ok());
-    let offered = Fees {
-        cap: old.max_fee_per_gas(),
-        tip: old.max_priority_fee_per_gas().unwrap_or_default(),
-        base,
-    };
-    let wanted = (base, tip.unwrap_or(TIP_FALLBACK));
-    let dearest = dearest(cost_max, old.gas_limit());
-    let Some(fees) = offered.raised(wanted, network.settings.fee_per_gas_max.min(dearest)) else {
-        return Ok(None);
-    };
-    match old {
-        TxEnvelope::Eip1559(old) => {
-            let mut transaction = old.strip_signature();
-            transaction.max_fee_per_gas = fees.cap;
-            transaction.max_priority_fee_per_gas = fees.tip;
-            sealed(network, signer, transaction).map(Some)
-        }
-        TxEnvelope::Eip7702(old) => {
-            let mut transaction = old.strip_signature();
-            transaction.max_fee_per_gas = fees.cap;
-            transaction.max_priority_fee_per_gas = fees.tip;
-            sealed(network, signer, transaction).map(Some)
-        }
-        _ => Err(unreadable()),
-    }
 }
 
 /// Sends signed bytes. What a node's answer means is decided in [`errors`].
@@ -441,10 +397,10 @@ fn with_headroom(estimate: u64, max: u64) -> u64 {
 /// Fees per gas, in wei.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Fees {
-    cap: u128,
-    tip: u128,
+    pub(super) cap: u128,
+    pub(super) tip: u128,
     /// What blocks ask for now, without the tip.
-    base: u128,
+    pub(super) base: u128,
 }
 
 /// The fees that were read last, and when.
@@ -498,6 +454,18 @@ impl EvmNetwork {
     }
 }
 
+/// What nodes ask of a replacement, of its fee and of its tip: a tenth more; some ask for an eighth.
+const fn a_step_above(fee: u128) -> u128 {
+    fee.saturating_add(fee / 8).saturating_add(1)
+}
+
+/// The most that is a step below `max`.
+pub(super) const fn a_step_below(max: u128) -> u128 {
+    let max = max.saturating_sub(1);
+    let rest = max % 9;
+    max / 9 * 8 + if rest < 8 { rest } else { 7 }
+}
+
 impl Fees {
     /// Most that a unit of gas may cost, in wei.
     pub(super) const fn cap(self) -> u128 {
@@ -511,7 +479,7 @@ impl Fees {
         Self::new(
             head.base_fee_per_gas.unwrap_or_default(),
             tip.unwrap_or(TIP_FALLBACK),
-            network.settings.fee_per_gas_max,
+            network.settings.offer_max(),
         )
         .ok_or_else(|| rpc.unavailable("gas costs more than the configured cap"))
     }
@@ -529,19 +497,33 @@ impl Fees {
         (self.next() <= max).then(|| Self { cap: self.cap.min(max), ..self })
     }
 
-    /// What to offer in place of these fees, at most `max`. `None` where they suffice for the next blocks
-    /// or cannot be raised enough.
-    fn raised(self, (base, tip): (u128, u128), max: u128) -> Option<Self> {
+    /// What to offer in place of these fees, at most `max`, and more of it where it may be the last offer. `None`
+    /// where they suffice for the next block and are not a step below what is asked as a tip, or cannot be raised
+    /// enough.
+    pub(super) fn raised(
+        self,
+        (base, tip): (u128, u128),
+        max: u128,
+        is_last: bool,
+    ) -> Option<Self> {
         let suffices = self.cap >= base.saturating_add(base / 8).saturating_add(self.tip);
-        if suffices && self.tip >= tip {
+        if suffices && tip < a_step_above(self.tip) {
             return None;
         }
-        // Nodes take a replacement at a tenth more; some ask for an eighth.
-        let more = |fee: u128| fee.saturating_add(fee / 8).saturating_add(1);
-        let tip = tip.max(more(self.tip));
-        let cap = base.saturating_mul(2).saturating_add(tip).max(more(self.cap)).min(max);
+        match is_last {
+            true => self.outbid((base.saturating_mul(2), tip.saturating_mul(2)), max),
+            false => self.outbid((base, tip), max),
+        }
+    }
+
+    /// What nodes take in place of these fees, for blocks that ask for this, at most `max`; `None` where that is
+    /// less.
+    pub(super) fn outbid(self, (base, tip): (u128, u128), max: u128) -> Option<Self> {
+        let (least, least_tip) = (a_step_above(self.cap), a_step_above(self.tip));
+        let tip = tip.max(least_tip);
+        let cap = base.saturating_mul(2).saturating_add(tip).max(least).min(max);
         let raised = Self { cap, tip: tip.min(cap), base };
-        (raised.cap >= more(self.cap) && raised.tip >= more(self.tip)).then_some(raised)
+        (raised.cap >= least && raised.tip >= least_tip).then_some(raised)
     }
 
     /// Twice the base fee, so that the transaction stays valid while the base fee rises for five
@@ -574,19 +556,47 @@ mod tests {
     #[test]
     fn fees_are_raised_when_they_do_not_suffice_and_as_far_as_nodes_ask() {
         let offered = Fees { cap: 80, tip: 16, base: 32 };
-        let raised = |wanted| offered.raised(wanted, 1_000);
+        let raised = |wanted| offered.raised(wanted, 1_000, false);
         assert_eq!(raised((56, 16)), None, "an eighth above the base fee and the tip fit");
         assert_eq!(raised((60, 16)), Some(Fees { cap: 139, tip: 19, base: 60 }));
+        assert_eq!(raised((10, 18)), None, "less than a step is no reason");
         assert_eq!(
-            raised((10, 17)),
+            raised((10, 19)),
             Some(Fees { cap: 91, tip: 19, base: 10 }),
             "an eighth more at least"
         );
         assert_eq!(raised((10, 40)), Some(Fees { cap: 91, tip: 40, base: 10 }));
-        assert_eq!(offered.raised((60, 16), 91), Some(Fees { cap: 91, tip: 19, base: 60 }));
-        assert_eq!(offered.raised((60, 16), 90), None, "less than a replacement needs");
+        assert_eq!(offered.raised((60, 16), 91, false), Some(Fees { cap: 91, tip: 19, base: 60 }));
+        assert_eq!(offered.raised((60, 16), 90, false), None, "less than a replacement needs");
         let huge = Fees { cap: u128::MAX, tip: u128::MAX, base: 1 };
-        assert_eq!(huge.raised((1, 1), u128::MAX), None);
+        assert_eq!(huge.raised((1, 1), u128::MAX, false), None);
+    }
+
+    #[test]
+    fn the_last_offer_has_more_room_and_no_other_reason() {
+        let offered = Fees { cap: 80, tip: 16, base: 32 };
+        let last = |wanted, max| offered.raised(wanted, max, true).map(|fees| (fees.cap, fees.tip));
+        assert_eq!(last((56, 18), 1_000), None, "it suffices");
+        assert_eq!(
+            last((60, 16), 1_000),
+            Some((272, 32)),
+            "four times the base fee, twice the tip"
+        );
+        assert_eq!(last((60, 16), 100), Some((100, 32)));
+        assert_eq!(last((60, 16), 90), None);
+    }
+
+    #[test]
+    fn what_may_be_offered_leaves_room_for_a_cancellation() {
+        for max in [0, 1, 2, 9, 10, 100, 199_999_999_999, 200_000_000_000, u128::MAX - 1] {
+            let most = a_step_below(max);
+            assert!(max < 2 || a_step_above(most) <= max, "{max}");
+            assert!(max < 2 || a_step_above(most + 1) > max, "{max}: more would do");
+        }
+        // The tip may be all of it.
+        let most = a_step_below(900);
+        let dearest = Fees { cap: most, tip: most, base: 1 };
+        assert!(dearest.outbid((5_000, 1), 900).is_some_and(|fees| fees.cap == 900));
     }
 
     #[test]

@@ -169,10 +169,11 @@ impl EvmNetwork {
             Err(_) => U256::ZERO,
         };
         let fee = head.base_fee_per_gas.unwrap_or_default().saturating_add(tip);
-        let (fee_text, max) = (gwei(fee), U256::from(self.settings.fee_per_gas_max));
+        let (fee_text, max) = (gwei(fee), U256::from(self.settings.offer_max()));
         let (grade, message) = if fee > max {
             let message = format!(
-                "{fee_text} gwei, above fee_per_gas_max_gwei ({}): nothing is settled meanwhile",
+                "{fee_text} gwei, above {} gwei, which is what fee_per_gas_max_gwei lets payments offer: nothing \
+                 is settled meanwhile",
                 gwei(max)
             );
             (Grade::Warning, message)

@@ -487,3 +487,71 @@ async fn gas_above_the_cap_is_not_paid() {
     assert!(house.network.sign(&signer, 0, &damaged, None).await.is_err());
     assert!(house.network.status(&damaged, None).await.is_err());
 }
+
+/// Fees of a signed transaction: its cap and its tip.
+fn offer(raw: &SecretBytes) -> (u128, u128) {
+    use alloy::consensus::{Transaction as _, TxEnvelope};
+    use alloy::eips::eip2718::Decodable2718 as _;
+    let transaction = TxEnvelope::decode_2718(&mut raw.expose()).unwrap();
+    (transaction.max_fee_per_gas(), transaction.max_priority_fee_per_gas().unwrap())
+}
+
+#[tokio::test]
+async fn what_expired_unmined_is_cancelled_on_a_node_that_never_saw_it() {
+    let house = House::new();
+    let verified = house.verify(&payment()).await.unwrap();
+    assert!(house.network.lapses(&verified.plan));
+    let signer = house.network.signers().remove(0);
+    let gap = house.network.cancellation(&signer, 0).unwrap();
+    assert!(!house.network.lapses(&gap), "an errand has no end on the chain");
+    // Signed, recorded, and sent to nobody.
+    let (sent, raw) = sign_with(&house.network, &verified.plan).await;
+    house.advance_to(verified.expires.0 + FINALITY_MARGIN_S);
+    house.chain.mine(1);
+    let expired = ChainStatus::Open { expired: true, displaced: false };
+    assert_eq!(status(&house, &verified, Some(&sent)).await, expired);
+    let signed = house.network.cancel(&sent, &raw).await.unwrap().expect("it may be cancelled");
+    let ((cap, tip), (offered, tip_offered)) = (offer(&raw), offer(&signed.raw));
+    assert!(offered > cap + cap / 8 && tip_offered > tip + tip / 8, "less than nodes ask for");
+    let replaced = vec![sent.transaction.clone()];
+    let sent = SentAs { transaction: signed.transaction.clone(), replaced, ..sent };
+    let again = house.network.cancel(&sent, &signed.raw).await.unwrap();
+    assert!(again.is_none(), "its offer is good enough");
+    let before = wei_of(&house, dev_signer(0).address()).await;
+    house.network.send(&signed.raw).await.unwrap();
+    let cost = before - wei_of(&house, dev_signer(0).address()).await;
+    let seen = status(&house, &verified, Some(&sent)).await;
+    let ChainStatus::LeftOut { expired: true, block, fee } = seen else { panic!("{seen:?}") };
+    assert_eq!((block.number, fee), (house.chain.block_number(), Amount::new(cost)));
+    assert_eq!(cost % U256::from(21_000), U256::ZERO);
+    // Each bears its part, also where one was used by somebody else meanwhile.
+    let part = Part { index: 1, of: 3 };
+    let seen = status(&house, &verified, Some(&SentAs { part, ..sent })).await;
+    assert!(
+        matches!(seen, ChainStatus::LeftOut { fee, .. } if fee == part.share(Amount::new(cost)))
+    );
+}
+
+/// A pack is open whatever others do with its authorizations, until its time is over; then it matters.
+#[tokio::test]
+async fn what_waits_in_a_pack_is_looked_at_when_its_time_is_over() {
+    let house = House::new();
+    let (one, two) = (payment_by(PAYER, 10_000), payment_by(PAYER + 1, 10_000));
+    let (one, two) = (house.verify(&one).await.unwrap(), house.verify(&two).await.unwrap());
+    let (sent, _) = sign_with(&house.network, &one.plan).await;
+    let sents = [0, 1].map(|index| SentAs { part: Part { index, of: 2 }, ..sent.clone() });
+    let look = async || {
+        let members = [(&one.plan, &sents[0]), (&two.plan, &sents[1])];
+        let statuses = house.network.statuses(&members).await;
+        statuses.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let rival = house.rival();
+    let (used, raw) = sign_with(&rival, &two.plan).await;
+    rival.send(&raw).await.unwrap();
+    assert_eq!(look().await, [OPEN, OPEN]);
+    house.advance_to(one.expires.0.max(two.expires.0) + FINALITY_MARGIN_S);
+    house.chain.mine(1);
+    let seen = look().await;
+    assert_eq!(seen[0], ChainStatus::Open { expired: true, displaced: false });
+    assert!(is_proven_by(&seen[1], &used.transaction), "{:?}", seen[1]);
+}

@@ -155,13 +155,14 @@ impl Page<'_> {
                     as adoptions";
         self.counters("entries_closed", help, closed)?;
         let (mut reopened, mut watched) = (Vec::new(), Vec::new());
-        let mut forgotten = Vec::new();
+        let (mut forgotten, mut cancelled) = (Vec::new(), Vec::new());
         let (mut reverted, mut lost) = (Vec::new(), Vec::new());
         for post in engine.posts() {
             let desk = &post.idle;
             let of = || vec![label("network", desk.id.as_str())];
             reopened.push((of(), desk.metrics.reopened.read()));
             forgotten.push((of(), desk.metrics.forgotten.read()));
+            cancelled.push((of(), desk.metrics.cancelled.read()));
             // Only who leads watches.
             let blocks = post.crew().map_or(0, |crew| crew.desk.watched.len());
             watched.push((of(), u64::try_from(blocks).unwrap_or(u64::MAX)));
@@ -176,6 +177,8 @@ impl Page<'_> {
         let help =
             "Entries that were deleted since they are over for good, as long as they were retained";
         self.counters("entries_forgotten", help, forgotten)?;
+        let help = "Transactions that were signed to cancel one whose payments had all expired";
+        self.counters("transactions_cancelled", help, cancelled)?;
         let help = "Settlements that were told, that the chain undid, and that cannot be had again";
         self.counters("settlements_reverted", help, reverted)?;
         let help = "What was charged by them, in atomic units of the asset";

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use pay402_core::error::{Malformed, Misconfigured, Unavailable};
 use pay402_core::facilitator::Kind;
 use pay402_core::network::{
-    Backing, BlockId, ChainStatus, Header, Identified, Network, Pack, Packing, SecretBytes,
+    Backing, Bid, BlockId, ChainStatus, Header, Identified, Network, Pack, Packing, SecretBytes,
     SendError, SentAs, SignedTransaction, Unverified, Verified,
 };
 use pay402_core::time::UnixTime;
@@ -79,17 +79,24 @@ pub struct State {
     pub cost_max: HashMap<PaymentKey, u64>,
     /// What each transaction was allowed to cost that was signed, in order.
     pub bounds: Vec<Option<Amount>>,
+    /// How often a replacement was asked for.
+    pub replacements: usize,
+    /// Nodes take no cancellation in place of what they have.
+    pub cannot_be_outbid: bool,
     /// What the last replacement that was asked for was allowed to cost.
     pub replacement_bound: Option<Option<Amount>>,
     /// Payments that a pack does not make.
     pub leave_out: Vec<PaymentKey>,
+    /// Payments whose authorization was cancelled not long ago.
+    pub cancelled: Vec<PaymentKey>,
     /// Payments of which the chain shows nothing.
     pub hidden: Vec<PaymentKey>,
     /// What a node that lies shows of payments.
     pub lies: HashMap<PaymentKey, ChainStatus>,
     /// How many looks show nothing of what is mined: the node is behind.
     pub denies: usize,
-    /// How many looks at what somebody else had mined first show none of our transactions: the node is behind.
+    /// How many looks at what somebody else had mined first, or at what has expired, show none of our transactions
+    /// although their nonces are counted: the node is behind.
     pub hides_ours: usize,
     /// What all transactions cost that were mined, in wei.
     pub spent: u64,
@@ -165,6 +172,13 @@ impl State {
         // What lost its nonce to another transaction leaves the pool.
         let consumed = &self.consumed;
         self.pool.retain(|(s, n), _| consumed.get(s).copied().unwrap_or(0) <= *n);
+    }
+
+    /// The transaction of ours that is mined, and where.
+    fn ours(&self, sent: &SentAs) -> Option<(&Tx, &BlockId)> {
+        let mut hashes = [&sent.transaction].into_iter().chain(&sent.replaced);
+        let (hash, block) = hashes.find_map(|hash| Some((hash, self.mined.get(hash)?)))?;
+        Some((self.handed.iter().find(|tx| tx.hash == *hash)?, block))
     }
 
     /// Somebody else uses the signer's next nonce.
@@ -586,10 +600,28 @@ impl Network for Chain {
         &self,
         _: &SentAs,
         _: &SecretBytes,
-        cost_max: Option<Amount>,
+        bid: Bid,
     ) -> Result<Option<SignedTransaction>, Unavailable> {
-        self.state().replacement_bound = Some(cost_max);
+        let mut state = self.state();
+        state.replacements += 1;
+        state.replacement_bound = Some(bid.cost_max);
         Ok(None)
+    }
+
+    fn lapses(&self, plan: &SecretBytes) -> bool {
+        cancelled(plan).is_none()
+    }
+
+    async fn cancel(
+        &self,
+        sent: &SentAs,
+        raw: &SecretBytes,
+    ) -> Result<Option<SignedTransaction>, Unavailable> {
+        let read: Value = serde_json::from_slice(raw.expose()).unwrap();
+        let is_cancellation = read["keys"].as_array().unwrap().is_empty();
+        let may_be = !self.state().cannot_be_outbid;
+        let signed = || transaction(&sent.signer, sent.nonce, &[], &"0".into());
+        Ok((may_be && !is_cancellation).then(signed))
     }
 
     async fn send(&self, raw: &SecretBytes) -> Result<(), SendError> {
@@ -615,7 +647,12 @@ impl Network for Chain {
         }
         let node = state.script.pop_front().unwrap_or(Node::Takes);
         if matches!(node, Node::Takes | Node::TakesSilently) {
-            state.pool.entry((tx.signer.clone(), tx.nonce)).or_insert(tx);
+            let place = (tx.signer.clone(), tx.nonce);
+            match tx.authorizations.is_empty() {
+                // It offers more than what it cancels.
+                true => _ = state.pool.insert(place, tx),
+                false => _ = state.pool.entry(place).or_insert(tx),
+            }
             if state.automine {
                 state.mine();
             }
@@ -666,7 +703,14 @@ impl Network for Chain {
             state.denies -= 1;
             return Ok(ChainStatus::Open { expired: false, displaced: false });
         }
-        let is_behind = state.hides_ours > 0 && state.used.contains_key(key);
+        if state.cancelled.iter().any(|cancelled| cancelled.as_str() == key) {
+            return Ok(ChainStatus::Open { expired: false, displaced: false });
+        }
+        let has_lost = |sent: &SentAs| {
+            state.consumed.get(&sent.signer).is_some_and(|consumed| *consumed > sent.nonce)
+        };
+        let is_late = state.time >= EXPIRES && sent.is_some_and(has_lost);
+        let is_behind = state.hides_ours > 0 && (state.used.contains_key(key) || is_late);
         if is_behind {
             state.hides_ours -= 1;
         }
@@ -677,12 +721,13 @@ impl Network for Chain {
         if state.hidden.iter().any(|hidden| hidden.as_str() == key) {
             return Err(Unavailable::new("rpc", "no logs"));
         }
-        let ours = sent.filter(|sent| !is_behind && state.mined.contains_key(&sent.transaction));
-        let cost = ours.map_or(Amount::ZERO, |sent| {
-            sent.part.share(fee(usize::try_from(sent.part.of).unwrap()).into())
+        let ours =
+            sent.filter(|_| !is_behind).and_then(|sent| Some((sent.part, state.ours(sent)?)));
+        let cost = ours.map_or(Amount::ZERO, |(part, (tx, _))| {
+            part.share(fee(tx.authorizations.len()).into())
         });
-        if let (true, Some(sent)) = (key.is_empty(), ours) {
-            let (transaction, block) = (sent.transaction.clone(), &state.mined[&sent.transaction]);
+        if let (true, Some((_, (tx, block)))) = (key.is_empty(), ours) {
+            let transaction = tx.hash.clone();
             let (number, block) = (block.number, block.clone());
             return Ok(ChainStatus::Proven { transaction, number, block, fee: fee(0).into() });
         }
@@ -691,19 +736,19 @@ impl Network for Chain {
             if state.shallow {
                 return Ok(ChainStatus::Shallow { transaction });
             }
-            let mined = ours.map(|sent| &state.mined[&sent.transaction]);
+            let mined = ours.map(|(_, (_, mined))| mined);
             let newest = mined.filter(|mined| mined.number > block.number).unwrap_or(block);
             let (number, block) = (block.number, newest.clone());
             return Ok(ChainStatus::Proven { transaction, number, block, fee: cost });
         }
-        if let Some(sent) = ours {
-            let block = state.mined[&sent.transaction].clone();
-            if !sent.part.is_whole() {
+        if let Some((part, (tx, block))) = ours {
+            let block = block.clone();
+            if !part.is_whole() || tx.authorizations.is_empty() {
                 let expired = state.time >= EXPIRES;
                 return Ok(ChainStatus::LeftOut { expired, block, fee: cost });
             }
-            let refused = Refused::from(Refusal::TransactionReverted)
-                .with_transaction(sent.transaction.clone());
+            let refused =
+                Refused::from(Refusal::TransactionReverted).with_transaction(tx.hash.clone());
             return Ok(ChainStatus::Failed { refused, block, fee: cost });
         }
         let consumed = |signer: &str| state.consumed.get(signer).copied().unwrap_or(0);

@@ -236,6 +236,7 @@ async fn copies_of_a_request_are_sent_once() {
 async fn a_crash_at_any_point_adopts_exactly_once() {
     // The turn of the day is an entry too, and the first to be closed.
     for (passes, point) in [
+        (0, Failpoint::AfterTurnBeforeEnter),
         (0, Failpoint::AfterEnter),
         (0, Failpoint::AfterSignBeforeJournal),
         (0, Failpoint::AfterJournalBeforeSend),

@@ -94,12 +94,16 @@ pub(crate) async fn payment(number: u64) -> Payment {
 
 /// The same by this development account.
 pub(crate) async fn payment_by(payer: usize, number: u64) -> Payment {
+    payment_for(payer, number, SystemClock.now(), 120).await
+}
+
+/// The same, signed at `now` for so many seconds.
+pub(crate) async fn payment_for(payer: usize, number: u64, now: UnixTime, seconds: u64) -> Payment {
     let client = ExactClient::new(dev_signer(payer), AssetTable::defaults());
-    let now = SystemClock.now();
     let plan = Plan {
         nonce: keccak256(number.to_be_bytes()).0,
         valid_after: now.minus_s(60),
-        valid_before: UnixTime(now.0 + 120),
+        valid_before: now.plus_s(seconds),
     };
     let intent = Intent {
         id: Digest::of(&[&number.to_be_bytes()]),

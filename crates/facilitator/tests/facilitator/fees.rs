@@ -82,7 +82,7 @@ async fn an_offer_that_is_good_enough_is_not_replaced_nor_one_beyond_the_bound()
     let most = waiting(&chain).unwrap();
     let offered = chain.provider().get_transaction_by_hash(most).await.unwrap().unwrap();
     use alloy::consensus::Transaction as _;
-    assert_eq!(offered.inner.max_fee_per_gas(), 200_000_000_000, "the operator's bound");
+    assert_eq!(offered.inner.max_fee_per_gas(), 177_777_777_777, "8 of 9 parts of the bound");
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(waiting(&chain), Some(most), "offered more than the operator pays");
     block_at(&chain, DEAR);
@@ -92,8 +92,14 @@ async fn an_offer_that_is_good_enough_is_not_replaced_nor_one_beyond_the_bound()
 
 #[tokio::test]
 async fn a_crash_around_a_replacement_settles_once_by_whichever_is_mined() {
-    let points = [Failpoint::AfterReplaceBeforeJournal, Failpoint::AfterReplaceJournalBeforeSend];
+    let points = [
+        Failpoint::AfterReplaceBeforeJournal,
+        Failpoint::AfterReplaceJournalBeforeSend,
+        Failpoint::AfterReplaceSendBeforeSent,
+    ];
     let cases = points.into_iter().flat_map(|point| [(point, true), (point, false)]);
+    // A node that has the second has the first no more.
+    let cases = cases.filter(|case| *case != (Failpoint::AfterReplaceSendBeforeSent, true));
     futures_util::future::join_all(cases.map(|(point, first)| replace_and_crash(point, first)))
         .await;
 }

@@ -85,6 +85,7 @@ fn payment(name: &str, nonce: u64, adopts: bool) -> Payment {
 async fn a_crash_at_any_point_adopts_and_pays_exactly_once() {
     // The turn of the day is an entry too, and the first to be closed.
     for (passes, point) in [
+        (0, Failpoint::AfterTurnBeforeEnter),
         (0, Failpoint::AfterEnter),
         (0, Failpoint::AfterSignBeforeJournal),
         (0, Failpoint::AfterJournalBeforeSend),

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use pay402_core::Amount;
 use pay402_core::journal::{Entry, Outcome, Stage};
+use pay402_core::time::UnixTime;
 use pay402_facilitator::Options;
+use pay402_facilitator::failpoint::{Failpoint, Failpoints};
 
 use crate::bed::{Bed, LONG, SHORT, done, options, pending, settle, stage, until};
-use crate::chain::{Chain, Undone, key, network, payment};
+use crate::chain::{Chain, NOW, Undone, key, network, payment};
 
 /// How often is looked for gaps here.
 const QUICK: Duration = Duration::from_millis(20);
@@ -112,4 +114,36 @@ async fn a_cancellation_that_comes_too_late_is_void() {
     })
     .await;
     assert_eq!(bed.chain.state().spent, 21_000, "for the payment alone");
+}
+
+#[tokio::test]
+async fn a_crash_around_a_cancellation_fills_the_gap_once() {
+    for point in [
+        Failpoint::AfterGapEnter,
+        Failpoint::AfterGapSignBeforeJournal,
+        Failpoint::AfterGapJournalBeforeSend,
+        Failpoint::AfterGapSendBeforeSent,
+    ] {
+        let mut bed = Bed::new();
+        let engine = bed.start().await;
+        done(&settle(&engine, payment("1"), LONG).await);
+        engine.stop(Duration::ZERO).await;
+        bed.chain = Chain::new(&["0xsigner"]);
+        bed.chain.state().automine = false;
+        let (failpoints, reached) = Failpoints::hold_at(point);
+        let engine = bed.start_with(Options { failpoints, ..quick(QUICK) }).await;
+        pending(settle(&engine, payment("2"), SHORT).await);
+        let held = tokio::time::timeout(LONG, reached.notified()).await;
+        assert!(held.is_ok(), "no scenario reaches {point}");
+        engine.crash();
+        drop(engine);
+        bed.clock.set(UnixTime(NOW + 30));
+        bed.chain.state().automine = true;
+        let engine = bed.start_with(quick(QUICK)).await;
+        until("the second is settled", || async { stage(&engine, "2").await == "settled" }).await;
+        assert_eq!(carried(&bed), [(0, 0), (1, 1)], "{point}");
+        let recorded = bed.journal().newest(100).await.unwrap();
+        let of_gaps = recorded.iter().filter(|entry| entry.new.key.asset() == "cancel");
+        assert_eq!(of_gaps.count(), 1, "{point}");
+    }
 }

@@ -252,7 +252,7 @@ async fn who_may_not_bear_a_share_of_a_pack_goes_alone() {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_seen_through_whatever_it_was_to_cost() {
+async fn what_has_expired_is_cancelled_whatever_it_was_to_cost() {
     let bed = Bed::new();
     let (first, max) = (std::time::Duration::from_millis(20), std::time::Duration::from_millis(40));
     let hurried = Options { replace_first: first, replace_max: max, ..options() };
@@ -260,12 +260,24 @@ async fn what_has_expired_is_seen_through_whatever_it_was_to_cost() {
     {
         let mut state = bed.chain.state();
         state.automine = false;
-        state.cost_max = [(crate::chain::key("1"), 40_000)].into();
+        state.cost_max = [(crate::chain::key("1"), 9_000)].into();
     }
     pending(settle(&engine, crate::chain::payment("1"), SHORT).await);
     let bound = || bed.chain.state().replacement_bound;
     until("a replacement is asked for", || async { bound().is_some() }).await;
-    assert_eq!(bound(), Some(Some(Amount::from(40_000_u64))));
+    assert_eq!(bound(), Some(Some(Amount::from(9_000_u64))));
     bed.clock.set(UnixTime(EXPIRES));
-    until("nothing holds it back", || async { bound() == Some(None) }).await;
+    tokio::time::sleep(first * 2).await;
+    let asked = bed.chain.state().replacements;
+    tokio::time::sleep(max * 4).await;
+    assert_eq!(bed.chain.state().replacements, asked, "more is offered for what can only fail");
+    bed.chain.state().time = EXPIRES;
+    let is_cancelled =
+        || async { bed.chain.state().handed.iter().any(|tx| tx.authorizations.is_empty()) };
+    until("it is cancelled", is_cancelled).await;
+    bed.chain.state().mine();
+    refused(settle(&engine, crate::chain::payment("1"), LONG).await, Refusal::ValidBefore);
+    let standing = engine.status(&crate::chain::key("1")).await.unwrap().unwrap();
+    assert_eq!(standing.fee, Amount::from(bed.chain.state().spent));
+    assert!(standing.fee > Amount::from(9_000_u64), "the guard held it back");
 }

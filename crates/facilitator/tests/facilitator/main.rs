@@ -12,6 +12,7 @@ mod audit;
 mod bed;
 mod budgets;
 mod callers;
+mod cancel;
 mod chain;
 #[cfg(unix)]
 #[allow(dead_code, reason = "other tests and benches use the rest")]

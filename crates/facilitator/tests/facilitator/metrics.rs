@@ -18,7 +18,7 @@ use crate::chain::{network, payment_on, terms};
 use crate::faults::flaky;
 
 /// Samples by their name with labels, and everything the format demands of them.
-async fn scrape(api: &Router) -> HashMap<String, f64> {
+pub(crate) async fn scrape(api: &Router) -> HashMap<String, f64> {
     let answer = read(api, "/metrics").await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.content_type, "text/plain; version=0.0.4; charset=utf-8");

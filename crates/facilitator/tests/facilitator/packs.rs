@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use pay402_core::facilitator::Settled;
 use pay402_core::network::Packing;
+use pay402_core::time::UnixTime;
 use pay402_core::{Amount, Refusal};
 use pay402_facilitator::failpoint::{Failpoint, Failpoints};
 use pay402_facilitator::{Engine, Options};
 use tokio::task::JoinHandle;
 
 use crate::bed::{Bed, LONG, SHORT, done, options, pending, refused, settle, stage, until};
-use crate::chain::{NOW, fee as fee_of, key, payment};
+use crate::chain::{EXPIRES, NOW, Undone, fee as fee_of, key, payment};
 
 /// Payments of one transaction.
 const MANY: usize = 8;
@@ -144,6 +145,23 @@ async fn one_that_somebody_else_sends_first_is_settled_by_that() {
     audit(&bed, &engine).await;
 }
 
+/// It takes a dozen blocks until a cancellation by the payer is believed. The others do not wait for that.
+#[tokio::test]
+async fn one_whose_payer_cancels_it_holds_up_nobody() {
+    let bed = bed();
+    let engine = bed.start().await;
+    packed(&bed, &engine).await;
+    bed.chain.state().cancelled.push(key(&ODD.to_string()));
+    bed.chain.state().mine();
+    for number in (0..MANY).filter(|number| *number != ODD) {
+        done(&settle(&engine, payment(&number.to_string()), LONG).await);
+    }
+    assert_eq!(stage(&engine, &ODD.to_string()).await, "sent");
+    bed.chain.state().cancelled.clear();
+    done(&settle(&engine, payment(&ODD.to_string()), LONG).await);
+    audit(&bed, &engine).await;
+}
+
 #[tokio::test]
 async fn a_displaced_pack_is_signed_anew_one_by_one() {
     let bed = bed();
@@ -195,7 +213,7 @@ async fn a_crash_at_any_edge_of_a_pack_settles_each_exactly_once() {
         for one in asked {
             told += usize::from(matches!(one.await.unwrap(), Settled::Done(_)));
         }
-        bed.clock.set(pay402_core::time::UnixTime(NOW + 60));
+        bed.clock.set(UnixTime(NOW + 60));
         let engine = bed.start().await;
         for number in 0..MANY {
             match settle(&engine, payment(&number.to_string()), LONG).await {
@@ -216,6 +234,62 @@ async fn a_crash_at_any_edge_of_a_pack_settles_each_exactly_once() {
         }
         audit(&bed, &engine).await;
     }
+}
+
+/// A block that a pack is in is undone when all has expired, and one of its payments had gone on by itself: its
+/// share of the pack is on its account, so that the others are not cancelled but seen through.
+#[tokio::test]
+async fn a_pack_that_one_has_left_is_not_cancelled() {
+    let bed = bed();
+    let quick = Duration::from_millis(5);
+    let engine = bed
+        .start_with(Options {
+            watch_every: quick,
+            replace_first: quick,
+            replace_max: quick,
+            ..options()
+        })
+        .await;
+    bed.chain.state().leave_out.push(key(&ODD.to_string()));
+    packed(&bed, &engine).await;
+    bed.chain.state().mine();
+    let odd = key(&ODD.to_string()).to_string();
+    until("one goes on by itself", || async {
+        bed.chain.state().handed.iter().any(|tx| tx.authorizations == [odd.clone()])
+    })
+    .await;
+    bed.chain.state().mine();
+    for number in 0..MANY {
+        let settled = || async { stage(&engine, &number.to_string()).await == "settled" };
+        until("it is settled", settled).await;
+    }
+    let nonce_of_pack = {
+        let mut state = bed.chain.state();
+        state.time = EXPIRES;
+        bed.clock.set(UnixTime(EXPIRES));
+        let depth = usize::try_from(state.height()).unwrap();
+        state.undo(depth, Undone::Lost);
+        (0..depth).for_each(|_| state.mine());
+        let pack = state.handed.iter().find(|tx| tx.authorizations.contains(&odd)).unwrap();
+        assert!(pack.authorizations.len() > 1);
+        state.handed.retain(|tx| tx.authorizations.contains(&odd) && tx.authorizations.len() > 1);
+        state.handed[0].nonce
+    };
+    let cancels = |of_pack: bool| {
+        let state = bed.chain.state();
+        let mut empty = state.handed.iter().filter(|tx| tx.authorizations.is_empty());
+        empty.any(|tx| (tx.nonce == nonce_of_pack) == of_pack)
+    };
+    until("what is by itself is cancelled", || async { cancels(false) }).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!cancels(true), "the shares of the others do not add up");
+    bed.chain.state().automine = true;
+    bed.chain.state().mine();
+    for number in 0..MANY {
+        let failed = || async { stage(&engine, &number.to_string()).await == "failed" };
+        until("it is over", failed).await;
+    }
+    audit(&bed, &engine).await;
 }
 
 /// The entry that has the bytes is final, and the process dies: the others end by what the chain shows, or
@@ -256,7 +330,7 @@ async fn what_lost_its_bytes_ends_all_the_same() {
                 state.forget();
             }
         }
-        bed.clock.set(pay402_core::time::UnixTime(NOW + 60));
+        bed.clock.set(UnixTime(NOW + 60));
         let patience = Duration::from_millis(50);
         let gaps = Options { gap_patience: patience, gap_every: patience, ..options() };
         let engine = bed.start_with(gaps).await;
@@ -269,6 +343,50 @@ async fn what_lost_its_bytes_ends_all_the_same() {
         let new = bed.chain.state().hashes().into_iter().filter(|hash| !old.contains(hash)).count();
         assert_eq!(new > 0, reorganised, "{new} new transactions");
     }
+}
+
+/// The entry that has the bytes is final, its block is undone, and all has expired: the transaction may be mined
+/// again and cost the others their shares.
+#[tokio::test]
+async fn what_lost_its_bytes_and_expired_waits_for_what_becomes_of_them() {
+    let bed = bed();
+    let engine = bed.start().await;
+    packed(&bed, &engine).await;
+    let hidden: Vec<_> = {
+        let mut state = bed.chain.state();
+        let pack = state.handed.iter().find(|tx| tx.authorizations.len() > 1).unwrap();
+        let others = pack.authorizations.iter().skip(1);
+        let others =
+            others.map(|key| pay402_core::PaymentKey::from_stored(key)).collect::<Vec<_>>();
+        state.hidden = others.clone();
+        state.mine();
+        others
+    };
+    let all: Vec<_> = (0..MANY).map(|number| key(&number.to_string())).collect();
+    let stage_of = async |engine: &Engine, key| engine.status(key).await.unwrap().unwrap().stage;
+    for key in all.iter().filter(|key| !hidden.contains(key)) {
+        until("the others are final", || async { stage_of(&engine, key).await == "settled" }).await;
+    }
+    engine.crash();
+    drop(engine);
+    {
+        let mut state = bed.chain.state();
+        state.hidden.clear();
+        state.time = EXPIRES;
+        state.undo(1, Undone::Returned);
+    }
+    bed.clock.set(UnixTime(EXPIRES));
+    let engine =
+        bed.start_with(Options { watch_every: Duration::from_millis(20), ..options() }).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for key in &hidden {
+        assert_eq!(stage_of(&engine, key).await, "sent", "closed before its nonce is consumed");
+    }
+    bed.chain.state().mine();
+    for key in &all {
+        until("it is over", || async { stage_of(&engine, key).await == "failed" }).await;
+    }
+    audit(&bed, &engine).await;
 }
 
 /// On the embedded EVM, through the contract itself.
