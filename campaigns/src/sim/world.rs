@@ -9,6 +9,7 @@ use std::time::Duration;
 use pay402_core::journal::Journal;
 use pay402_core::network::{Network, Packing};
 use pay402_core::time::{Clock, UnixTime};
+use pay402_facilitator::options::IN_FLIGHT_PER_SIGNER_MAX;
 use pay402_facilitator::{Engine, Options};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -261,6 +262,8 @@ pub(super) struct Shape {
     pub(super) retain_s: Option<u64>,
     /// From when to when, in seconds, blocks ask for more than any payment offers. Payments end soon there.
     pub(super) spike: Option<(u64, u64)>,
+    /// How many transactions of a signer may wait to be mined.
+    pub(super) in_flight_max: usize,
 }
 
 /// How deep a block is buried where anything is forgotten, in blocks: deeper than any that is undone, and than any
@@ -299,6 +302,7 @@ impl Shape {
             lease_s: 3 + dice.below(6),
             retain_s: None,
             spike: None,
+            in_flight_max: IN_FLIGHT_PER_SIGNER_MAX,
         }
     }
 
@@ -333,6 +337,7 @@ impl World {
         // Thrown apart, so that other worlds are as they were.
         shape.weather.node_lies = sea.die("lies").one_of([0, 0, 0, 10, 50]);
         shape.retain_s = sea.die("retention").one_of([None, None, Some(1), Some(15)]);
+        shape.in_flight_max = sea.die("berths").one_of([shape.in_flight_max, 1, 2, 3]);
         let mut state = State::new(shape.confirmations);
         if shape.pack_max > 0 {
             let wait = Duration::from_millis(die.below(200));
@@ -447,14 +452,15 @@ impl World {
         let signers = (0..self.shape.signers).map(|index| format!("0xsigner{index}")).collect();
         let port =
             Port::new(signers, chain, Arc::clone(&store), Arc::clone(life), Arc::clone(&sea));
-        let networks: Vec<Arc<dyn Network>> = vec![Arc::new(port)];
         let journal: Arc<dyn Journal> = Arc::new(Handle::new(store, Arc::clone(life), sea));
         let options = Options {
             holder: name.to_owned(),
             lease: Duration::from_secs(self.shape.lease_s),
             follows: self.shape.replicas > 1,
+            in_flight_per_signer_max: [(port.id().clone(), self.shape.in_flight_max)].into(),
             ..self.keeping()
         };
+        let networks: Vec<Arc<dyn Network>> = vec![Arc::new(port)];
         let starting = Engine::start(networks, journal, Arc::clone(&self.sea) as _, options);
         let started = tokio::select! {
             biased;

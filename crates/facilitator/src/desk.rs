@@ -18,6 +18,7 @@ use pay402_core::{Amount, NetworkId, PaymentKey, Refusal, Refused, Scheme, WireV
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Span;
 
+use crate::berths::{Berth, Berths};
 use crate::budgets::{Budgets, Earmark, Spent};
 use crate::exposure::{Exposure, Firm};
 use crate::feed::Bell;
@@ -75,6 +76,8 @@ pub(crate) struct Desk {
     pub(crate) schemes: Vec<(WireVersion, Scheme)>,
     pub(crate) places: Arc<Semaphore>,
     pub(crate) lanes: Arc<[LaneHealth]>,
+    /// How many transactions of each lane wait to be mined.
+    pub(crate) berths: Arc<Berths>,
     /// Rung after every change of an entry.
     pub(crate) bell: Bell,
     /// As whom the lease is held; `None` without one.
@@ -268,6 +271,10 @@ impl Desk {
                 schemes.iter().map(|(_, scheme)| scheme.clone()),
             )),
             schemes,
+            berths: Arc::new(Berths::new(
+                network.signers().len(),
+                options.in_flight_max(network.id()),
+            )),
             lanes: network.signers().into_iter().map(lane).collect(),
             places: Arc::new(Semaphore::new(options.unfinished_max.min(Semaphore::MAX_PERMITS))),
             strikes: Strikes::new(&options, clock.now()),
@@ -561,6 +568,12 @@ impl Desk {
         tokio::time::timeout(self.options.call_timeout, ask)
             .await
             .map_err(|_| Unavailable::new(format!("network {}", self.id), "no answer in time"))
+    }
+
+    /// A berth for a transaction that is recorded already; `None` where its signer is none of ours.
+    pub(crate) fn berth(&self, signer: &str) -> Option<Berth> {
+        let lane = self.lanes.iter().position(|lane| lane.signer == signer)?;
+        Some(self.berths.take(lane))
     }
 
     pub(crate) fn lane_of(&self, signer: &str) -> Option<&LaneHealth> {

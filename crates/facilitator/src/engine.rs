@@ -597,6 +597,9 @@ fn check_options(options: &Options) -> Result<(), Misconfigured> {
     if options.strikes_window.as_secs() == 0 {
         return Err(Misconfigured::new("strikes_window", "must be at least 1 second"));
     }
+    if options.in_flight_per_signer_max.values().any(|max| *max == 0) {
+        return Err(Misconfigured::new("in_flight_per_signer_max", "must be at least 1"));
+    }
     if options.gas_budgets.values().any(|wei| wei.is_zero()) {
         return Err(Misconfigured::new("gas_per_hour_max_gwei", "must be at least 1"));
     }

@@ -185,7 +185,7 @@ async fn enter(crew: &Crew, errand: Errand, room: Room) -> Result<Option<Refused
         trace::entered(&custody.span);
         custody.count_for(&account);
         // A worker that is gone leaves the entry to its successor.
-        _ = crew.inbox.send(Job::new(custody, plan, expires)).await;
+        _ = crew.inbox.send(Job::errand(custody, plan, expires)).await;
     }
     Ok(None)
 }

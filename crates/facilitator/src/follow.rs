@@ -288,6 +288,7 @@ async fn look(crew: &Crew, flight: &mut Flight) -> Vec<Next> {
         head = crew.desk.in_time(crew.desk.network.head()).await.ok().and_then(Result::ok);
         statuses = crew.desk.statuses(&asked).await;
     }
+    note_mined(flight, &statuses);
     let next = |(member, status)| next(member, status, (bytes, nonce), head.as_ref());
     let nexts: Vec<_> = flight.members.iter().zip(statuses).map(next).collect();
     if nonce != Nonce::Open || !is_contradicted(&nexts) {
@@ -310,6 +311,27 @@ fn unless_final(next: Next) -> Next {
     match next {
         Next::Close(..) | Next::Alone(_) => Next::Unknown,
         next => next,
+    }
+}
+
+/// Notes whether the transaction of a flight is in a block, as far as a look at its payments shows that.
+fn note_mined(flight: &mut Flight, statuses: &[Result<ChainStatus, Unavailable>]) {
+    let shown = |(member, status): (&Member, &Result<ChainStatus, Unavailable>)| match status {
+        // Displaced it is in no pool any more.
+        Ok(ChainStatus::Open { displaced, .. }) => Some(*displaced),
+        Ok(ChainStatus::LeftOut { .. }) => Some(true),
+        Ok(ChainStatus::Proven { transaction, .. } | ChainStatus::Shallow { transaction }) => {
+            // Where somebody else made the transfer, nothing is said of ours.
+            member.sent.is_any(transaction).then_some(true)
+        }
+        Ok(ChainStatus::Failed { fee, .. }) => (!fee.is_zero()).then_some(true),
+        Err(_) => None,
+    };
+    let shown: Vec<bool> = flight.members.iter().zip(statuses).filter_map(shown).collect();
+    if let Some(berth) = &mut flight.berth
+        && !shown.is_empty()
+    {
+        berth.mined(shown.contains(&true));
     }
 }
 
@@ -402,10 +424,14 @@ async fn find_consumed(crew: &Crew, flight: &mut Flight) -> Option<BlockId> {
     let desk = &crew.desk;
     let SentAs { signer, nonce, .. } = flight.sent();
     let head = desk.in_time(desk.network.head()).await;
-    flight.consumed = match desk.in_time(desk.network.consumed_nonces(signer)).await {
+    let consumed = match desk.in_time(desk.network.consumed_nonces(signer)).await {
         Ok(Ok(next)) => next > *nonce,
         Ok(Err(_)) | Err(_) => false,
     };
+    flight.consumed = consumed;
+    if consumed && let Some(berth) = &mut flight.berth {
+        berth.mined(true);
+    }
     match head {
         Ok(Ok(head)) if flight.consumed => Some(head.block),
         Ok(Ok(_) | Err(_)) | Err(_) => None,

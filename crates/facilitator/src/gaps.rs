@@ -142,7 +142,7 @@ async fn fill(crew: &Crew, signer: &str, nonce: u64) -> Result<(), Unavailable> 
                 // It goes ahead of what waits for a place: those wait for it.
                 let place = Arc::clone(&desk.places).try_acquire_owned().ok();
                 if let Some(custody) = desk.take(&name, place) {
-                    _ = crew.inbox.send(Job::new(custody, plan, expires)).await;
+                    _ = crew.inbox.send(Job::errand(custody, plan, expires)).await;
                 }
                 return Ok(());
             }

@@ -24,12 +24,14 @@
 //! - a payer's money is promised once, however many payments of it are verified (`exposure`);
 //! - a payer whose settlements keep failing at our cost is refused for a while (`strikes`);
 //! - what failures cost is bounded by the hour, of a payer, of a caller and of a network (`losses`);
-//! - what settling costs in gas is bounded by the hour, of callers that have a budget (`budgets`).
+//! - what settling costs in gas is bounded by the hour, of callers that have a budget (`budgets`);
+//! - a signer has so many transactions waiting to be mined, and no more (`berths`).
 //!
 //! [`Journal`]: pay402_core::journal::Journal
 //! [`Network`]: pay402_core::network::Network
 
 pub mod api;
+mod berths;
 mod budgets;
 mod desk;
 mod engine;
@@ -41,6 +43,7 @@ mod follow;
 mod forget;
 mod funds;
 mod gaps;
+mod lane;
 mod lease;
 mod losses;
 mod metrics;

@@ -16,6 +16,10 @@ pub const UNFINISHED_MAX: usize = 4096;
 /// Unfinished settlements of one payer on one network; above, new ones are turned away. All of them
 /// may verify against the same balance, and each that reverts costs us its gas.
 pub const UNFINISHED_PER_PAYER_MAX: usize = 16;
+/// Transactions of one signer that wait to be mined, from which on it is given nothing new. Enough for blocks of
+/// a second with 450 payments each, none of them packed, and for those that were mined just now and are not seen
+/// yet.
+pub const IN_FLIGHT_PER_SIGNER_MAX: usize = 1024;
 /// Failed settlements of one payer that cost us gas, within [`STRIKES_WINDOW`], from which on its
 /// payments are refused.
 pub const STRIKES_MAX: u32 = 3;
@@ -110,6 +114,9 @@ pub struct Options {
     pub unfinished_max: usize,
     /// Unfinished settlements of one payer on one network; above, new ones are turned away.
     pub unfinished_per_payer_max: usize,
+    /// Transactions of one signer on each network that wait to be mined, from which on it is given nothing new; at
+    /// least 1. [`IN_FLIGHT_PER_SIGNER_MAX`] on a network that is not named.
+    pub in_flight_per_signer_max: BTreeMap<NetworkId, usize>,
     /// Failed settlements of one payer that cost us gas, within `strikes_window`, from which on its
     /// payments are refused; from 1 to 1,000.
     pub strikes_max: u32,
@@ -164,6 +171,13 @@ pub struct Options {
     pub failpoints: Failpoints,
 }
 
+impl Options {
+    /// How many transactions of one signer on `network` may wait to be mined.
+    pub(crate) fn in_flight_max(&self, network: &NetworkId) -> usize {
+        self.in_flight_per_signer_max.get(network).copied().unwrap_or(IN_FLIGHT_PER_SIGNER_MAX)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         let mut id = [0_u8; 8];
@@ -179,6 +193,7 @@ impl Default for Options {
             advertise: None,
             unfinished_max: UNFINISHED_MAX,
             unfinished_per_payer_max: UNFINISHED_PER_PAYER_MAX,
+            in_flight_per_signer_max: BTreeMap::new(),
             strikes_max: STRIKES_MAX,
             strikes_window: STRIKES_WINDOW,
             losses: BTreeMap::new(),

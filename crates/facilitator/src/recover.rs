@@ -77,6 +77,8 @@ pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
     let mut flights: Vec<Flight> = flights.into_values().collect();
     for flight in &mut flights {
         flight.members.sort_by_key(|member| member.sent.part.index);
+        // Before anything that is due is handed in.
+        flight.berth = desk.berth(&flight.sent().signer);
     }
     if count > 0 {
         desk.options.failpoints.pass(Failpoint::AfterTakeUpBeforeLaunch).await;
@@ -127,7 +129,8 @@ pub(crate) async fn take_up(crew: &Crew, key: &PaymentKey) -> Result<(), Unrecov
             crew.desk.spawn(follow::recheck(crew.clone(), job, Duration::ZERO));
         }
         Some(Taken::Signed(member, raw)) if raw.is_some() && member.sent.part.is_whole() => {
-            let flight = Flight { members: vec![member], raw, ..Flight::default() };
+            let berth = crew.desk.berth(&member.sent.signer);
+            let flight = Flight { members: vec![member], raw, berth, ..Flight::default() };
             crew.desk.spawn(launch(crew.clone(), vec![flight]));
         }
         // It shares its transaction with others, which are taken up with it.
@@ -178,13 +181,15 @@ async fn take(desk: &Arc<Desk>, key: &PaymentKey) -> Result<Option<Taken>, Unrec
     let (caller, gas) = (entry.new.entered_by.as_deref(), desk.network.gas(&plan));
     custody.earmark(desk.budgets.earmark(caller, gas));
     let expires = entry.new.expires;
+    // Of a payment something is charged, or it has no plan.
+    let is_errand = entry.new.amount.is_zero();
     let Some(signed) = signed(&entry.stage) else {
-        return Ok(Some(Taken::Job(Job::new(custody, plan, expires))));
+        return Ok(Some(Taken::Job(Job { is_errand, ..Job::new(custody, plan, expires) })));
     };
     let raw = match signed.raw.is_empty() {
         true => None,
         false => Some(desk.sealer.open(Content::Raw, key, &signed.raw)?),
     };
     let (sent, spent) = (signed.sent.clone(), signed.spent);
-    Ok(Some(Taken::Signed(Member { custody, plan, expires, sent, spent }, raw)))
+    Ok(Some(Taken::Signed(Member { custody, plan, expires, sent, spent, is_errand }, raw)))
 }

@@ -3,7 +3,8 @@
 //!
 //! **Invariants:** nonces of a signer are given out in one place, here, without gaps; nothing is
 //! sent before its signed bytes are in the journal; a nonce that may have been recorded is never
-//! given out again. Payments that share a transaction are journalled in one commit.
+//! given out again. Payments that share a transaction are journalled in one commit. A payment is given no
+//! nonce of a signer that has no berth free ([`berths`](crate::berths)).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,10 +19,12 @@ use pay402_core::{Amount, PaymentKey};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::desk::{Custody, Desk, LaneHealth};
+use crate::berths::Berth;
+use crate::desk::{Custody, Desk};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::gaps;
+use crate::lane::Lane;
 use crate::replace;
 use crate::scribe::{Scribe, Unwritten};
 use crate::seal::Content;
@@ -39,6 +42,8 @@ pub(crate) const SIGN_RETRY: Duration = Duration::from_millis(500);
 const SIGN_RETRY_MAX: Duration = Duration::from_secs(8);
 /// How often a batch is signed: once, and again what lay behind one that could not be.
 const SIGN_PASSES: usize = 2;
+/// How often is looked what waits for a berth, whether or not one is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A payment that has to be signed.
 pub(crate) struct Job {
@@ -51,6 +56,8 @@ pub(crate) struct Job {
     pub(crate) failures: u32,
     /// Whether it has to go by itself.
     pub(crate) alone: bool,
+    /// Whether it is no payment, and does not wait for a berth: payments may wait for it, or it fills a gap.
+    pub(crate) is_errand: bool,
     /// What transactions cost it that were mined without its transfer, in wei.
     pub(crate) spent: Amount,
 }
@@ -58,8 +65,14 @@ pub(crate) struct Job {
 impl Job {
     /// A payment that was never signed.
     pub(crate) const fn new(custody: Custody, plan: SecretBytes, expires: UnixTime) -> Self {
-        let (displaced, failures, alone, spent) = (None, 0, false, Amount::ZERO);
-        Self { custody, plan, expires, displaced, failures, alone, spent }
+        let (displaced, failures, spent) = (None, 0, Amount::ZERO);
+        let (alone, is_errand) = (false, false);
+        Self { custody, plan, expires, displaced, failures, alone, is_errand, spent }
+    }
+
+    /// An errand that was never signed.
+    pub(crate) fn errand(custody: Custody, plan: SecretBytes, expires: UnixTime) -> Self {
+        Self { is_errand: true, ..Self::new(custody, plan, expires) }
     }
 
     /// How long to let it rest after its failures.
@@ -82,6 +95,7 @@ pub(crate) struct Member {
     pub(crate) expires: UnixTime,
     pub(crate) sent: SentAs,
     pub(crate) spent: Amount,
+    pub(crate) is_errand: bool,
 }
 
 impl Member {
@@ -93,8 +107,9 @@ impl Member {
 
     /// To be signed by itself, since its transaction can never be mined.
     pub(crate) fn anew(self) -> Job {
-        let Self { custody, plan, expires, sent, spent } = self;
-        Job { displaced: Some(sent), alone: true, spent, ..Job::new(custody, plan, expires) }
+        let Self { custody, plan, expires, sent, spent, is_errand } = self;
+        let (displaced, alone) = (Some(sent), true);
+        Job { displaced, alone, is_errand, spent, ..Job::new(custody, plan, expires) }
     }
 }
 
@@ -110,6 +125,8 @@ pub(crate) struct Flight {
     /// The failpoint of what it was made for last, beside those that all pass: a node has it, and the journal
     /// does not say so.
     pub(crate) before_sent: Option<Failpoint>,
+    /// Its place among those of its signer that wait to be mined; `None` where that is none of ours.
+    pub(crate) berth: Option<Berth>,
 }
 
 impl Flight {
@@ -140,10 +157,9 @@ pub(crate) struct Crew {
 pub(crate) fn start(desk: &Arc<Desk>, scribe: Scribe) -> Crew {
     let (inbox, jobs) = mpsc::channel(desk.options.unfinished_max.max(1));
     let crew = Crew { desk: Arc::clone(desk), scribe, inbox };
-    let lane =
-        |index| Lane { index, next: None, spare: VecDeque::new(), rest_until: None, seen: 0 };
-    let lanes = (0..desk.lanes.len()).map(lane).collect();
-    let worker = Worker { crew: crew.clone(), lanes, turn: 0 };
+    let lanes = (0..desk.lanes.len()).map(Lane::new).collect();
+    let (ahead, waiting) = (Vec::new(), VecDeque::new());
+    let worker = Worker { crew: crew.clone(), lanes, turn: 0, ahead, waiting, is_full: false };
     desk.spawn(worker.run(jobs));
     crew
 }
@@ -159,49 +175,147 @@ pub(crate) async fn launch(crew: Crew, flights: Vec<Flight>) {
         .await;
 }
 
-/// One signer and its nonces.
-struct Lane {
-    index: usize,
-    /// The next nonce; `None` while it has to be asked for.
-    next: Option<u64>,
-    /// Nonces below `next` that were handed out and taken back unused, ascending.
-    spare: VecDeque<u64>,
-    rest_until: Option<Instant>,
-    /// How many refusals in a row were accounted for in `rest_until`.
-    seen: u32,
+/// A payment that waits for a berth, and the lane that alone may send it, if there is one.
+struct Waiting {
+    job: Job,
+    lane: Option<usize>,
+}
+
+/// Where a payment is sent from.
+enum Fit {
+    Lane(usize),
+    /// The lanes that are fit for it have no berth free.
+    Full,
 }
 
 struct Worker {
     crew: Crew,
     lanes: Vec<Lane>,
     turn: usize,
+    /// What does not wait for a berth.
+    ahead: Vec<Job>,
+    /// What does, in its order.
+    waiting: VecDeque<Waiting>,
+    /// Whether nothing more of what waits can go, as far as the last look has shown.
+    is_full: bool,
 }
 
 impl Worker {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(job) = jobs.recv().await {
-            let mut batch = vec![job];
-            while batch.len() < BATCH_MAX
-                && let Ok(job) = jobs.try_recv()
-            {
-                batch.push(job);
+        let mut look_at = Instant::now() + LOOK_AGAIN;
+        while self.receive(&mut jobs, look_at).await {
+            if Instant::now() >= look_at {
+                self.sweep();
+                look_at = Instant::now() + LOOK_AGAIN;
             }
-            let (cancelling, batch): (Vec<_>, Vec<_>) = batch
+            let (cancelling, errands): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ahead)
                 .into_iter()
                 .partition(|job| self.crew.desk.network.cancels(&job.plan).is_some());
             for job in cancelling {
                 self.cancel(job).await;
             }
+            let batch = errands.into_iter().chain(self.admit());
             // What could not be signed before probably cannot be now: it goes by itself, so that
             // nothing good is ever behind it.
-            let (again, fresh): (Vec<_>, Vec<_>) =
-                batch.into_iter().partition(|job| job.failures > 0);
+            let (again, fresh): (Vec<_>, Vec<_>) = batch.partition(|job| job.failures > 0);
             let (packable, others) = self.gather(fresh, &mut jobs).await;
             for batch in [others, packable, again] {
                 if !batch.is_empty() {
                     self.carry_out(batch).await;
                 }
             }
+        }
+    }
+
+    /// Takes what is handed in, and waits until there is something to do: until `look_at` at the latest while
+    /// anything waits for a berth. `false` when nobody hands anything in any more.
+    async fn receive(&mut self, jobs: &mut mpsc::Receiver<Job>, look_at: Instant) -> bool {
+        if self.waiting.is_empty() && self.ahead.is_empty() {
+            match jobs.recv().await {
+                Some(job) => self.sort(job),
+                None => return false,
+            }
+        } else if self.ahead.is_empty() && (self.is_full || self.room() == 0) {
+            let berths = Arc::clone(&self.crew.desk.berths);
+            tokio::select! {
+                biased;
+                job = jobs.recv() => match job {
+                    Some(job) => self.sort(job),
+                    None => return false,
+                },
+                () = berths.freed() => {}
+                () = tokio::time::sleep_until(look_at) => {}
+            }
+        }
+        self.is_full = false;
+        while let Ok(job) = jobs.try_recv() {
+            self.sort(job);
+        }
+        true
+    }
+
+    fn sort(&mut self, job: Job) {
+        if job.is_errand {
+            self.ahead.push(job);
+        } else {
+            let lane = self.only_lane(&job);
+            self.waiting.push_back(Waiting { job, lane });
+        }
+    }
+
+    /// The lane of the signer that alone may send a payment, where it names one of ours.
+    fn only_lane(&self, job: &Job) -> Option<usize> {
+        let desk = &self.crew.desk;
+        let sender = desk.network.sender(&job.plan)?;
+        desk.lanes.iter().position(|lane| lane.signer == sender)
+    }
+
+    /// How many transactions there are berths for, in all lanes.
+    fn room(&self) -> usize {
+        let berths = &self.crew.desk.berths;
+        (0..self.lanes.len()).map(|lane| berths.room(lane)).fold(0, usize::saturating_add)
+    }
+
+    /// The next that there is room for, of what waits.
+    fn admit(&mut self) -> Vec<Job> {
+        let desk = Arc::clone(&self.crew.desk);
+        let most = match desk.network.packing() {
+            // Many may go in one transaction.
+            Some(_) if self.room() > 0 => BATCH_MAX,
+            _ => self.room().min(BATCH_MAX),
+        };
+        let (mut batch, mut passed) = (Vec::new(), Vec::new());
+        while batch.len() < most
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            match waiting.lane {
+                Some(lane) if desk.berths.room(lane) == 0 => passed.push(waiting),
+                _ => batch.push(waiting.job),
+            }
+        }
+        self.is_full = batch.is_empty();
+        for waiting in passed.into_iter().rev() {
+            self.waiting.push_front(waiting);
+        }
+        batch
+    }
+
+    /// Has what waited too long looked up on the chain.
+    fn sweep(&mut self) {
+        let now = self.crew.desk.clock.now();
+        let waiting = std::mem::take(&mut self.waiting);
+        let (good, late): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|waiting| now < waiting.job.expires);
+        self.waiting = good.into();
+        self.look_up(late.into_iter().map(|waiting| waiting.job).collect(), Duration::ZERO);
+    }
+
+    /// Lets payments wait on, before all others.
+    fn let_wait(&mut self, jobs: Vec<Job>) {
+        self.is_full |= !jobs.is_empty();
+        for job in jobs.into_iter().rev() {
+            let lane = self.only_lane(&job);
+            self.waiting.push_front(Waiting { job, lane });
         }
     }
 
@@ -227,9 +341,10 @@ impl Worker {
             && others.len() < BATCH_MAX
             && let Ok(Some(job)) = tokio::time::timeout_at(until, jobs.recv()).await
         {
-            match job.may_be_packed(&desk) {
-                true => packable.push(job),
-                false => others.push(job),
+            match (job.is_errand, job.may_be_packed(&desk)) {
+                (true, _) => self.ahead.push(job),
+                (false, true) => packable.push(job),
+                (false, false) => others.push(job),
             }
         }
         (packable, others)
@@ -258,14 +373,15 @@ impl Worker {
                 return self.look_up(vec![job], SIGN_RETRY);
             }
         }
-        let planned = Planned { lot: Lot::of(job), lane, nonce };
+        let planned = Planned { lot: Lot::of(job), lane, nonce, berth: desk.berths.take(lane) };
         let outcome = sign(&desk, &planned).await;
-        let jobs = planned.lot.jobs;
+        let Planned { lot: Lot { jobs, .. }, berth, .. } = planned;
         match outcome {
             Ok((signed, raw)) => {
                 desk.options.failpoints.pass(Failpoint::AfterGapSignBeforeJournal).await;
                 let before_sent = Some(Failpoint::AfterGapSendBeforeSent);
-                self.record(vec![Ready { jobs, signed, raw }], before_sent).await;
+                let ready = Ready { jobs, signed, raw, berth: Some(berth) };
+                self.record(vec![ready], before_sent).await;
             }
             Err(error) => self.rest(jobs, &error),
         }
@@ -281,16 +397,18 @@ impl Worker {
         let desk = Arc::clone(&self.crew.desk);
         let mut flights = Vec::with_capacity(signed.len());
         let mut lots = Vec::with_capacity(signed.len());
-        for Ready { jobs, signed, raw } in signed {
+        for Ready { jobs, signed, raw, berth } in signed {
             let mut lot = Vec::with_capacity(jobs.len());
             let mut members = Vec::with_capacity(jobs.len());
             for (job, signed) in jobs.into_iter().zip(signed) {
                 lot.push((job.custody.key.clone(), Event::Signed(signed.clone())));
-                let Job { custody, plan, expires, spent, .. } = job;
-                members.push(Member { custody, plan, expires, sent: signed.sent, spent });
+                let Job { custody, plan, expires, spent, is_errand, .. } = job;
+                let sent = signed.sent;
+                members.push(Member { custody, plan, expires, sent, spent, is_errand });
             }
             lots.push(lot);
-            flights.push(Flight { members, raw: Some(raw), before_sent, ..Flight::default() });
+            let raw = Some(raw);
+            flights.push(Flight { members, raw, before_sent, berth, ..Flight::default() });
         }
         if flights.is_empty() {
             return;
@@ -366,7 +484,7 @@ impl Worker {
             match desk.sealer.seal(Content::Raw, &job.custody.key, &raw) {
                 Ok(sealed) => {
                     let signed = vec![SignedAs { sent, raw: sealed, spent: job.spent }];
-                    ready.push(Ready { jobs: vec![job], signed, raw });
+                    ready.push(Ready { jobs: vec![job], signed, raw, berth: None });
                 }
                 Err(error) => {
                     tracing::warn!(payment = %job.custody.key, %error, "not sealed yet");
@@ -379,11 +497,12 @@ impl Worker {
         others
     }
 
-    /// Gives each lot a signer and a nonce. Payments that are late, or that no signer is fit for, are
-    /// looked up on the chain instead.
+    /// Gives each lot a signer, a nonce and a berth. Payments that are late, or that no signer is fit for, are
+    /// looked up on the chain instead; those that find no berth wait on.
     async fn plan(&mut self, lots: Vec<Lot>) -> Vec<Planned> {
         let desk = Arc::clone(&self.crew.desk);
         let mut planned = Vec::with_capacity(lots.len());
+        let mut without = Vec::new();
         for Lot { jobs, item_gas } in lots {
             let now = desk.clock.now();
             let (jobs, late): (Vec<_>, Vec<_>) =
@@ -392,19 +511,22 @@ impl Worker {
             let Some(first) = jobs.first() else { continue };
             // Some payments name the only one who may send them. They are not packed.
             let sender = desk.network.sender(&first.plan);
-            match self.fit_lane(sender.as_deref()).await {
-                Ok(lane) => match self.lanes[lane].hand_out() {
+            match self.fit_lane(sender.as_deref(), first.is_errand).await {
+                Ok(Fit::Lane(lane)) => match self.lanes[lane].hand_out() {
                     Some(nonce) => {
-                        planned.push(Planned { lot: Lot { jobs, item_gas }, lane, nonce })
+                        let (lot, berth) = (Lot { jobs, item_gas }, desk.berths.take(lane));
+                        planned.push(Planned { lot, lane, nonce, berth });
                     }
                     None => self.look_up(jobs, SIGN_RETRY),
                 },
+                Ok(Fit::Full) => without.extend(jobs),
                 Err(error) => {
                     tracing::warn!(payment = %first.custody.key, %error, "no signer is fit");
                     self.look_up(jobs, SIGN_RETRY);
                 }
             }
         }
+        self.let_wait(without);
         planned
     }
 
@@ -430,10 +552,10 @@ impl Worker {
     fn keep_gapless(&mut self, tried: Vec<Tried>, kept: &mut Vec<Ready>) -> Vec<Lot> {
         let mut behind = Vec::new();
         let mut unused: HashMap<usize, Vec<u64>> = HashMap::new();
-        for Tried { planned: Planned { lot, lane, nonce }, outcome } in tried {
+        for Tried { planned: Planned { lot, lane, nonce, berth }, outcome } in tried {
             match outcome {
                 Ok((signed, raw)) if !unused.contains_key(&lane) => {
-                    kept.push(Ready { jobs: lot.jobs, signed, raw });
+                    kept.push(Ready { jobs: lot.jobs, signed, raw, berth: Some(berth) });
                 }
                 Ok(_) => {
                     unused.entry(lane).or_default().push(nonce);
@@ -451,31 +573,41 @@ impl Worker {
         behind
     }
 
-    /// The next lane in turn that does not rest and whose nonce is known; only that of `sender`
-    /// when there is one.
-    async fn fit_lane(&mut self, sender: Option<&str>) -> Result<usize, Unavailable> {
+    /// The next lane in turn that does not rest, has a berth free unless that does not matter, and whose nonce
+    /// is known; only that of `sender` when there is one.
+    async fn fit_lane(
+        &mut self,
+        sender: Option<&str>,
+        is_errand: bool,
+    ) -> Result<Fit, Unavailable> {
+        let desk = Arc::clone(&self.crew.desk);
         let mut problem = Unavailable::new("signer", "every signer's transactions are refused");
         // Signers that have too little come last: what was accepted is settled all the same.
-        let count = self.lanes.len();
-        for low in [false, true].into_iter().flat_map(|low| std::iter::repeat_n(low, count)) {
-            let index = self.turn % self.lanes.len();
-            self.turn = self.turn.wrapping_add(1);
-            let lane = &self.crew.desk.lanes[index];
-            let signer = &lane.signer;
-            if lane.is_low() != low {
-                continue;
+        for low in [false, true] {
+            let mut is_full = false;
+            for _ in 0..self.lanes.len() {
+                let index = self.turn % self.lanes.len();
+                self.turn = self.turn.wrapping_add(1);
+                let lane = &desk.lanes[index];
+                let is_other = sender.is_some_and(|sender| sender != lane.signer);
+                if lane.is_low() != low || is_other || self.lanes[index].rests(&desk) {
+                    continue;
+                }
+                if !is_errand && desk.berths.room(index) == 0 {
+                    is_full = true;
+                    continue;
+                }
+                if self.lanes[index].next.is_some() {
+                    return Ok(Fit::Lane(index));
+                }
+                match self.lanes[index].learn_nonces(&desk).await {
+                    Ok(()) => return Ok(Fit::Lane(index)),
+                    Err(error) => problem = error,
+                }
             }
-            if sender.is_some_and(|sender| sender != signer)
-                || self.lanes[index].rests(&self.crew.desk)
-            {
-                continue;
-            }
-            if self.lanes[index].next.is_some() {
-                return Ok(index);
-            }
-            match self.lanes[index].learn_nonces(&self.crew.desk).await {
-                Ok(()) => return Ok(index),
-                Err(error) => problem = error,
+            // It is not left to a signer that has too little, nor looked up: its turn comes.
+            if is_full {
+                return Ok(Fit::Full);
             }
         }
         Err(problem)
@@ -486,8 +618,7 @@ impl Worker {
         if let Some(lane) =
             self.lanes.iter_mut().find(|lane| desk.lanes[lane.index].signer == signer)
         {
-            lane.next = None;
-            lane.spare.clear();
+            lane.forget();
         }
     }
 }
@@ -510,6 +641,7 @@ struct Planned {
     lot: Lot,
     lane: usize,
     nonce: u64,
+    berth: Berth,
 }
 
 /// Payments with their signed transaction, not journalled yet.
@@ -517,6 +649,8 @@ struct Ready {
     jobs: Vec<Job>,
     signed: Vec<SignedAs>,
     raw: SecretBytes,
+    /// `None` of what somebody else signed.
+    berth: Option<Berth>,
 }
 
 /// What is recorded of each payment of a transaction, and its bytes.
@@ -564,7 +698,7 @@ async fn sign_all(desk: &Desk, planned: Vec<Planned>) -> Vec<Tried> {
 }
 
 async fn sign(desk: &Desk, planned: &Planned) -> Result<Signed, Unavailable> {
-    let Planned { lot: Lot { jobs, item_gas }, lane, nonce } = planned;
+    let Planned { lot: Lot { jobs, item_gas }, lane, nonce, .. } = planned;
     let (signer, nonce) = (&desk.lanes[*lane].signer, *nonce);
     let network = &desk.network;
     let bearing = jobs.iter().map(|job| (&job.plan, job.spent));
@@ -589,61 +723,4 @@ async fn sign(desk: &Desk, planned: &Planned) -> Result<Signed, Unavailable> {
     };
     let records = (0..).zip(jobs).map(record).collect();
     Ok((records, signed.raw))
-}
-
-impl Lane {
-    /// The next nonce, missing ones first.
-    fn hand_out(&mut self) -> Option<u64> {
-        if let Some(spare) = self.spare.pop_front() {
-            return Some(spare);
-        }
-        let nonce = self.next?;
-        self.next = nonce.checked_add(1);
-        Some(nonce)
-    }
-
-    /// Takes back nonces that nothing was recorded for: the last ones that were handed out.
-    fn take_back(&mut self, nonces: &[u64]) {
-        // Forgotten meanwhile: the next is learnt from chain and journal.
-        if self.next.is_none() {
-            return;
-        }
-        for nonce in nonces.iter().rev() {
-            if self.next == nonce.checked_add(1) {
-                self.next = Some(*nonce);
-            } else {
-                self.spare.push_front(*nonce);
-            }
-        }
-    }
-
-    /// Whether the signer rests after refusals (it may be out of gas).
-    fn rests(&mut self, desk: &Desk) -> bool {
-        let rejections = desk.lanes[self.index].rejections();
-        let now = Instant::now();
-        if rejections == 0 {
-            self.rest_until = None;
-        } else if rejections != self.seen {
-            self.rest_until = Some(now + LaneHealth::rest(rejections));
-        }
-        self.seen = rejections;
-        self.rest_until.is_some_and(|until| now < until)
-    }
-
-    /// Learns where to go on: behind everything that the chain consumed and the journal recorded.
-    ///
-    /// When the chain is behind the journal and nobody holds the bytes in between, nothing is given out:
-    /// it would wait in vain until they come back or are cancelled (see [`gaps`]).
-    async fn learn_nonces(&mut self, desk: &Desk) -> Result<(), Unavailable> {
-        let signer = &desk.lanes[self.index].signer;
-        let standing = gaps::standing(desk, signer).await?;
-        if let Some(first) = standing.missing.first() {
-            let count = standing.missing.len();
-            tracing::warn!(network = %desk.id, signer, first, count, "nonce gap");
-            let problem = "the chain misses settled transactions of this signer";
-            return Err(Unavailable::new("signer", problem));
-        }
-        self.next = Some(standing.next.max(desk.lanes[self.index].begins()));
-        Ok(())
-    }
 }

@@ -39,6 +39,8 @@ const ADVANCE_WEI_MAX: RangeInclusive<u64> = 0..=10_000_000_000_000_000;
 const APPROVAL_GAS_MAX: RangeInclusive<u64> = 30_000..=1_000_000;
 /// What a bound on what gas costs may be, in gwei: up to a hundred thousand coins.
 pub(super) const COST_MAX_GWEI: RangeInclusive<u64> = 1..=100_000_000_000_000;
+/// What `in_flight_per_signer_max` may be: more is never unfinished.
+const IN_FLIGHT_PER_SIGNER_MAX: RangeInclusive<u64> = 1..=4096;
 /// What `cost_percent_max` may be: up to a hundred times what is charged.
 const COST_PERCENT_MAX: RangeInclusive<u64> = 1..=10_000;
 /// What `rate_age_max_h` may be: up to a year.
@@ -166,6 +168,8 @@ pub(crate) struct Network {
     loss_per_payer_max_gwei: Option<u64>,
     /// The same of what one caller entered: then what it enters is refused. Default 20,000,000.
     loss_per_caller_max_gwei: Option<u64>,
+    /// Transactions of one signer that wait to be mined, from which on it is given nothing new. Default 1024.
+    in_flight_per_signer_max: Option<u64>,
     /// Settlements in a row that fail at a price from which on nothing new is accepted for a while.
     /// Default 20.
     failures_in_a_row_max: Option<u64>,
@@ -373,6 +377,7 @@ impl Config {
             retain: self.retain_days.map(|days| Duration::from_secs(days.saturating_mul(DAY_S))),
             settle_wait_max: wait.unwrap_or(default.settle_wait_max),
             losses: self.networks.iter().map(|it| (it.id.clone(), it.losses())).collect(),
+            in_flight_per_signer_max: self.networks.iter().filter_map(Network::in_flight).collect(),
             gas_budgets: self.callers.iter().filter_map(Caller::gas_budget).collect(),
             ..default
         }
@@ -535,6 +540,12 @@ impl Network {
         self.tiers.iter().enumerate().map(read).collect()
     }
 
+    /// How many transactions of one signer may wait to be mined, where that is set.
+    fn in_flight(&self) -> Option<(NetworkId, usize)> {
+        let max = usize::try_from(self.in_flight_per_signer_max?).expect("its bound is small");
+        Some((self.id.clone(), max))
+    }
+
     /// What may be lost in an hour.
     fn losses(&self) -> LossBounds {
         let default = LossBounds::default();
@@ -604,6 +615,7 @@ impl Network {
             ("guard.cost_percent_max", self.guard.cost_percent_max, COST_PERCENT_MAX),
             ("guard.cost_max_gwei", self.guard.cost_max_gwei, COST_MAX_GWEI),
             ("guard.rate_age_max_h", self.guard.rate_age_max_h, RATE_AGE_MAX_H),
+            ("in_flight_per_signer_max", self.in_flight_per_signer_max, IN_FLIGHT_PER_SIGNER_MAX),
             ("pack_wait_ms", self.pack_wait_ms, PACK_WAIT_MS),
             ("pack_members_max", self.pack_members_max, PACK_MEMBERS_MAX),
             ("pack_gas_max", self.pack_gas_max, PACK_GAS_MAX),
@@ -921,6 +933,22 @@ mod tests {
         for seconds in ["0", "76"] {
             let error = wait(&format!("settle_wait_s = {seconds}\n{GOOD}")).unwrap_err();
             assert_eq!(error.to_string(), "settle_wait_s: must be from 1 to 75");
+        }
+    }
+
+    #[test]
+    fn how_many_may_be_in_flight_is_set_for_each_network() {
+        let set = |lines: &str| {
+            let config = parse(&GOOD.replace("rpc =", &format!("{lines}\nrpc =")))?;
+            let id = config.networks[0].id.clone();
+            Ok::<_, Misconfigured>(config.options().in_flight_per_signer_max.get(&id).copied())
+        };
+        assert_eq!(set("").unwrap(), None);
+        assert_eq!(set("in_flight_per_signer_max = 16").unwrap(), Some(16));
+        for bad in ["0", "4097"] {
+            let error = set(&format!("in_flight_per_signer_max = {bad}")).unwrap_err();
+            assert_eq!(error.key, "network[0].in_flight_per_signer_max");
+            assert!(error.problem.contains("must be from 1 to 4096"), "{error}");
         }
     }
 

@@ -93,6 +93,8 @@ A [[network]] may also set, here with the defaults (on Ethereum 2 and 12):
   loss_per_payer_max_gwei = 5000000
   loss_per_caller_max_gwei = 20000000
   failures_in_a_row_max = 20  # from so many on, nothing new is accepted for a minute or longer
+  in_flight_per_signer_max = 1024  # transactions of a signer that wait to be mined, from which on
+                              # it is given no more; 16 where a node or sequencer keeps no more
   packing = "auto"            # many payments in one transaction where the contract for it is there
                               # (pay402 facilitator setup puts it there); "off" sends each by itself
   pack_wait_ms = 20           # how long a payment that is not the only one due waits for others

@@ -219,7 +219,13 @@ impl Page<'_> {
 
     fn lanes(&mut self, engine: &Engine, look: &Look) -> fmt::Result {
         let (mut in_flight, mut rejections) = (Vec::new(), Vec::new());
-        let (mut in_a_row, mut low) = (Vec::new(), Vec::new());
+        let (mut in_a_row, mut low, mut unmined) = (Vec::new(), Vec::new(), Vec::new());
+        for desk in engine.posts().into_iter().filter_map(|post| post.crew()).map(|it| it.desk) {
+            for (index, lane) in desk.lanes.iter().enumerate() {
+                let of = vec![label("network", desk.id.as_str()), label("signer", &lane.signer)];
+                unmined.push((of, u64::try_from(desk.berths.taken(index)).unwrap_or(u64::MAX)));
+            }
+        }
         for desk in desks(engine) {
             let backlog = look.backlogs.iter().find(|(network, _)| *network == desk.id);
             let backlog = backlog.and_then(|(_, backlog)| backlog.as_ref().ok());
@@ -235,6 +241,8 @@ impl Page<'_> {
                 low.push((of(), u64::from(lane.is_low())));
             }
         }
+        let help = "Transactions of this signer that wait to be mined, where this process leads";
+        self.gauges("lane_unmined", help, unmined)?;
         let help = "Unfinished entries whose transaction this signer sends";
         self.gauges("lane_in_flight", help, in_flight)?;
         let help = "Transactions of this signer that a node refused";

@@ -10,6 +10,7 @@ mod api;
 mod approvals;
 mod audit;
 mod bed;
+mod berths;
 mod budgets;
 mod callers;
 mod cancel;
