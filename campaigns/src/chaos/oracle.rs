@@ -116,8 +116,8 @@ pub(crate) async fn compare(
 
 fn judge(figures: &mut Figures, order: &Order, told: &Told, stage: Option<&Stage>, shown: &Shown) {
     let mut violation = |what: &str| {
-        let text =
-            format!("{what}: nonce {} {:?} {told:?} {stage:?} {shown:?}", order.nonce, order.worth);
+        let (nonce, worth, stands) = (order.nonce, order.worth, stage.map(standing));
+        let text = format!("{what}: nonce {nonce} {worth:?} {told:?} {stands:?} {shown:?}");
         figures.violations.push(text);
     };
     if shown.uses > 1 || (shown.uses == 1 && shown.moved != order.value) {
@@ -157,6 +157,16 @@ fn judge(figures: &mut Figures, order: &Order, told: &Told, stage: Option<&Stage
     figures.high += usize::from(high);
     figures.charged += usize::from(charged);
     figures.refused += usize::from(told_failure && !charged);
+}
+
+/// A stage without its bytes.
+fn standing(stage: &Stage) -> String {
+    match stage {
+        Stage::Due => "due".into(),
+        Stage::Signed(signed) => format!("signed {:?}", signed.sent),
+        Stage::Sent(signed) => format!("sent {:?}", signed.sent),
+        Stage::Final(outcome) => format!("{outcome:?}"),
+    }
 }
 
 /// Every use of an authorization, and the transfer that the token logged right after it.

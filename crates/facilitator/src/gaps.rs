@@ -5,15 +5,21 @@
 //! and whatever is behind it waits for good. So a transaction that does nothing takes the place. It is an
 //! errand with an entry of its own, journalled before it is sent and followed to its end like any other.
 //!
+//! A payment is closed only when its signer's nonce is consumed, and keeps its bytes while its block is watched. Where the
+//! chain still waits for that nonce, what closed it is undone or was made up: it is opened again, without waiting
+//! until that is found out, and its bytes take the place that they were signed for.
+//!
 //! **Invariant:** a nonce that was recorded for one payment is never used for another: a gap is filled by
 //! a cancellation and by nothing else. Should what was lost be mined after all, the cancellation is void.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pay402_core::PaymentKey;
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Entered, Stage};
+use pay402_core::journal::{Entered, Entry, JournalError, SignedAs, Stage};
+use pay402_core::network::SentAs;
 use tokio::time::Instant;
 
 use crate::desk::{Desk, unreachable_journal};
@@ -21,10 +27,13 @@ use crate::errand;
 use crate::failpoint::Failpoint;
 use crate::recover;
 use crate::seal::Content;
+use crate::watch::{self, Unfinished};
 use crate::worker::{Crew, Job};
 
 /// Most nonces of a signer that are looked at for gaps.
 const LOOKED_AT_MAX: u64 = 4096;
+/// Looks in which a signer's count must stand still at the nonce of a closed payment before that one is opened again.
+const DOUBTED_LOOKS: u32 = 2;
 /// Most gaps of a signer that are filled after one look.
 const FILLED_MAX: usize = 64;
 /// How often one nonce is cancelled at most: again only after an earlier cancellation became void.
@@ -72,6 +81,27 @@ pub(crate) async fn standing(desk: &Desk, signer: &str) -> Result<Standing, Unav
     Ok(Standing { next: consumed.max(recorded), missing })
 }
 
+/// The closed payments whose bytes are kept for these nonces of a signer, with what shares their transactions.
+async fn kept(desk: &Desk, signer: &str, nonces: &[u64]) -> Result<Vec<Entry>, JournalError> {
+    let mut at: BTreeMap<u64, Vec<Entry>> = BTreeMap::new();
+    for block in desk.journal.watched_blocks(&desk.id).await? {
+        for entry in desk.journal.watched_in(&desk.id, &block).await? {
+            // Of an errand another one may always take the place.
+            let signed = kept_of(&entry).filter(|_| !entry.new.amount.is_zero());
+            let Some(SentAs { nonce, .. }) = signed.map(|signed| &signed.sent) else { continue };
+            if signed.is_some_and(|it| it.sent.signer == signer) && nonces.contains(nonce) {
+                at.entry(*nonce).or_default().push(entry);
+            }
+        }
+    }
+    let has_bytes = |entry: &Entry| kept_of(entry).is_some_and(|signed| !signed.raw.is_empty());
+    Ok(at.into_values().filter(|entries| entries.iter().any(has_bytes)).flatten().collect())
+}
+
+fn kept_of(entry: &Entry) -> Option<&SignedAs> {
+    entry.watch.as_ref()?.signed.as_ref()
+}
+
 /// The nonce that a lane stands at, and since when.
 struct Still {
     consumed: u64,
@@ -96,12 +126,13 @@ pub(crate) async fn watch(crew: Crew) {
     }
 }
 
-/// Fills the gaps of a signer whose nonces have stood still for long.
+/// Opens again what was closed although the chain waits for its nonce, and fills the gaps of a signer whose nonces
+/// have stood still for long.
 async fn look(
     crew: &Crew,
     signer: &str,
     still: &mut HashMap<String, Still>,
-) -> Result<(), Unavailable> {
+) -> Result<(), Unfinished> {
     let desk = &crew.desk;
     let consumed = desk.in_time(desk.network.consumed_nonces(signer)).await??;
     let now = Instant::now();
@@ -110,17 +141,28 @@ async fn look(
         _ => now,
     };
     still.insert(signer.to_owned(), Still { consumed, since });
+    let has_lasted = |patience: Duration| now.duration_since(since) >= patience;
+    let (doubt, patience) = (desk.options.gap_every * DOUBTED_LOOKS, desk.options.gap_patience);
+    if !has_lasted(doubt.min(patience)) {
+        return Ok(());
+    }
+    let missing = standing(desk, signer).await?.missing;
+    if missing.first() != Some(&consumed) {
+        return Ok(());
+    }
+    let kept = kept(desk, signer, &missing).await?;
+    if !kept.is_empty() {
+        tracing::error!(network = %desk.id, signer, first = consumed, count = kept.len(),
+            "the chain waits for nonces of payments that are closed");
+        return watch::reopen(crew, &kept).await;
+    }
     // What a reorganization took out usually comes back.
-    if now.duration_since(since) < desk.options.gap_patience {
+    if !has_lasted(patience) {
         return Ok(());
     }
-    let standing = standing(desk, signer).await?;
-    if standing.missing.first() != Some(&consumed) {
-        return Ok(());
-    }
-    tracing::error!(network = %desk.id, signer, first = consumed, count = standing.missing.len(),
+    tracing::error!(network = %desk.id, signer, first = consumed, count = missing.len(),
         "nobody holds the bytes for nonces that the chain waits for; cancelling them");
-    for nonce in standing.missing.into_iter().take(FILLED_MAX) {
+    for nonce in missing.into_iter().take(FILLED_MAX) {
         fill(crew, signer, nonce).await?;
     }
     Ok(())

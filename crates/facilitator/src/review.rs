@@ -8,8 +8,6 @@
 //! **Invariants:** no block is buried before its outcomes were seen twice. One that several looks do not
 //! show is opened again, and closes by what the chain shows then, while the payment can still be made.
 
-use std::collections::BTreeMap;
-
 use futures_util::{StreamExt as _, stream};
 use pay402_core::Amount;
 use pay402_core::amount::U256;
@@ -18,7 +16,7 @@ use pay402_core::journal::{Entry, Outcome, SignedAs, Stage};
 use pay402_core::network::{BlockId, ChainStatus, SecretBytes, SentAs};
 
 use crate::seal::Content;
-use crate::watch::{Unfinished, name, reopen};
+use crate::watch::{Unfinished, by_transaction, name, reopen};
 use crate::worker::Crew;
 
 /// Blocks that are reviewed in one look at the chain.
@@ -116,19 +114,15 @@ async fn review(crew: &Crew, block: &BlockId) -> Result<(), Unfinished> {
 /// Those of the entries of a block that a second look does not show closed as they are, with what shares their
 /// transactions.
 async fn fallen(crew: &Crew, entries: Vec<Entry>) -> Result<Vec<Entry>, Unfinished> {
-    let mut groups: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
-    for entry in entries {
-        // What nothing of ours was signed for rests on nothing that this could show; and an errand collects
-        // nothing, and may have been undone since by its account.
-        let Some(signed) = signed(&entry).filter(|_| !entry.new.amount.is_zero()) else { continue };
-        groups.entry(signed.sent.transaction.clone()).or_default().push(entry);
-    }
+    // What nothing of ours was signed for rests on nothing that this could show; and an errand collects
+    // nothing, and may have been undone since by its account.
+    let is_of_ours = |entry: &Entry| signed(entry).is_some() && !entry.new.amount.is_zero();
+    let groups = by_transaction(entries.into_iter().filter(is_of_ours).collect());
     let look = async |group: Vec<Entry>| {
         let stands = stand(crew, &group).await;
         stands.map(|stands| (group, stands))
     };
-    let looks: Vec<_> =
-        stream::iter(groups.into_values()).map(look).buffer_unordered(LOOKS_MAX).collect().await;
+    let looks: Vec<_> = stream::iter(groups).map(look).buffer_unordered(LOOKS_MAX).collect().await;
     let mut fallen = Vec::new();
     let mut failed = None;
     for look in looks {

@@ -8,10 +8,10 @@
 //! and followed as before, with the same bytes, and closes by what the chain shows then. What is
 //! buried is wiped. While blocks follow one another a look costs two questions, however much is watched.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future, stream};
 use pay402_core::error::Unavailable;
 use pay402_core::journal::{Entry, Event, JournalError, Lease, Outcome, Stage};
 use pay402_core::network::{BlockId, ChainStatus, Header};
@@ -30,7 +30,7 @@ use crate::worker::Crew;
 const HEADERS_MAX: usize = 100;
 /// Entries that are buried in one commit.
 const BURIED_MAX: usize = 512;
-/// Entries of an undone block that are looked at together.
+/// Transactions of an undone block that are looked at together.
 const LOOKS_MAX: usize = 16;
 
 /// The blocks that closed watched entries.
@@ -214,7 +214,14 @@ async fn look(
                 // Only below that head: another node may be on another branch.
                 Some(there) if there == *block && shown.has_head => desk.watched.mark(block),
                 Some(there) if there == *block => {}
-                Some(_) => undone(crew, block).await?,
+                // What one block closed does not wait for what another did.
+                Some(_) => match undone(crew, block).await {
+                    Err(error @ (Unfinished::Chain(_) | Unfinished::Unopened(_))) => {
+                        tracing::warn!(network = %desk.id, number = block.number, %error,
+                            "an undone block was not looked at to its end");
+                    }
+                    ended => ended?,
+                },
                 // The node lags behind, nodes do not agree, or the chain became shorter and will be longer
                 // again: it is asked for in the next look.
                 None => {}
@@ -282,35 +289,53 @@ async fn undone(crew: &Crew, block: &BlockId) -> Result<(), Unfinished> {
     opened.map(drop)
 }
 
-/// Opens again what a block closed, unless the chain still shows it closed there. All of it in one commit,
-/// so that what shares a transaction goes on together. `false` when something stands.
+/// Opens again what a block closed, unless the chain still shows it closed there. `false` when something stands.
+/// What could not be looked at keeps nothing else waiting.
 async fn open_again(crew: &Crew, block: &BlockId) -> Result<bool, Unfinished> {
     let desk = &crew.desk;
     let entries = desk.journal.watched_in(&desk.id, block).await?;
     let count = entries.len();
     tracing::warn!(network = %desk.id, number = block.number, hash = block.hash, entries = count,
         "a block that closed settlements is undone");
-    let look = async |entry: Entry| {
-        let stands = stands(desk, &entry, block).await;
-        stands.map(|stands| (entry, stands))
-    };
-    let looks: Vec<_> = stream::iter(entries).map(look).buffer_unordered(LOOKS_MAX).collect().await;
-    let (mut fallen, mut standing) = (Vec::with_capacity(count), Vec::new());
-    for look in looks {
-        let (entry, stands) = look?;
-        match stands {
-            true => standing.push(entry),
-            false => fallen.push(entry),
+    let look = async |group: Vec<Entry>| (stand(desk, &group, block).await, group);
+    let groups = stream::iter(by_transaction(entries));
+    let looks: Vec<_> = groups.map(look).buffer_unordered(LOOKS_MAX).collect().await;
+    let (mut fallen, mut failed) = (Vec::with_capacity(count), None);
+    for (stand, group) in looks {
+        match stand {
+            Ok(true) => {}
+            Ok(false) => fallen.extend(group),
+            Err(error) => failed = Some(error),
         }
     }
-    // What shares a transaction goes on together: its bytes are with one of them.
-    let lost: HashSet<String> = fallen.iter().filter_map(transaction).map(str::to_owned).collect();
-    let shares = |entry: &mut Entry| transaction(entry).is_some_and(|it| lost.contains(it));
-    fallen.extend(standing.extract_if(.., shares));
     if !fallen.is_empty() {
         reopen(crew, &fallen).await?;
     }
-    Ok(fallen.len() == count)
+    failed.map_or(Ok(fallen.len() == count), Err)
+}
+
+/// What shares a transaction goes on together: its bytes are with one of them.
+pub(crate) fn by_transaction(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+    let mut groups: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+    for entry in entries {
+        let name = transaction(&entry).unwrap_or_else(|| entry.new.key.as_str());
+        groups.entry(name.to_owned()).or_default().push(entry);
+    }
+    groups.into_values().collect()
+}
+
+/// Whether all of these still stand closed in `block`. `false` also when that is only known of some.
+async fn stand(desk: &Desk, group: &[Entry], block: &BlockId) -> Result<bool, Unfinished> {
+    let looks = group.iter().map(|entry| stands(desk, entry, block));
+    let mut all = Ok(true);
+    for look in future::join_all(looks).await {
+        match look {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => all = Err(error),
+        }
+    }
+    all
 }
 
 /// The transaction that was signed last for a watched entry.

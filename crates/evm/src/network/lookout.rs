@@ -82,6 +82,11 @@ impl Lookout {
         Ok(seen)
     }
 
+    /// Has a transaction looked up again also in the same block: it was not mined, and another has its nonce.
+    pub(super) fn forget(&self, newest: B256) {
+        self.lock().remove(&newest);
+    }
+
     fn remember(&self, hash: B256, seen: &Seen) {
         let mut not_mined = self.lock();
         if seen.receipt.is_some() {

@@ -313,6 +313,8 @@ pub(super) async fn mined(
         network.lookout.look(signer, transactions.clone()).await?;
     let displaced = count.is_some_and(|count| count > sent.nonce);
     if receipt.is_none() && displaced {
+        // In the same block nothing would be said of it, and every look counts that shows it displaced.
+        network.lookout.forget(transactions[0]);
         // A node may answer a batch's parts from different moments: ask for the receipts again.
         let again = transactions.into_iter().map(Call::receipt).collect();
         receipt = first_of(rpc, rpc.ask_many(again).await?.into_iter())?;

@@ -18,14 +18,27 @@ fn quick(gap_patience: Duration) -> Options {
     Options { gap_patience, gap_every: QUICK, ..options() }
 }
 
+/// Settles payments and waits until nothing is kept of them.
+async fn bury(bed: &Bed, nonces: &[&str]) {
+    let watch_every = Duration::from_millis(2);
+    let engine = bed.start_with(Options { watch_every, burial_blocks: 1, ..options() }).await;
+    for nonce in nonces {
+        done(&settle(&engine, payment(nonce), LONG).await);
+    }
+    (0..2).for_each(|_| bed.chain.state().mine());
+    for nonce in nonces {
+        until("it is buried", || async {
+            bed.journal().find(&key(nonce)).await.unwrap().unwrap().watch.is_none()
+        })
+        .await;
+    }
+    engine.stop(Duration::ZERO).await;
+}
+
 #[tokio::test]
 async fn a_chain_behind_the_journal_is_waited_for_and_then_filled_up() {
     let mut bed = Bed::new();
-    let engine = bed.start().await;
-    for nonce in ["1", "2", "3"] {
-        done(&settle(&engine, payment(nonce), LONG).await);
-    }
-    engine.stop(Duration::ZERO).await;
+    bury(&bed, &["1", "2", "3"]).await;
     // Another chain, or one that lost its newest blocks.
     bed.chain = Chain::new(&["0xsigner"]);
     let gap_patience = Duration::from_millis(700);
@@ -92,13 +105,34 @@ async fn a_gap_is_cancelled_while_payments_wait_behind_it() {
     assert_eq!(bed.chain.state().transfers, 2);
 }
 
+/// The chain loses a payment that was closed, and nobody can look at where it stands.
+#[tokio::test]
+async fn what_was_closed_at_a_nonce_that_the_chain_waits_for_is_opened_again() {
+    let bed = Bed::new();
+    let engine = bed.start_with(quick(LONG)).await;
+    done(&settle(&engine, payment("1"), LONG).await);
+    bed.chain.state().automine = false;
+    pending(settle(&engine, payment("2"), SHORT).await);
+    {
+        let mut state = bed.chain.state();
+        state.hidden.push(key("1"));
+        state.undo(1, Undone::Lost);
+        state.mine();
+        state.automine = true;
+    }
+    until("both are made", || async { bed.chain.state().transfers == 2 }).await;
+    bed.chain.state().hidden.clear();
+    for nonce in ["1", "2"] {
+        until("it is settled", || async { stage(&engine, nonce).await == "settled" }).await;
+    }
+    assert_eq!(carried(&bed), [(0, 1), (1, 1)], "nothing is cancelled");
+}
+
 /// What had been lost comes back before the cancellation is mined: that one is void, and costs nothing.
 #[tokio::test]
 async fn a_cancellation_that_comes_too_late_is_void() {
     let mut bed = Bed::new();
-    let engine = bed.start().await;
-    done(&settle(&engine, payment("1"), LONG).await);
-    engine.stop(Duration::ZERO).await;
+    bury(&bed, &["1"]).await;
     bed.chain = Chain::new(&["0xsigner"]);
     bed.chain.state().automine = false;
     let engine = bed.start_with(quick(QUICK)).await;
@@ -125,9 +159,7 @@ async fn a_crash_around_a_cancellation_fills_the_gap_once() {
         Failpoint::AfterGapSendBeforeSent,
     ] {
         let mut bed = Bed::new();
-        let engine = bed.start().await;
-        done(&settle(&engine, payment("1"), LONG).await);
-        engine.stop(Duration::ZERO).await;
+        bury(&bed, &["1"]).await;
         bed.chain = Chain::new(&["0xsigner"]);
         bed.chain.state().automine = false;
         let (failpoints, reached) = Failpoints::hold_at(point);

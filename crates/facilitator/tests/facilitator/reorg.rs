@@ -123,6 +123,37 @@ async fn what_an_undone_block_closes_late_is_opened_again_too() {
     assert_eq!(bed.chain.state().transfers, 2);
 }
 
+/// Of one payment nothing can be learned for long, while the blocks of three are undone.
+#[tokio::test]
+async fn what_cannot_be_looked_at_keeps_nothing_else_waiting() {
+    let bed = Bed::new();
+    let engine = bed.start_with(watching()).await;
+    bed.chain.state().automine = false;
+    for number in ["1", "2"] {
+        pending(settle(&engine, payment(number), SHORT).await);
+    }
+    bed.chain.state().mine();
+    let mut before = Vec::new();
+    for number in ["1", "2"] {
+        until("it is closed", || async { stage(&engine, number).await == "settled" }).await;
+        before.push(block_of(&bed, number).await.expect("it is watched"));
+    }
+    assert_eq!(before[0], before[1], "one block for both");
+    bed.chain.state().automine = true;
+    before.push(told(&bed, &engine, "3").await);
+    {
+        let mut state = bed.chain.state();
+        state.hidden.push(key("1"));
+        state.reorganize(2, Undone::Returned);
+    }
+    closed_elsewhere(&bed, "2", &before[1]).await;
+    closed_elsewhere(&bed, "3", &before[2]).await;
+    assert_eq!(block_of(&bed, "1").await.as_ref(), Some(&before[0]));
+    bed.chain.state().hidden.clear();
+    closed_elsewhere(&bed, "1", &before[0]).await;
+    assert_eq!(bed.chain.state().transfers, 3);
+}
+
 #[tokio::test]
 async fn the_books_follow_whoever_settles_it_then() {
     let bed = Bed::new();
