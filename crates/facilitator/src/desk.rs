@@ -88,6 +88,8 @@ pub(crate) struct Desk {
     pub(crate) journal_down: AtomicBool,
     /// The blocks whose end is not beyond doubt yet.
     pub(crate) watched: Watched,
+    /// Held while unfinished entries are taken up.
+    pub(crate) recovering: tokio::sync::Mutex<()>,
     /// Whether the chain moves.
     pub(crate) pulse: Pulse,
     /// The last record before a journal was restored from a copy, if one was.
@@ -289,6 +291,7 @@ impl Desk {
             waiters: Arc::default(),
             journal_down: AtomicBool::new(false),
             watched: Watched::default(),
+            recovering: tokio::sync::Mutex::default(),
             pulse: Pulse::default(),
             doubt: OnceLock::new(),
             status_calls: Semaphore::new(STATUS_CONCURRENCY),

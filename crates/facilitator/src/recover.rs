@@ -39,6 +39,8 @@ pub(crate) enum Unrecovered {
 /// others are taken up, the last error.
 pub(crate) async fn recover(crew: &Crew) -> Result<usize, Unrecovered> {
     let desk = &crew.desk;
+    // Two at once would each take some of what shares a transaction.
+    let _alone = desk.recovering.lock().await;
     let limit = desk.options.unfinished_max.saturating_mul(READ_FACTOR);
     let unfinished = desk.journal.unfinished(&desk.id, limit).await?;
     let bytes_at: HashSet<Lane> = unfinished

@@ -21,7 +21,9 @@ use crate::worker::Crew;
 
 /// Blocks that are reviewed in one look at the chain.
 const BLOCKS_MAX: usize = 16;
-/// Transactions that are looked at together.
+/// Of these, those that are reviewed at the same time: a node may keep one of them waiting for long.
+const BLOCKS_AT_ONCE: usize = 8;
+/// Transactions of a block that are looked at together.
 const LOOKS_MAX: usize = 64;
 /// Looks in a row that must not show an outcome before it is opened again: a node may be behind.
 const DOUBTS_MIN: u32 = 3;
@@ -53,25 +55,29 @@ impl Review {
 
 /// Reviews what the blocks below this one closed.
 pub(crate) async fn look(crew: &Crew, head: u64) -> Result<(), Unfinished> {
-    for block in crew.desk.watched.unreviewed(head).into_iter().take(BLOCKS_MAX) {
-        match review(crew, &block).await {
+    let watched = &crew.desk.watched;
+    let blocks = watched.unreviewed(head).into_iter().take(BLOCKS_MAX);
+    let review = async |block: BlockId| (review(crew, &block).await, block);
+    // To the end of each: one that was begun counts as done.
+    let reviews: Vec<_> =
+        stream::iter(blocks).map(review).buffer_unordered(BLOCKS_AT_ONCE).collect().await;
+    let mut failed = None;
+    for (reviewed, block) in reviews {
+        let Err(error) = reviewed else { continue };
+        watched.review(&block, |review| Review {
+            is_done: false,
+            tries: review.tries.saturating_add(1),
+            ..review
+        });
+        match error {
             // Another block may be clear.
-            Err(Unfinished::Chain(error)) => {
+            Unfinished::Chain(error) => {
                 tracing::debug!(network = %crew.desk.id, number = block.number, %error, "not reviewed");
-                crew.desk.watched.review(&block, |review| Review {
-                    is_done: false,
-                    tries: review.tries.saturating_add(1),
-                    ..review
-                });
             }
-            Err(error) => {
-                crew.desk.watched.review(&block, |review| Review { is_done: false, ..review });
-                return Err(error);
-            }
-            Ok(()) => {}
+            error => failed = Some(error),
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 async fn review(crew: &Crew, block: &BlockId) -> Result<(), Unfinished> {

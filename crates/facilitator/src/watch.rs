@@ -9,12 +9,13 @@
 //! buried is wiped. While blocks follow one another a look costs two questions, however much is watched.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, future, stream};
 use pay402_core::error::Unavailable;
 use pay402_core::journal::{Entry, Event, JournalError, Lease, Outcome, Stage};
 use pay402_core::network::{BlockId, ChainStatus, Header};
+use tokio::sync::watch::{Receiver, Sender, channel};
 
 use crate::budgets::Earmark;
 use crate::desk::Desk;
@@ -30,6 +31,8 @@ use crate::worker::Crew;
 const HEADERS_MAX: usize = 100;
 /// Entries that are buried in one commit.
 const BURIED_MAX: usize = 512;
+/// Undone blocks that are looked at together.
+const BLOCKS_AT_ONCE: usize = 8;
 /// Transactions of an undone block that are looked at together.
 const LOOKS_MAX: usize = 16;
 
@@ -155,8 +158,16 @@ pub(crate) enum Unfinished {
 
 /// Watches until the desk halts.
 pub(crate) async fn watch(crew: Crew, lease: Lease) {
-    let desk = Arc::clone(&crew.desk);
-    let mut tip: Option<Header> = None;
+    let (tell, heads) = channel(None);
+    tokio::select! {
+        () = follow_heads(&crew.desk, tell) => {}
+        () = look_from(&crew, &lease, heads) => {}
+    }
+}
+
+/// Asks for the newest block, however long a look at what is watched takes: that blocks come is not to be doubted
+/// because one of them is looked at for long.
+async fn follow_heads(desk: &Desk, tell: Sender<Option<Header>>) {
     loop {
         tokio::time::sleep(desk.options.watch_every).await;
         if desk.watched.len() == 0 && desk.busy() == 0 {
@@ -164,18 +175,26 @@ pub(crate) async fn watch(crew: Crew, lease: Lease) {
             desk.pulse.rest();
             continue;
         }
-        let head = match desk.in_time(desk.network.head()).await {
-            Ok(Ok(head)) => head,
+        match desk.in_time(desk.network.head()).await {
+            Ok(Ok(head)) => {
+                desk.pulse.note(&head, desk.busy() > 0);
+                _ = tell.send(Some(head));
+            }
             Ok(Err(error)) | Err(error) => {
                 tracing::debug!(network = %desk.id, %error, "the head is unknown");
-                continue;
             }
-        };
-        desk.pulse.note(&head, desk.busy() > 0);
-        if desk.watched.len() == 0 {
-            continue;
         }
-        match look(&crew, &lease, tip.as_ref(), head).await {
+    }
+}
+
+/// Looks at what is watched from each newest block that is told, until the lease is lost.
+async fn look_from(crew: &Crew, lease: &Lease, mut heads: Receiver<Option<Header>>) {
+    let desk = &crew.desk;
+    let mut tip: Option<Header> = None;
+    while heads.changed().await.is_ok() {
+        let head = heads.borrow_and_update().clone();
+        let Some(head) = head.filter(|_| desk.watched.len() > 0) else { continue };
+        match look(crew, lease, tip.as_ref(), head).await {
             Ok(head) => tip = Some(head),
             Err(Unfinished::Journal(JournalError::LeaseLost(_))) => return,
             Err(error) => {
@@ -207,6 +226,7 @@ async fn look(
     // What is above the head that was seen would be left to a child that this look knows nothing of.
     let due: Vec<BlockId> = desk.watched.due();
     let due: Vec<&BlockId> = due.iter().filter(|it| it.number <= head.block.number).collect();
+    let mut fallen = Vec::new();
     for blocks in due.chunks(HEADERS_MAX - 1) {
         let shown = headers(desk, blocks, &head).await?;
         for block in blocks {
@@ -214,20 +234,14 @@ async fn look(
                 // Only below that head: another node may be on another branch.
                 Some(there) if there == *block && shown.has_head => desk.watched.mark(block),
                 Some(there) if there == *block => {}
-                // What one block closed does not wait for what another did.
-                Some(_) => match undone(crew, block).await {
-                    Err(error @ (Unfinished::Chain(_) | Unfinished::Unopened(_))) => {
-                        tracing::warn!(network = %desk.id, number = block.number, %error,
-                            "an undone block was not looked at to its end");
-                    }
-                    ended => ended?,
-                },
+                Some(_) => fallen.push(*block),
                 // The node lags behind, nodes do not agree, or the chain became shorter and will be longer
                 // again: it is asked for in the next look.
                 None => {}
             }
         }
     }
+    all_undone(crew, fallen).await?;
     review::look(crew, head.block.number).await?;
     let through = head.block.number.checked_sub(desk.options.burial_blocks);
     if let Some((through, blocks)) = through.and_then(|through| desk.watched.deep(through)) {
@@ -274,6 +288,25 @@ async fn bury(desk: &Desk, lease: &Lease, through: u64) -> Result<(), JournalErr
             return Ok(());
         }
     }
+}
+
+/// The chain has other blocks in the place of these. What one of them closed does not wait for what another did.
+async fn all_undone(crew: &Crew, blocks: Vec<&BlockId>) -> Result<(), Unfinished> {
+    let undo = async |block: &BlockId| (undone(crew, block).await, block.number);
+    // To the end of each: one that was begun is not watched meanwhile.
+    let blocks = stream::iter(blocks).map(undo).buffer_unordered(BLOCKS_AT_ONCE);
+    let mut failed = None;
+    for (undone, number) in blocks.collect::<Vec<_>>().await {
+        match undone {
+            Ok(()) => {}
+            Err(error @ (Unfinished::Chain(_) | Unfinished::Unopened(_))) => {
+                tracing::warn!(network = %crew.desk.id, number, %error,
+                    "an undone block was not looked at to its end");
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// The chain has another block in the place of this one: what it closed is opened again.

@@ -63,6 +63,8 @@ pub struct State {
     /// Every payment that was to be signed, in order.
     pub asked_to_sign: Vec<String>,
     pub status_fails: bool,
+    /// Nobody is answered where a payment stands.
+    pub status_hangs: bool,
     /// How often it was asked where a payment stands.
     pub looks: usize,
     pub hangs: bool,
@@ -689,6 +691,10 @@ impl Network for Chain {
         sent: Option<&SentAs>,
     ) -> Result<ChainStatus, Unavailable> {
         self.maybe_hang().await;
+        let status_hangs = self.state().status_hangs;
+        if status_hangs {
+            std::future::pending::<()>().await;
+        }
         let plan: Value = serde_json::from_slice(plan.expose()).unwrap();
         let mut state = self.state();
         state.looks += 1;

@@ -390,6 +390,25 @@ async fn nothing_new_is_accepted_while_the_chain_stands_still() {
     done(&settle(&engine, payment("4"), LONG).await);
 }
 
+/// A node shows that blocks come, and answers nothing else.
+#[tokio::test]
+async fn a_look_that_takes_long_does_not_make_the_chain_stand_still() {
+    let bed = Bed::new();
+    let halt_after = Duration::from_millis(100);
+    let engine = bed.start_with(Options { halt_after, ..watching() }).await;
+    told(&bed, &engine, "1").await;
+    bed.chain.state().automine = false;
+    pending(settle(&engine, payment("2"), SHORT).await);
+    bed.chain.state().status_hangs = true;
+    bed.chain.state().reorganize(1, Undone::Returned);
+    for _ in 0..30 {
+        tokio::time::sleep(halt_after / 10).await;
+        bed.chain.state().mine();
+    }
+    pending(settle(&engine, payment("3"), SHORT).await);
+    assert_ne!(stage(&engine, "3").await, "", "it was not entered");
+}
+
 #[tokio::test]
 async fn payments_that_share_a_transaction_are_settled_again_in_it() {
     const MANY: usize = 8;
