@@ -359,10 +359,12 @@ fn components(books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Facts) -> 
     let mut is_unknown = facts.unseen.clone();
     is_unknown.extend(&facts.undone);
     for (index, booked) in books.iter().enumerate().filter(|(_, it)| !is_approval(&it.key)) {
-        for sent in &booked.signed {
-            let Some(it) = hash(&sent.transaction).and_then(|hash| mined.get(&hash)) else {
-                continue;
-            };
+        let signed = booked.signed.iter().map(|sent| sent.transaction.as_str());
+        let found = |transaction| hash(transaction).and_then(|hash| mined.get(&hash));
+        // One that replaced its own while it was closed is signed for the others of its pack alone, and carried it all
+        // the same: it bears its share.
+        let by = settled_by(booked).and_then(found).filter(|it| it.is_ours);
+        for it in signed.filter_map(found).chain(by) {
             if !it.is_canonical {
                 is_unknown.insert(index);
             }
@@ -388,6 +390,14 @@ fn components(books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Facts) -> 
         component.spent = component.spent.saturating_add(mined[&hash].cost());
     }
     found.into_values().collect()
+}
+
+/// The transaction that settled an entry.
+fn settled_by(booked: &Booked) -> Option<&str> {
+    match &booked.outcome {
+        Some(Outcome::Settled { transaction, .. }) => Some(transaction),
+        Some(Outcome::Failed { .. } | Outcome::Reverted { .. }) | None => None,
+    }
 }
 
 /// What an entry cost, as it is booked, in wei.
@@ -530,6 +540,25 @@ mod tests {
             let expected = [together, together, together, apart].map(|it| Some(standing(it)));
             assert_eq!(judged.standings, expected, "{wrong:?}");
         }
+    }
+
+    /// A pack of two, of which one was closed by what a node made up while the other was sent again for more.
+    #[test]
+    fn who_is_settled_by_what_was_signed_for_others_shares_its_cost() {
+        let settled = |fee: u64| {
+            let outcome =
+                Outcome::Settled { transaction: name(2), block: 7, fee: Amount::from(fee) };
+            Booked { outcome: Some(outcome), ..entry("0xa/one", 0, &[1]) }
+        };
+        let fees = |books: [Booked; 2], ours: bool| {
+            let it = Mined { is_ours: ours, ..mined(2, 100) };
+            let judged = judged(&books, [it], Facts::default());
+            judged.violations.iter().filter(|it| it.what == What::Fee).count()
+        };
+        assert_eq!(fees([settled(50), entry("0xa/two", 50, &[1, 2])], true), 0);
+        assert_eq!(fees([settled(49), entry("0xa/two", 50, &[1, 2])], true), 1);
+        // Somebody else's costs us nothing.
+        assert_eq!(fees([settled(0), entry("0xa/two", 100, &[1, 2])], false), 0);
     }
 
     #[test]
