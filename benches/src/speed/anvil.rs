@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, Bytes, U256};
 use pay402::stack::CHAIN_ID;
@@ -14,6 +15,9 @@ use crate::Result;
 
 /// Where `cargo xtask setup` puts it.
 const FOLDERS: &str = "../interop/node_modules/@foundry-rs";
+
+/// Every second comes a block.
+const FIRST_BLOCK_MAX: Duration = Duration::from_secs(20);
 
 /// The program, where it is installed.
 pub(super) fn program() -> Option<PathBuf> {
@@ -54,7 +58,20 @@ impl Anvil {
         ] {
             anvil.place(at, &artifact.runtime_code).await?;
         }
+        anvil.wait_for_a_block().await?;
         Ok(anvil)
+    }
+
+    /// Waits for the first block after genesis, whose time may be long ago: what is signed now is not valid then.
+    async fn wait_for_a_block(&self) -> Result<()> {
+        let began = Instant::now();
+        while self.call("eth_blockNumber", json!([])).await? == json!("0x0") {
+            if began.elapsed() > FIRST_BLOCK_MAX {
+                return Err("anvil makes no block".into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     pub(super) const fn address(&self) -> SocketAddr {
