@@ -12,18 +12,17 @@ import {IERC1271} from "./IERC1271.sol";
 ///
 ///   slot 0  owner (bits 0-159) and paused (bit 160)
 ///   slot 1  totalSupply
-///   slot 2  balances            mapping(address => uint256)
+///   slot 2  accounts            mapping(address => uint256), balance (bits 0-254) and blacklisted (bit 255)
 ///   slot 3  allowances          mapping(address => mapping(address => uint256))
-///   slot 4  blacklist           mapping(address => bool)
-///   slot 5  permit nonces       mapping(address => uint256)
-///   slot 6  authorization state mapping(address => mapping(bytes32 => bool))
+///   slot 4  permit nonces       mapping(address => uint256)
+///   slot 5  authorization state mapping(address => mapping(bytes32 => bool))
 contract Usdc {
     address private _owner;
     bool private _paused;
     uint256 private _totalSupply;
-    mapping(address => uint256) private _balances;
+    /// As in v2.2, one word of each account: who may pay is then known by the read that tells what is there to pay.
+    mapping(address => uint256) private _balanceAndBlacklisted;
     mapping(address => mapping(address => uint256)) private _allowances;
-    mapping(address => bool) private _blacklist;
     mapping(address => uint256) private _permitNonces;
     mapping(address => mapping(bytes32 => bool)) private _authorizationUsed;
 
@@ -46,6 +45,12 @@ contract Usdc {
 
     bytes32 private constant DOMAIN_TYPEHASH =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
+    /// Of `name` and `version`, spelt out because only the hash of a literal is taken at compile time.
+    bytes32 private constant NAME_HASH = keccak256("USDC");
+    bytes32 private constant VERSION_HASH = keccak256("2");
+
+    uint256 private constant BLACKLISTED = 1 << 255;
+    uint256 private constant MAX_BALANCE = BLACKLISTED - 1;
 
     /// Half of the order of secp256k1: an `s` above it is the malleable twin of a signature.
     uint256 private constant HALF_CURVE_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
@@ -73,7 +78,7 @@ contract Usdc {
     }
 
     modifier notBlacklisted(address account) {
-        require(!_blacklist[account], "Blacklistable: account is blacklisted");
+        require(!_isBlacklisted(account), "Blacklistable: account is blacklisted");
         _;
     }
 
@@ -104,16 +109,16 @@ contract Usdc {
     }
 
     function isBlacklisted(address account) external view returns (bool) {
-        return _blacklist[account];
+        return _isBlacklisted(account);
     }
 
     function blacklist(address account) external onlyOwner {
-        _blacklist[account] = true;
+        _balanceAndBlacklisted[account] |= BLACKLISTED;
         emit Blacklisted(account);
     }
 
     function unBlacklist(address account) external onlyOwner {
-        _blacklist[account] = false;
+        _balanceAndBlacklisted[account] = _balanceOf(account);
         emit UnBlacklisted(account);
     }
 
@@ -128,17 +133,18 @@ contract Usdc {
         require(to != address(0), "FiatToken: mint to the zero address");
         require(amount > 0, "FiatToken: mint amount not greater than 0");
         _totalSupply += amount;
-        _balances[to] += amount;
+        _setBalance(to, _balanceOf(to) + amount);
         emit Mint(msg.sender, to, amount);
         emit Transfer(address(0), to, amount);
         return true;
     }
 
     function burn(uint256 amount) external onlyOwner whenNotPaused notBlacklisted(msg.sender) {
+        uint256 held = _balanceOf(msg.sender);
         require(amount > 0, "FiatToken: burn amount not greater than 0");
-        require(_balances[msg.sender] >= amount, "FiatToken: burn amount exceeds balance");
+        require(held >= amount, "FiatToken: burn amount exceeds balance");
         _totalSupply -= amount;
-        _balances[msg.sender] -= amount;
+        _setBalance(msg.sender, held - amount);
         emit Burn(msg.sender, amount);
         emit Transfer(msg.sender, address(0), amount);
     }
@@ -150,7 +156,7 @@ contract Usdc {
     }
 
     function balanceOf(address account) external view returns (uint256) {
-        return _balances[account];
+        return _balanceOf(account);
     }
 
     function allowance(address holder, address spender) external view returns (uint256) {
@@ -168,35 +174,17 @@ contract Usdc {
         return true;
     }
 
-    function approve(address spender, uint256 value)
-        external
-        whenNotPaused
-        notBlacklisted(msg.sender)
-        notBlacklisted(spender)
-        returns (bool)
-    {
+    function approve(address spender, uint256 value) external whenNotPaused returns (bool) {
         _approve(msg.sender, spender, value);
         return true;
     }
 
-    function increaseAllowance(address spender, uint256 increment)
-        external
-        whenNotPaused
-        notBlacklisted(msg.sender)
-        notBlacklisted(spender)
-        returns (bool)
-    {
+    function increaseAllowance(address spender, uint256 increment) external whenNotPaused returns (bool) {
         _approve(msg.sender, spender, _allowances[msg.sender][spender] + increment);
         return true;
     }
 
-    function decreaseAllowance(address spender, uint256 decrement)
-        external
-        whenNotPaused
-        notBlacklisted(msg.sender)
-        notBlacklisted(spender)
-        returns (bool)
-    {
+    function decreaseAllowance(address spender, uint256 decrement) external whenNotPaused returns (bool) {
         uint256 current = _allowances[msg.sender][spender];
         require(current >= decrement, "ERC20: decreased allowance below zero");
         _approve(msg.sender, spender, current - decrement);
@@ -306,11 +294,7 @@ contract Usdc {
 
     /// Computed at every call, so that one runtime code serves every chain id.
     function DOMAIN_SEPARATOR() public view returns (bytes32) {
-        return keccak256(
-            abi.encode(
-                DOMAIN_TYPEHASH, keccak256(bytes(name)), keccak256(bytes(version)), block.chainid, address(this)
-            )
-        );
+        return keccak256(abi.encode(DOMAIN_TYPEHASH, NAME_HASH, VERSION_HASH, block.chainid, address(this)));
     }
 
     // ---- internals
@@ -380,8 +364,6 @@ contract Usdc {
     function _permit(address holder, address spender, uint256 value, uint256 deadline, bytes memory signature)
         private
         whenNotPaused
-        notBlacklisted(holder)
-        notBlacklisted(spender)
     {
         require(deadline >= block.timestamp, "FiatTokenV2: permit is expired");
         bytes32 structHash =
@@ -393,10 +375,25 @@ contract Usdc {
     function _transfer(address from, address to, uint256 value) private {
         require(from != address(0), "ERC20: transfer from the zero address");
         require(to != address(0), "ERC20: transfer to the zero address");
-        require(value <= _balances[from], "ERC20: transfer amount exceeds balance");
-        _balances[from] -= value;
-        _balances[to] += value;
+        uint256 held = _balanceOf(from);
+        require(value <= held, "ERC20: transfer amount exceeds balance");
+        _setBalance(from, held - value);
+        _setBalance(to, _balanceOf(to) + value);
         emit Transfer(from, to, value);
+    }
+
+    function _balanceOf(address account) private view returns (uint256) {
+        return _balanceAndBlacklisted[account] & MAX_BALANCE;
+    }
+
+    function _isBlacklisted(address account) private view returns (bool) {
+        return _balanceAndBlacklisted[account] & BLACKLISTED != 0;
+    }
+
+    /// Unblacklists the account: every caller has refused one that is blacklisted. (v2.2 asks here once more.)
+    function _setBalance(address account, uint256 balance) private {
+        require(balance <= MAX_BALANCE, "FiatTokenV2_2: Balance exceeds (2^255 - 1)");
+        _balanceAndBlacklisted[account] = balance;
     }
 
     function _approve(address holder, address spender, uint256 value) private {

@@ -36,6 +36,9 @@ pub const USDC_VERSION: &str = "2";
 pub const DEV_WEI: U256 = U256::from_limbs([1_864_712_049_423_024_128, 542, 0, 0]);
 /// Atomic units of USDC that every development account but the last starts with: 1,000,000 USDC.
 pub const DEV_USDC: u64 = 1_000_000_000_000;
+/// Most that an account can hold of the token, in atomic units: above it in the account's word is the bit that says
+/// that it is blacklisted.
+pub const USDC_BALANCE_MAX: U256 = U256::from_limbs([u64::MAX, u64::MAX, u64::MAX, u64::MAX >> 1]);
 /// Position in [`DEV_ACCOUNTS`] of the token's owner, who may mint, pause and blacklist.
 pub const USDC_OWNER_INDEX: usize = 8;
 /// Position in [`DEV_ACCOUNTS`] of the account that has gas but no USDC.
@@ -74,7 +77,7 @@ pub const PUBLIC_DEV_KEYS: [B256; 10] = [
 const USDC_OWNER_SLOT: U256 = U256::ZERO;
 /// Storage slot of the token's total supply.
 const USDC_SUPPLY_SLOT: U256 = U256::from_limbs([1, 0, 0, 0]);
-/// Base slot of the token's balance mapping.
+/// Base slot of the token's mapping of accounts: balance (bits 0–254) and blacklisted (bit 255).
 const USDC_BALANCES_SLOT: U256 = U256::from_limbs([2, 0, 0, 0]);
 
 /// The runtime of the deployer that sits at [`CREATE2_DEPLOYER`] on public networks: it passes its call data, less a
@@ -90,7 +93,7 @@ pub struct Funding {
     pub address: Address,
     /// Native balance, in wei.
     pub wei: U256,
-    /// Token balance, in atomic units (6 decimals).
+    /// Token balance, in atomic units (6 decimals); what is above [`USDC_BALANCE_MAX`] is not given.
     pub usdc: U256,
 }
 
@@ -165,7 +168,8 @@ pub fn dev_funding() -> Vec<Funding> {
         .collect()
 }
 
-/// The token's storage slot that holds the balance of `holder`: for tests that write balances directly.
+/// The token's storage slot that holds the balance of `holder`, and in its highest bit whether it is blacklisted: for
+/// tests that write balances directly, which must be at most [`USDC_BALANCE_MAX`].
 pub fn usdc_balance_slot(holder: Address) -> U256 {
     let mut preimage = [0u8; 64];
     preimage[12..32].copy_from_slice(holder.as_slice());
@@ -197,8 +201,9 @@ pub(crate) fn state(funding: &[Funding]) -> State {
         state.set_balance(account.address, wei);
         let slot = usdc_balance_slot(account.address);
         let held = state.storage(USDC_ADDRESS, slot);
-        state.set_storage(USDC_ADDRESS, slot, held.saturating_add(account.usdc));
-        supply = supply.saturating_add(account.usdc);
+        let holds = held.saturating_add(account.usdc).min(USDC_BALANCE_MAX);
+        state.set_storage(USDC_ADDRESS, slot, holds);
+        supply = supply.saturating_add(holds - held);
     }
     state.set_storage(USDC_ADDRESS, USDC_SUPPLY_SLOT, supply);
     state
@@ -245,5 +250,17 @@ mod tests {
         let supply = state.storage(USDC_ADDRESS, USDC_SUPPLY_SLOT);
         assert_eq!(supply, U256::from(9 * DEV_USDC));
         assert_eq!(state.storage(USDC_ADDRESS, usdc_balance_slot(DEV_ACCOUNTS[9])), U256::ZERO);
+    }
+
+    #[test]
+    fn nobody_is_so_rich_as_to_be_blacklisted() {
+        let rich = |usdc| Funding { address: DEV_ACCOUNTS[0], wei: U256::ZERO, usdc };
+        for funding in [vec![rich(U256::MAX)], vec![rich(USDC_BALANCE_MAX), rich(U256::ONE)]] {
+            let state = state(&funding);
+            let held = state.storage(USDC_ADDRESS, usdc_balance_slot(DEV_ACCOUNTS[0]));
+            assert_eq!(held, USDC_BALANCE_MAX);
+            assert!(!held.bit(255) && held.bit(254));
+            assert_eq!(state.storage(USDC_ADDRESS, USDC_SUPPLY_SLOT), held);
+        }
     }
 }

@@ -3,10 +3,13 @@
 mod support;
 
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy::providers::Provider as _;
 use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolCall, SolEvent, SolValue};
 use pay402_devchain::genesis::{
-    self, CREATE2_DEPLOYER, MULTICALL3, USDC_ADDRESS, USDC_OWNER_INDEX, WALLET_1271, dev_signer,
+    self, CREATE2_DEPLOYER, MULTICALL3, USDC_ADDRESS, USDC_BALANCE_MAX, USDC_OWNER_INDEX,
+    WALLET_1271, dev_signer, usdc_balance_slot,
 };
 use support::{Authorization, Harness, Usdc, authorization, multicall};
 
@@ -143,26 +146,30 @@ async fn a_canceled_authorization_is_dead() {
     harness.reverts(0, USDC_ADDRESS, &payment.cancel_call(&payer), message).await;
 }
 
+/// A permit that is good for a minute, of a holder who has signed none before.
+async fn first_permit(
+    harness: &Harness,
+    holder: &PrivateKeySigner,
+    spender: Address,
+    value: U256,
+) -> Usdc::permit_1Call {
+    let (deadline, from) = (U256::from(harness.chain.now() + 60), holder.address());
+    let domain = harness.read(&Usdc::DOMAIN_SEPARATORCall {}).await;
+    let type_hash = harness.read(&Usdc::PERMIT_TYPEHASHCall {}).await;
+    let fields = (type_hash, from, spender, value, U256::ZERO, deadline).abi_encode();
+    let digest =
+        keccak256([&[0x19, 0x01], domain.as_slice(), keccak256(fields).as_slice()].concat());
+    let signature =
+        holder.sign_hash_sync(&digest).expect("a key in memory signs").as_bytes().into();
+    Usdc::permit_1Call { holder: from, spender, value, deadline, signature }
+}
+
 #[tokio::test]
 async fn a_permit_allows_once() {
     let harness = Harness::new();
     let (holder, spender) = (dev_signer(1), dev_signer(4));
-    let deadline = U256::from(harness.chain.now() + 60);
     let value = U256::from(1_234);
-    let domain = harness.read(&Usdc::DOMAIN_SEPARATORCall {}).await;
-    let type_hash = harness.read(&Usdc::PERMIT_TYPEHASHCall {}).await;
-    let fields =
-        (type_hash, holder.address(), spender.address(), value, U256::ZERO, deadline).abi_encode();
-    let digest =
-        keccak256([&[0x19, 0x01], domain.as_slice(), keccak256(fields).as_slice()].concat());
-    let signature = holder.sign_hash_sync(&digest).unwrap();
-    let permit = Usdc::permit_1Call {
-        holder: holder.address(),
-        spender: spender.address(),
-        value,
-        deadline,
-        signature: signature.as_bytes().into(),
-    };
+    let permit = first_permit(&harness, &holder, spender.address(), value).await;
     assert!(harness.send(0, USDC_ADDRESS, &permit).await.status());
     let allowance = Usdc::allowanceCall { holder: holder.address(), spender: spender.address() };
     assert_eq!(harness.read(&allowance).await, value);
@@ -196,6 +203,134 @@ async fn the_owner_pauses_and_blacklists() {
     let mint = Usdc::mintCall { to: Address::repeat_byte(2), amount: U256::from(3) };
     assert!(harness.send(USDC_OWNER_INDEX, USDC_ADDRESS, &mint).await.status());
     assert_eq!(harness.read(&Usdc::totalSupplyCall {}).await, supply + U256::from(3));
+}
+
+#[tokio::test]
+async fn a_blacklisted_account_keeps_what_it_holds_and_can_do_nothing_with_it() {
+    let harness = Harness::new();
+    let (listed, other) = (dev_signer(1), dev_signer(2));
+    let (account, third) = (listed.address(), genesis::DEV_ACCOUNTS[3]);
+    let word = || async {
+        let slot = usdc_balance_slot(account);
+        harness.provider.get_storage_at(USDC_ADDRESS, slot).await.unwrap()
+    };
+    let (held, flag) = (U256::from(genesis::DEV_USDC), U256::ONE << 255);
+    let supply = harness.read(&Usdc::totalSupplyCall {}).await;
+    let value = U256::from(5);
+    let approve = Usdc::approveCall { spender: other.address(), value };
+    let approve_third = Usdc::approveCall { spender: third, value };
+    let approve_listed = Usdc::approveCall { spender: account, value };
+    assert!(harness.send(1, USDC_ADDRESS, &approve).await.status());
+    for allowed in [&approve_third, &approve_listed] {
+        assert!(harness.send(2, USDC_ADDRESS, allowed).await.status());
+    }
+    assert!(!harness.read(&Usdc::isBlacklistedCall { account }).await);
+    // Listed twice, it is listed once.
+    for _ in 0..2 {
+        let list = Usdc::blacklistCall { account };
+        assert!(harness.send(USDC_OWNER_INDEX, USDC_ADDRESS, &list).await.status());
+        assert!(harness.read(&Usdc::isBlacklistedCall { account }).await);
+        assert_eq!((word().await, harness.usdc(account).await), (held | flag, held));
+        assert_eq!(harness.read(&Usdc::totalSupplyCall {}).await, supply);
+    }
+    let refused = "Blacklistable: account is blacklisted";
+    let pays = authorization(&harness, &listed, other.address(), 5);
+    let is_paid = authorization(&harness, &other, account, 5);
+    for (payment, payer) in [(&pays, &listed), (&is_paid, &other)] {
+        harness.reverts(0, USDC_ADDRESS, &payment.vrs_call(payer), refused).await;
+        let by_bytes = payment.bytes_call(payment.sign(payer));
+        harness.reverts(0, USDC_ADDRESS, &by_bytes, refused).await;
+    }
+    harness.reverts(2, USDC_ADDRESS, &pays.receive_call(&listed), refused).await;
+    harness.reverts(1, USDC_ADDRESS, &is_paid.receive_call(&other), refused).await;
+    for (from, to) in [(1, other.address()), (2, account)] {
+        let transfer = Usdc::transferCall { to, value };
+        harness.reverts(from, USDC_ADDRESS, &transfer, refused).await;
+    }
+    let spend = Usdc::transferFromCall { from: account, to: other.address(), value };
+    harness.reverts(2, USDC_ADDRESS, &spend, refused).await;
+    for (spender, to) in [(1, third), (3, account)] {
+        let spend = Usdc::transferFromCall { from: other.address(), to, value };
+        harness.reverts(spender, USDC_ADDRESS, &spend, refused).await;
+    }
+    let mint = Usdc::mintCall { to: account, amount: value };
+    harness.reverts(USDC_OWNER_INDEX, USDC_ADDRESS, &mint, refused).await;
+    // Allowing moves nothing, and v2.2 lets it, whoever of the two is listed.
+    for (from, spender) in [(1, other.address()), (2, account)] {
+        let more = Usdc::increaseAllowanceCall { spender, increment: value };
+        let less = Usdc::decreaseAllowanceCall { spender, decrement: value };
+        let approve = Usdc::approveCall { spender, value };
+        assert!(harness.send(from, USDC_ADDRESS, &more).await.status());
+        assert!(harness.send(from, USDC_ADDRESS, &less).await.status());
+        assert!(harness.send(from, USDC_ADDRESS, &approve).await.status());
+    }
+    for (holder, spender) in [(&listed, other.address()), (&other, account)] {
+        let permit = first_permit(&harness, holder, spender, value).await;
+        assert!(harness.send(0, USDC_ADDRESS, &permit).await.status());
+    }
+    // Taken off the list twice, it is as before.
+    for _ in 0..2 {
+        let unlist = Usdc::unBlacklistCall { account };
+        assert!(harness.send(USDC_OWNER_INDEX, USDC_ADDRESS, &unlist).await.status());
+        assert!(!harness.read(&Usdc::isBlacklistedCall { account }).await);
+        assert_eq!((word().await, harness.usdc(account).await), (held, held));
+    }
+    assert!(harness.send(0, USDC_ADDRESS, &pays.vrs_call(&listed)).await.status());
+    assert!(harness.send(0, USDC_ADDRESS, &is_paid.vrs_call(&other)).await.status());
+    assert!(harness.send(2, USDC_ADDRESS, &spend).await.status());
+    assert_eq!(word().await, held - value);
+}
+
+#[tokio::test]
+async fn a_blacklisted_owner_neither_mints_nor_burns() {
+    let harness = Harness::new();
+    let account = genesis::DEV_ACCOUNTS[USDC_OWNER_INDEX];
+    let (burn, mint) = (
+        Usdc::burnCall { amount: U256::from(3) },
+        Usdc::mintCall { to: Address::repeat_byte(2), amount: U256::from(3) },
+    );
+    let list = Usdc::blacklistCall { account };
+    assert!(harness.send(USDC_OWNER_INDEX, USDC_ADDRESS, &list).await.status());
+    let refused = "Blacklistable: account is blacklisted";
+    harness.reverts(USDC_OWNER_INDEX, USDC_ADDRESS, &burn, refused).await;
+    harness.reverts(USDC_OWNER_INDEX, USDC_ADDRESS, &mint, refused).await;
+    let unlist = Usdc::unBlacklistCall { account };
+    assert!(harness.send(USDC_OWNER_INDEX, USDC_ADDRESS, &unlist).await.status());
+    let (held, supply) = (harness.usdc(account).await, Usdc::totalSupplyCall {});
+    let before = harness.read(&supply).await;
+    let all = Usdc::burnCall { amount: held + U256::ONE };
+    let too_much = "FiatToken: burn amount exceeds balance";
+    harness.reverts(USDC_OWNER_INDEX, USDC_ADDRESS, &all, too_much).await;
+    assert!(harness.send(USDC_OWNER_INDEX, USDC_ADDRESS, &burn).await.status());
+    assert_eq!(harness.usdc(account).await, held - U256::from(3));
+    assert_eq!(harness.read(&supply).await, before - U256::from(3));
+}
+
+#[tokio::test]
+async fn a_balance_never_reaches_the_bit_of_the_blacklist() {
+    let harness = Harness::new();
+    let (payer, account) = (dev_signer(1), Address::repeat_byte(3));
+    let refused = "FiatTokenV2_2: Balance exceeds (2^255 - 1)";
+    let mint = |amount| Usdc::mintCall { to: account, amount };
+    let over = mint(USDC_BALANCE_MAX + U256::ONE);
+    harness.reverts(USDC_OWNER_INDEX, USDC_ADDRESS, &over, refused).await;
+    assert!(harness.send(USDC_OWNER_INDEX, USDC_ADDRESS, &mint(USDC_BALANCE_MAX)).await.status());
+    let payment = authorization(&harness, &payer, account, 1);
+    harness.reverts(0, USDC_ADDRESS, &payment.vrs_call(&payer), refused).await;
+    let transfer = Usdc::transferCall { to: account, value: U256::ONE };
+    harness.reverts(1, USDC_ADDRESS, &transfer, refused).await;
+    harness.reverts(USDC_OWNER_INDEX, USDC_ADDRESS, &mint(U256::ONE), refused).await;
+    assert_eq!(harness.usdc(account).await, USDC_BALANCE_MAX);
+    assert!(!harness.read(&Usdc::isBlacklistedCall { account }).await);
+}
+
+#[tokio::test]
+async fn an_account_may_pay_itself() {
+    let harness = Harness::new();
+    let payer = dev_signer(1);
+    let payment = authorization(&harness, &payer, payer.address(), genesis::DEV_USDC);
+    assert!(harness.send(0, USDC_ADDRESS, &payment.vrs_call(&payer)).await.status());
+    assert_eq!(harness.usdc(payer.address()).await, U256::from(genesis::DEV_USDC));
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ alloy::sol! {
         function balanceOf(address account) view returns (uint256);
         function allowance(address holder, address spender) view returns (uint256);
         function approve(address spender, uint256 value) returns (bool);
+        function increaseAllowance(address spender, uint256 increment) returns (bool);
+        function decreaseAllowance(address spender, uint256 decrement) returns (bool);
         function transfer(address to, uint256 value) returns (bool);
         function transferFrom(address from, address to, uint256 value) returns (bool);
         function mint(address to, uint256 amount) returns (bool);
@@ -42,6 +44,8 @@ alloy::sol! {
         function unpause();
         function blacklist(address account);
         function unBlacklist(address account);
+        function isBlacklisted(address account) view returns (bool);
+        function burn(uint256 amount);
         function DOMAIN_SEPARATOR() view returns (bytes32);
         function PERMIT_TYPEHASH() view returns (bytes32);
         function TRANSFER_WITH_AUTHORIZATION_TYPEHASH() view returns (bytes32);
