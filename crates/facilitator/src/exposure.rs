@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pay402_core::amount::U256;
 use pay402_core::network::{Backing, Verified};
 use pay402_core::{Amount, PaymentKey, Refusal, Refused};
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 /// How long a verified payment stays reserved: longer than most handlers run, and short enough for a payer
 /// whose purchase came to nothing.
 const SOFT: Duration = Duration::from_secs(15);
+/// By how much a soft reservation is renewed at least.
+const RENEWED_AFTER: Duration = Duration::from_secs(1);
 /// How long it is known what was mined: longer than anybody looks at holdings.
 const MOVED_KEPT: Duration = Duration::from_secs(60);
 /// Payments of which that is known at a time, at most.
@@ -43,7 +46,7 @@ pub(crate) struct Exposure {
 #[derive(Debug, Default)]
 struct State {
     /// By what the money is taken from.
-    sources: HashMap<String, HashMap<PaymentKey, Reserved>>,
+    sources: HashMap<String, Purse>,
     /// What was reserved firmly and is no longer, the oldest first.
     moved: VecDeque<Moved>,
     /// Soft reservations, those that are over and not yet forgotten too.
@@ -52,7 +55,20 @@ struct State {
     sweep_at: usize,
 }
 
-#[derive(Debug)]
+/// What is taken from one source. The sums are kept with each change: a payer may have thousands of payments
+/// verified, and each more one asks for the sum of the others.
+#[derive(Debug, Default)]
+struct Purse {
+    payments: HashMap<PaymentKey, Reserved>,
+    /// When soft reservations end, the first first; some were renewed since, made firm, or given up.
+    ends: VecDeque<(Instant, PaymentKey)>,
+    /// What counts of all of them.
+    total: Total,
+    /// How many of those that count are firm.
+    firm: usize,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Reserved {
     amount: Amount,
     /// Entries in hand, and calls about to enter, that hold it firmly.
@@ -60,6 +76,32 @@ struct Reserved {
     soft_until: Option<Instant>,
     /// Whether the transfer is in a block.
     mined: bool,
+}
+
+/// A sum that is exact however large, so that what was added can be taken out again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Total {
+    /// The sum, modulo 2^256.
+    low: U256,
+    /// How often it was more than that.
+    high: u64,
+}
+
+impl Total {
+    fn add(&mut self, amount: Amount) {
+        let (low, over) = self.low.overflowing_add(amount.to_u256());
+        (self.low, self.high) = (low, self.high + u64::from(over));
+    }
+
+    fn take(&mut self, amount: Amount) {
+        let (low, under) = self.low.overflowing_sub(amount.to_u256());
+        (self.low, self.high) = (low, self.high.saturating_sub(u64::from(under)));
+    }
+
+    /// The sum, or the largest amount where it is larger.
+    const fn amount(self) -> Amount {
+        if self.high == 0 { Amount::new(self.low) } else { Amount::MAX }
+    }
 }
 
 /// What may have left its payer's holdings.
@@ -72,12 +114,56 @@ struct Moved {
 }
 
 impl Reserved {
-    fn counts(&self, now: Instant) -> bool {
-        !self.mined && (self.firm > 0 || self.soft_until.is_some_and(|until| now < until))
+    /// Whether it counts, when what has ended is taken out.
+    const fn counts(&self) -> bool {
+        !self.mined && (self.firm > 0 || self.soft_until.is_some())
     }
 
     const fn is_over(&self) -> bool {
         self.firm == 0 && self.soft_until.is_none()
+    }
+}
+
+impl Purse {
+    /// Changes the reservation of a payment, and what it counts for.
+    fn change<T>(&mut self, key: &PaymentKey, change: impl FnOnce(&mut Reserved) -> T) -> T {
+        let reserved = self.payments.entry(key.clone()).or_default();
+        if reserved.counts() {
+            self.total.take(reserved.amount);
+            self.firm -= usize::from(reserved.firm > 0);
+        }
+        let changed = change(reserved);
+        if reserved.counts() {
+            self.total.add(reserved.amount);
+            self.firm += usize::from(reserved.firm > 0);
+        }
+        if reserved.is_over() {
+            self.payments.remove(key);
+        }
+        changed
+    }
+
+    /// Takes out the soft reservations that have ended. Returns how many.
+    fn expire(&mut self, now: Instant) -> usize {
+        let mut ended = 0;
+        while let Some((until, key)) = self.ends.pop_front_if(|(until, _)| *until <= now) {
+            let is_of_it = |reserved: &Reserved| reserved.soft_until == Some(until);
+            if self.payments.get(&key).is_some_and(is_of_it) {
+                self.change(&key, |reserved| reserved.soft_until = None);
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// What others than this payment have reserved, and whether part of that is being settled.
+    fn of_others(&self, key: &PaymentKey) -> (Amount, bool) {
+        let (mut total, mut firm) = (self.total, self.firm);
+        if let Some(own) = self.payments.get(key).filter(|own| own.counts()) {
+            total.take(own.amount);
+            firm -= usize::from(own.firm > 0);
+        }
+        (total.amount(), firm > 0)
     }
 }
 
@@ -151,8 +237,21 @@ impl Exposure {
             return Ok(());
         }
         for Backing { source, .. } in &verified.backing {
-            let reserved = state.reserved(source, &verified.key, verified.amount);
-            let is_new = reserved.soft_until.replace(now + SOFT).is_none();
+            let purse = state.purse(source);
+            let until = now + SOFT;
+            let (is_new, is_later) = purse.change(&verified.key, |reserved| {
+                reserved.amount = verified.amount;
+                // A payment that is verified again and again is not noted each time.
+                let is_later = reserved.soft_until.is_none_or(|old| old + RENEWED_AFTER <= until);
+                let is_new = reserved.soft_until.is_none();
+                if is_later {
+                    reserved.soft_until = Some(until);
+                }
+                (is_new, is_later)
+            });
+            if is_later {
+                purse.ends.push_back((until, verified.key.clone()));
+            }
             state.soft += usize::from(is_new);
         }
         Ok(())
@@ -190,9 +289,11 @@ impl Exposure {
         sources: Vec<String>,
     ) -> Firm {
         for source in &sources {
-            let reserved = state.reserved(source, key, charge);
-            reserved.firm += 1;
-            let was_soft = reserved.soft_until.take().is_some();
+            let was_soft = state.purse(source).change(key, |reserved| {
+                reserved.amount = charge;
+                reserved.firm += 1;
+                reserved.soft_until.take().is_some()
+            });
             state.soft -= usize::from(was_soft);
         }
         Firm { exposure: Arc::clone(self), key: key.clone(), sources }
@@ -204,16 +305,16 @@ impl Exposure {
         let mut state = self.lock();
         let state = &mut *state;
         for source in sources {
-            let Some(payments) = state.sources.get_mut(source) else { continue };
-            let Some(reserved) = payments.get_mut(key) else { continue };
-            if change(reserved) {
-                let (source, key, amount) = (source.clone(), key.clone(), reserved.amount);
+            let Some(purse) = state.sources.get_mut(source) else { continue };
+            if !purse.payments.contains_key(key) {
+                continue;
+            }
+            let moved = purse.change(key, |reserved| change(reserved).then_some(reserved.amount));
+            if let Some(amount) = moved {
+                let (source, key) = (source.clone(), key.clone());
                 state.moved.push_back(Moved { at, source, key, amount });
             }
-            if reserved.is_over() {
-                payments.remove(key);
-            }
-            if payments.is_empty() {
+            if purse.payments.is_empty() {
                 state.sources.remove(source);
             }
         }
@@ -232,7 +333,7 @@ impl Exposure {
 impl State {
     /// Whether every source covers `amount` beside what others have reserved.
     fn check(
-        &self,
+        &mut self,
         key: &PaymentKey,
         amount: Amount,
         backing: &[Backing],
@@ -241,13 +342,13 @@ impl State {
         let late = self.moved.iter().rev().take_while(|moved| moved.at >= since);
         let late: Vec<&Moved> = late.filter(|moved| moved.key != *key).collect();
         for Backing { source, held } in backing {
-            let payments = self.sources.get(source).into_iter().flatten();
-            let others = payments.filter(|(other, _)| *other != key);
-            let mut reserved = Amount::ZERO;
-            let mut moving = false;
-            for (_, other) in others.filter(|(_, other)| other.counts(now)) {
-                moving |= other.firm > 0;
-                reserved = reserved.checked_add(other.amount).unwrap_or(Amount::MAX);
+            let (mut reserved, mut moving) = (Amount::ZERO, false);
+            if let Some(purse) = self.sources.get_mut(source) {
+                self.soft = self.soft.saturating_sub(purse.expire(now));
+                (reserved, moving) = purse.of_others(key);
+                if purse.payments.is_empty() {
+                    self.sources.remove(source);
+                }
             }
             for moved in late.iter().filter(|moved| moved.source == *source) {
                 moving = true;
@@ -261,29 +362,22 @@ impl State {
         Ok(())
     }
 
-    fn reserved(&mut self, source: &str, key: &PaymentKey, amount: Amount) -> &mut Reserved {
-        let payments = self.sources.entry(source.to_owned()).or_default();
-        let fresh = || Reserved { amount, firm: 0, soft_until: None, mined: false };
-        let reserved = payments.entry(key.clone()).or_insert_with(fresh);
-        reserved.amount = amount;
-        reserved
+    fn purse(&mut self, source: &str) -> &mut Purse {
+        if !self.sources.contains_key(source) {
+            self.sources.insert(source.to_owned(), Purse::default());
+        }
+        self.sources.get_mut(source).expect("it was made")
     }
 
     /// Forgets what was reserved softly and is over.
     fn sweep(&mut self, now: Instant) {
-        let mut soft = 0;
-        self.sources.retain(|_, payments| {
-            payments.retain(|_, reserved| {
-                if reserved.soft_until.is_some_and(|until| until <= now) {
-                    reserved.soft_until = None;
-                }
-                soft += usize::from(reserved.soft_until.is_some());
-                !reserved.is_over()
-            });
-            !payments.is_empty()
+        let mut ended = 0;
+        self.sources.retain(|_, purse| {
+            ended += purse.expire(now);
+            !purse.payments.is_empty()
         });
-        self.soft = soft;
-        self.sweep_at = soft.saturating_mul(2).clamp(SWEEP_MIN, SOFT_MAX);
+        self.soft = self.soft.saturating_sub(ended);
+        self.sweep_at = self.soft.saturating_mul(2).clamp(SWEEP_MIN, SOFT_MAX);
     }
 }
 
@@ -352,6 +446,76 @@ mod tests {
         assert!(exposure.reserve(&second, second.amount, now, now).is_err());
         drop(two);
         assert!(exposure.lock().sources.is_empty(), "something is left");
+    }
+
+    #[test]
+    fn a_reservation_lasts_from_its_renewal() {
+        let exposure = Exposure::default();
+        let now = Instant::now();
+        let first = payment(1, 10, 10);
+        exposure.reserve_softly(&first, now, now).unwrap();
+        let later = now + SOFT / 2;
+        exposure.reserve_softly(&first, later, later).unwrap();
+        let end = now + SOFT;
+        assert!(exposure.reserve_softly(&payment(2, 10, 10), end, end).is_err());
+        exposure.reserve_softly(&payment(2, 10, 10), later + SOFT, later + SOFT).unwrap();
+        assert_eq!(exposure.lock().soft, 1);
+        for _ in 0..1_000 {
+            exposure.reserve_softly(&payment(2, 10, 10), later + SOFT, later + SOFT).unwrap();
+        }
+        let state = exposure.lock();
+        assert!(state.sources.values().all(|purse| purse.ends.len() < 5), "{state:?}");
+    }
+
+    /// Whatever is done, the sums are those of what is there.
+    #[test]
+    fn the_sums_are_those_of_the_reservations() {
+        let exposure = Arc::new(Exposure::default());
+        let mut now = Instant::now();
+        let mut firm: Vec<Firm> = Vec::new();
+        let mut number = 7_u64;
+        let mut draw = |below: usize| {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(number >> 33).unwrap() % below
+        };
+        for _ in 0..5_000 {
+            let [nonce, amount] = [draw(8), 1 + draw(9)].map(|it| u64::try_from(it).unwrap());
+            let verified = payment(nonce, amount, 1_000);
+            now += Duration::from_millis(u64::try_from(draw(2_000)).unwrap());
+            let place = draw(firm.len().max(1));
+            match draw(6) {
+                0 | 1 => exposure.reserve_softly(&verified, now, now).unwrap(),
+                2 => firm.push(exposure.reserve(&verified, verified.amount, now, now).unwrap()),
+                3 if !firm.is_empty() => drop(firm.swap_remove(place)),
+                4 if !firm.is_empty() => firm[place].mined(true),
+                5 if !firm.is_empty() => firm[place].mined(false),
+                _ => {}
+            }
+            let mut state = exposure.lock();
+            state.sweep(now);
+            for purse in state.sources.values() {
+                let counting = || purse.payments.values().filter(|reserved| reserved.counts());
+                let mut total = Total::default();
+                counting().for_each(|reserved| total.add(reserved.amount));
+                assert_eq!(purse.total, total);
+                assert_eq!(purse.firm, counting().filter(|reserved| reserved.firm > 0).count());
+            }
+            let soft = state.sources.values().flat_map(|purse| purse.payments.values());
+            assert_eq!(state.soft, soft.filter(|reserved| reserved.soft_until.is_some()).count());
+        }
+    }
+
+    #[test]
+    fn sums_are_exact_however_large() {
+        let mut total = Total::default();
+        for amount in [Amount::MAX, Amount::MAX, Amount::from(3_u64)] {
+            total.add(amount);
+        }
+        assert_eq!(total.amount(), Amount::MAX);
+        total.take(Amount::MAX);
+        assert_eq!(total.amount(), Amount::MAX);
+        total.take(Amount::MAX);
+        assert_eq!(total.amount(), Amount::from(3_u64));
     }
 
     #[test]
