@@ -38,6 +38,8 @@ const CHAIN_ID: u64 = pay402::stack::CHAIN_ID;
 const BLOCK_TIME: Duration = Duration::from_secs(1);
 /// How deep reorganisations go, in blocks.
 const REORG_BLOCKS_MAX: u64 = 8;
+/// The block after which reorganisations begin.
+const OLD_ENOUGH: u64 = 2 * REORG_BLOCKS_MAX;
 /// Confirmations in the tier: one more than a reorganisation reaches.
 const CONFIRMATIONS: u64 = REORG_BLOCKS_MAX + 2;
 /// Nodes that must agree in the tier.
@@ -254,7 +256,8 @@ async fn weather(chain: Devchain, seed: u64, storms: Arc<Storms>) {
     let add = |count: &AtomicU64| _ = count.fetch_add(1, Ordering::Relaxed);
     loop {
         tokio::time::sleep(BLOCK_TIME).await;
-        if random.happens(120) {
+        // What the payers were given at the beginning stays.
+        if random.happens(120) && chain.block_number() > OLD_ENOUGH {
             let depth = 1 + random.below(REORG_BLOCKS_MAX);
             let forgets = random.happens(200);
             let what = if forgets { ReorgTransactions::Drop } else { ReorgTransactions::Keep };
