@@ -22,6 +22,8 @@ pub const LOOKS_MAX: usize = 4;
 /// How long a payment waits for a question that is on its way before another one is asked: each costs us
 /// what ten payments in it do, and a node nearby answers sooner.
 const PACE: Duration = Duration::from_millis(4);
+/// How long a payment waits for others where several were asked about together just now.
+const GATHERS: Duration = Duration::from_millis(2);
 /// Payments in one question: as many as fit into the gas that nodes give a call, 50 million as a rule.
 pub const PAYMENTS_MAX: usize = 32;
 /// Gas of the question itself, beside what its payments may use.
@@ -110,6 +112,7 @@ impl Batch for Glance {
 
     const AT_A_TIME: usize = LOOKS_MAX;
     const PACE: Duration = PACE;
+    const GATHERS: Duration = GATHERS;
     const SIZE_MAX: usize = PAYMENTS_MAX;
     const WAITING_MAX: usize = 1_024;
 

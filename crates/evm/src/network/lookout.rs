@@ -117,6 +117,7 @@ impl Batch for Looks {
 
     const AT_A_TIME: usize = 2;
     const PACE: Duration = Duration::ZERO;
+    const GATHERS: Duration = Duration::ZERO;
     const SIZE_MAX: usize = 64;
     const WAITING_MAX: usize = 16_384;
 

@@ -1,9 +1,10 @@
 //! Questions that are asked together.
 //!
-//! Nobody waits for others to come: while no batch is on its way, a question leaves at once, alone if
-//! need be; what comes meanwhile goes with the next batch. That one leaves when the first is back, or
-//! [`Batch::PACE`] after it, up to [`Batch::AT_A_TIME`] of them: so a quiet node sees one question at a
-//! time, a busy one large batches, and a slow one does not hold up those who come later.
+//! While no batch is on its way, a question leaves at once, alone if need be; what comes meanwhile goes with
+//! the next batch. That one leaves when the first is back, or when a question has waited for
+//! [`Batch::PACE`], up to [`Batch::AT_A_TIME`] of them: so a quiet node sees one question at a
+//! time, a busy one large batches, and a slow one does not hold up those who come later. After a batch of
+//! several, whoever comes waits up to [`Batch::GATHERS`] for others: those who were answered come again.
 //!
 //! **Invariant:** every question is answered or given up: whoever asks may go away without taking the
 //! others along, and a batch that breaks leaves nobody waiting.
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// What is asked together, and how.
 pub(super) trait Batch: Send + Sync + 'static {
@@ -23,6 +25,8 @@ pub(super) trait Batch: Send + Sync + 'static {
     const AT_A_TIME: usize;
     /// How long a question waits for a batch that is on its way, before another one leaves.
     const PACE: Duration;
+    /// How long a question waits for others after a batch of several.
+    const GATHERS: Duration;
     /// Questions in one batch.
     const SIZE_MAX: usize;
     /// Questions that wait for a batch; more are given up.
@@ -41,17 +45,20 @@ struct Shared<B: Batch> {
     state: Mutex<State<B>>,
 }
 
-/// A question, and who is told the answer.
-type Waiting<B> = (<B as Batch>::Question, oneshot::Sender<<B as Batch>::Answer>);
+/// A question, who is told the answer, and since when.
+type Waiting<B> = (<B as Batch>::Question, oneshot::Sender<<B as Batch>::Answer>, Instant);
 
 struct State<B: Batch> {
     waiting: VecDeque<Waiting<B>>,
     on_their_way: usize,
+    /// Until when those of the last batch of several are expected to come again.
+    gathers_until: Option<Instant>,
 }
 
 impl<B: Batch> Together<B> {
     pub(super) fn new(batch: B) -> Self {
-        let state = Mutex::new(State { waiting: VecDeque::new(), on_their_way: 0 });
+        let state =
+            Mutex::new(State { waiting: VecDeque::new(), on_their_way: 0, gathers_until: None });
         Self(Arc::new(Shared { batch, state }))
     }
 
@@ -63,7 +70,7 @@ impl<B: Batch> Together<B> {
             if state.waiting.len() >= B::WAITING_MAX {
                 return None;
             }
-            state.waiting.push_back((question, tell));
+            state.waiting.push_back((question, tell, Instant::now()));
         }
         self.start();
         told.await.ok()
@@ -72,16 +79,20 @@ impl<B: Batch> Together<B> {
     /// Sends a batch on its way if there is room for one. It is a task of its own: whoever began it may
     /// go away.
     fn start(&self) {
-        let pause = {
+        let patience = {
             let mut state = self.lock();
             if state.on_their_way >= B::AT_A_TIME {
                 return;
             }
             state.on_their_way += 1;
-            if state.on_their_way == 1 { Duration::ZERO } else { B::PACE }
+            match state.gathers_until {
+                _ if state.on_their_way > 1 => B::PACE,
+                Some(until) if Instant::now() < until => B::GATHERS,
+                _ => Duration::ZERO,
+            }
         };
         // Not under the lock: a runtime that is ending drops the task at once.
-        tokio::spawn(OnItsWay { together: self.clone(), counts: true }.run(pause));
+        tokio::spawn(OnItsWay { together: self.clone(), counts: true }.run(patience));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
@@ -102,14 +113,42 @@ struct OnItsWay<B: Batch> {
     counts: bool,
 }
 
+/// What a batch that may leave does.
+enum Turn<B: Batch> {
+    /// It leaves with these.
+    Leave(Vec<Waiting<B>>),
+    /// It waits for others that long.
+    Wait(Duration),
+    /// Nobody waits.
+    End,
+}
+
 impl<B: Batch> OnItsWay<B> {
-    async fn run(mut self, pause: Duration) {
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+    /// Leaves again and again, each time when somebody has waited as long as that.
+    async fn run(mut self, mut patience: Duration) {
+        if !patience.is_zero() {
+            // Until then another one that is on its way may have taken those who wait.
+            tokio::time::sleep(patience).await;
         }
-        while let Some(batch) = self.next() {
-            let (questions, tells): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            let answers = self.together.0.batch.ask(questions).await;
+        loop {
+            let batch = match self.next(patience) {
+                Turn::Leave(batch) => batch,
+                Turn::Wait(pause) => {
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+                Turn::End => return,
+            };
+            patience = if batch.len() > 1 { B::GATHERS } else { Duration::ZERO };
+            let mut tells = Vec::with_capacity(batch.len());
+            let questions = batch.into_iter().map(|(question, tell, _)| {
+                tells.push(tell);
+                question
+            });
+            let answers = self.together.0.batch.ask(questions.collect()).await;
+            if !patience.is_zero() {
+                self.together.lock().gathers_until = Some(Instant::now() + patience);
+            }
             for (tell, answer) in tells.into_iter().zip(answers) {
                 // Whoever left does not want to know.
                 _ = tell.send(answer);
@@ -118,15 +157,19 @@ impl<B: Batch> OnItsWay<B> {
     }
 
     /// Who is next. When nobody waits it makes room, so that whoever comes after that starts another.
-    fn next(&mut self) -> Option<Vec<Waiting<B>>> {
+    fn next(&mut self, patience: Duration) -> Turn<B> {
         let mut state = self.together.lock();
-        let count = state.waiting.len().min(B::SIZE_MAX);
-        if count == 0 {
+        let Some((_, _, since)) = state.waiting.front() else {
             state.on_their_way -= 1;
             self.counts = false;
-            return None;
+            return Turn::End;
+        };
+        let left = patience.saturating_sub(since.elapsed());
+        if !left.is_zero() && state.waiting.len() < B::SIZE_MAX {
+            return Turn::Wait(left);
         }
-        Some(state.waiting.drain(..count).collect())
+        let count = state.waiting.len().min(B::SIZE_MAX);
+        Turn::Leave(state.waiting.drain(..count).collect())
     }
 }
 
@@ -170,6 +213,7 @@ mod tests {
 
         const AT_A_TIME: usize = 2;
         const PACE: Duration = Duration::from_millis(5);
+        const GATHERS: Duration = Duration::from_millis(2);
         const SIZE_MAX: usize = 10;
         const WAITING_MAX: usize = 100;
 
@@ -194,7 +238,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_leaves_at_once_and_many_go_together() {
         let together = together();
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         assert_eq!(together.ask(4).await, Some(8));
         assert_eq!(began.elapsed(), Duration::from_millis(25), "it waited for others");
         let mut asked = JoinSet::new();
@@ -218,10 +262,35 @@ mod tests {
             async move { together.ask(1).await }
         });
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         assert_eq!(together.ask(2).await, Some(4));
         assert_eq!(began.elapsed(), Duration::from_millis(5 + 25));
         assert_eq!(first.await.unwrap(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_were_answered_together_go_together_again() {
+        const MANY: u64 = 8;
+        let together = together();
+        let mut asked = JoinSet::new();
+        for number in 1..=MANY {
+            let together = together.clone();
+            asked.spawn(async move {
+                for _ in 0..5 {
+                    assert_eq!(together.ask(number).await, Some(number * 2));
+                    // Not all of them come at the same moment.
+                    tokio::time::sleep(Duration::from_micros(number * 100)).await;
+                }
+            });
+        }
+        asked.join_all().await;
+        let batches = together.0.batch.batches.load(Ordering::SeqCst);
+        assert!((5..=7).contains(&batches), "{batches}");
+        // One that comes later is alone, and leaves at once.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let began = Instant::now();
+        assert_eq!(together.ask(4).await, Some(8));
+        assert_eq!(began.elapsed(), Duration::from_millis(25));
     }
 
     #[tokio::test(start_paused = true)]
