@@ -53,10 +53,20 @@ impl Target {
 
     /// A target for `POST path` with each of `bodies` in turn, as JSON.
     pub(crate) fn post(address: SocketAddr, path: &str, bodies: &[String]) -> Self {
+        Self::post_with(address, path, "", bodies)
+    }
+
+    /// The same with further headers, each with its end of line.
+    pub(crate) fn post_with(
+        address: SocketAddr,
+        path: &str,
+        headers: &str,
+        bodies: &[String],
+    ) -> Self {
         let request = |body: &String| {
             let length = body.len();
             format!(
-                "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+                "POST {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Type: application/json\r\n\
                  Content-Length: {length}\r\n\r\n{body}"
             )
             .into_bytes()

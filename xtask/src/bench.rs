@@ -9,7 +9,7 @@ use crate::process::Step;
 /// Building in release, with link-time optimisation.
 const BUILD_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// Every bench is a bounded count of requests; this only catches one that hangs.
-const RUN_LIMIT: Duration = Duration::from_secs(15 * 60);
+const RUN_LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// Builds first, so that compiling does not count as running, then measures.
 pub(crate) fn run(root: &Path, arguments: &[&str]) -> Outcome {

@@ -96,6 +96,17 @@ impl Anvil {
         Ok(u64::from_str_radix(digits.ok_or("not a number")?, 16)?)
     }
 
+    /// Makes `sender` one that has sent so many transactions.
+    pub(super) async fn set_mined(&self, sender: Address, count: u64) -> Result<()> {
+        self.call("anvil_setNonce", json!([sender, format!("{count:#x}")])).await.map(drop)
+    }
+
+    /// Makes a block every so many seconds from now on; 0 for none at all.
+    pub(super) async fn set_block_time(&self, seconds: u64) -> Result<()> {
+        self.call("evm_setAutomine", json!([false])).await?;
+        self.call("evm_setIntervalMining", json!([seconds])).await.map(drop)
+    }
+
     async fn call(&self, method: &str, params: Value) -> Result<Value> {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         let url = format!("http://{}", self.address());

@@ -7,6 +7,7 @@
 
 mod anvil;
 mod footprint;
+mod growth;
 mod limit;
 mod process;
 mod proxy;
@@ -83,7 +84,8 @@ impl Figure {
     }
 }
 
-pub(crate) const NAMES: &[&str] = &["speed_verify", "speed_settle", "speed_footprint"];
+pub(crate) const NAMES: &[&str] =
+    &["speed_verify", "speed_settle", "speed_footprint", "speed_growth"];
 
 /// Runs what is chosen by name.
 ///
@@ -99,6 +101,9 @@ pub(crate) async fn run(extent: Extent, chosen: impl Fn(&str) -> bool) -> Result
     }
     if chosen(NAMES[2]) {
         figures.extend(footprint::run(extent).await?);
+    }
+    if chosen(NAMES[3]) {
+        figures.extend(growth::run(extent).await?);
     }
     Ok(figures)
 }

@@ -32,15 +32,39 @@ const MAX_TIMEOUT_S: u64 = 300;
 /// Where the facilitator finds the key of its signer.
 const KEY_VARIABLE: &str = "BENCH_SIGNER_KEY";
 
+/// What a facilitator is told beside what each one is, as TOML.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settings<'a> {
+    /// Of the process.
+    pub(super) general: &'a str,
+    /// Of its network.
+    pub(super) network: &'a str,
+    /// What has a table of its own.
+    pub(super) tables: &'a str,
+}
+
+/// The name of the journal in a facilitator's folder.
+pub(super) const JOURNAL: &str = "journal.db";
+
 /// Starts a facilitator on `node` with its files in `folder`, and waits until it is ready.
 pub(super) async fn facilitator(node: SocketAddr, folder: &Path) -> Result<Process> {
+    facilitator_with(node, folder, Settings::default()).await
+}
+
+/// The same with more settings.
+pub(super) async fn facilitator_with(
+    node: SocketAddr,
+    folder: &Path,
+    settings: Settings<'_>,
+) -> Result<Process> {
+    let Settings { general, network, tables } = settings;
     let address = free_address()?;
     let mut config = String::new();
     write!(
         config,
-        "listen = \"{address}\"\ndatabase = \"journal.db\"\n\n[[network]]\n\
+        "listen = \"{address}\"\ndatabase = \"{JOURNAL}\"\n{general}\n[[network]]\n\
          id = \"eip155:{CHAIN_ID}\"\nrpc = \"http://{node}\"\n\
-         signer = {{ env = \"{KEY_VARIABLE}\" }}\n"
+         signer = {{ env = \"{KEY_VARIABLE}\" }}\n{network}\n{tables}"
     )?;
     let file = folder.join("facilitator.toml");
     std::fs::write(&file, config)?;

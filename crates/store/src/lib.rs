@@ -24,6 +24,8 @@ mod journal;
 mod ledger;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "seed")]
+mod seed;
 mod writer;
 
 pub use grants::{PRUNE_ROWS_MAX, SqliteGrants};
@@ -31,4 +33,6 @@ pub use journal::SqliteJournal;
 pub use ledger::SqliteLedger;
 #[cfg(feature = "postgres")]
 pub use postgres::{PgJournal, SKEW_S_MAX};
+#[cfg(feature = "seed")]
+pub use seed::{Seed, seed};
 pub use writer::{BATCH_COMMANDS_MAX, QUEUE_COMMANDS_MAX};

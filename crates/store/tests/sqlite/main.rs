@@ -10,5 +10,7 @@ mod history;
 mod power_cut;
 mod processes;
 mod samples;
+#[cfg(feature = "seed")]
+mod seeded;
 mod watched;
 mod wiped;
