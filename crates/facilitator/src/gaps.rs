@@ -19,7 +19,6 @@ use std::time::Duration;
 use pay402_core::PaymentKey;
 use pay402_core::error::Unavailable;
 use pay402_core::journal::{Entered, Entry, JournalError, SignedAs, Stage};
-use pay402_core::network::SentAs;
 use tokio::time::Instant;
 
 use crate::desk::{Desk, unreachable_journal};
@@ -86,20 +85,16 @@ async fn kept(desk: &Desk, signer: &str, nonces: &[u64]) -> Result<Vec<Entry>, J
     let mut at: BTreeMap<u64, Vec<Entry>> = BTreeMap::new();
     for block in desk.journal.watched_blocks(&desk.id).await? {
         for entry in desk.journal.watched_in(&desk.id, &block).await? {
+            let Some(SignedAs { sent, .. }) = watch::signed(&entry) else { continue };
+            let (nonce, is_of_it) = (sent.nonce, sent.signer == signer);
             // Of an errand another one may always take the place.
-            let signed = kept_of(&entry).filter(|_| !entry.new.amount.is_zero());
-            let Some(SentAs { nonce, .. }) = signed.map(|signed| &signed.sent) else { continue };
-            if signed.is_some_and(|it| it.sent.signer == signer) && nonces.contains(nonce) {
-                at.entry(*nonce).or_default().push(entry);
+            if is_of_it && nonces.contains(&nonce) && !entry.new.amount.is_zero() {
+                at.entry(nonce).or_default().push(entry);
             }
         }
     }
-    let has_bytes = |entry: &Entry| kept_of(entry).is_some_and(|signed| !signed.raw.is_empty());
+    let has_bytes = |entry: &Entry| watch::signed(entry).is_some_and(|it| !it.raw.is_empty());
     Ok(at.into_values().filter(|entries| entries.iter().any(has_bytes)).flatten().collect())
-}
-
-fn kept_of(entry: &Entry) -> Option<&SignedAs> {
-    entry.watch.as_ref()?.signed.as_ref()
 }
 
 /// The nonce that a lane stands at, and since when.

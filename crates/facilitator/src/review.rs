@@ -12,17 +12,15 @@ use futures_util::{StreamExt as _, stream};
 use pay402_core::Amount;
 use pay402_core::amount::U256;
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Entry, Outcome, SignedAs, Stage};
+use pay402_core::journal::{Entry, Outcome, Stage};
 use pay402_core::network::{BlockId, ChainStatus, SecretBytes, SentAs};
 
 use crate::seal::Content;
-use crate::watch::{Unfinished, by_transaction, name, reopen};
+use crate::watch::{BLOCKS_AT_ONCE, Unfinished, by_transaction, name, reopen, signed};
 use crate::worker::Crew;
 
 /// Blocks that are reviewed in one look at the chain.
 const BLOCKS_MAX: usize = 16;
-/// Of these, those that are reviewed at the same time: a node may keep one of them waiting for long.
-const BLOCKS_AT_ONCE: usize = 8;
 /// Transactions of a block that are looked at together.
 const LOOKS_MAX: usize = 64;
 /// Looks in a row that must not show an outcome before it is opened again: a node may be behind.
@@ -156,10 +154,6 @@ async fn stand(crew: &Crew, group: &[Entry]) -> Result<bool, Unfinished> {
     let statuses = desk.second_look(&asked).await;
     let statuses = statuses.into_iter().collect::<Result<Vec<ChainStatus>, Unavailable>>()?;
     Ok(group.iter().zip(&statuses).all(|(entry, status)| stands(entry, status)))
-}
-
-fn signed(entry: &Entry) -> Option<&SignedAs> {
-    entry.watch.as_ref()?.signed.as_ref()
 }
 
 /// Whether what was seen again agrees with how an entry was closed.

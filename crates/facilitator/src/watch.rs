@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, future, stream};
 use pay402_core::error::Unavailable;
-use pay402_core::journal::{Entry, Event, JournalError, Lease, Outcome, Stage};
+use pay402_core::journal::{Entry, Event, JournalError, Lease, Outcome, SignedAs, Stage};
 use pay402_core::network::{BlockId, ChainStatus, Header};
 use tokio::sync::watch::{Receiver, Sender, channel};
 
@@ -31,8 +31,8 @@ use crate::worker::Crew;
 const HEADERS_MAX: usize = 100;
 /// Entries that are buried in one commit.
 const BURIED_MAX: usize = 512;
-/// Undone blocks that are looked at together.
-const BLOCKS_AT_ONCE: usize = 8;
+/// Blocks of which what they closed is looked at together: a node may keep one of them waiting for long.
+pub(crate) const BLOCKS_AT_ONCE: usize = 8;
 /// Transactions of an undone block that are looked at together.
 const LOOKS_MAX: usize = 16;
 
@@ -351,7 +351,7 @@ async fn open_again(crew: &Crew, block: &BlockId) -> Result<bool, Unfinished> {
 pub(crate) fn by_transaction(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
     let mut groups: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
     for entry in entries {
-        let name = transaction(&entry).unwrap_or_else(|| entry.new.key.as_str());
+        let name = signed(&entry).map_or(entry.new.key.as_str(), |signed| &signed.sent.transaction);
         groups.entry(name.to_owned()).or_default().push(entry);
     }
     groups.into_values().collect()
@@ -371,16 +371,15 @@ async fn stand(desk: &Desk, group: &[Entry], block: &BlockId) -> Result<bool, Un
     all
 }
 
-/// The transaction that was signed last for a watched entry.
-fn transaction(entry: &Entry) -> Option<&str> {
-    Some(&entry.watch.as_ref()?.signed.as_ref()?.sent.transaction)
+/// What was signed last for a watched entry.
+pub(crate) fn signed(entry: &Entry) -> Option<&SignedAs> {
+    entry.watch.as_ref()?.signed.as_ref()
 }
 
 /// Whether an entry still stands closed in `block`.
 async fn stands(desk: &Desk, entry: &Entry, block: &BlockId) -> Result<bool, Unfinished> {
     let plan = desk.sealer.open(Content::Plan, &entry.new.key, &entry.new.plan)?;
-    let signed = entry.watch.as_ref().and_then(|watch| watch.signed.as_ref());
-    Ok(match desk.status(&plan, signed.map(|signed| &signed.sent)).await? {
+    Ok(match desk.status(&plan, signed(entry).map(|signed| &signed.sent)).await? {
         ChainStatus::Proven { block: there, .. }
         | ChainStatus::Failed { block: there, .. }
         | ChainStatus::LeftOut { block: there, .. } => there == *block,
