@@ -265,12 +265,8 @@ fn judge_uses(judged: &mut Judged, books: &[Booked], mined: &HashMap<B256, Mined
         for (index, proof) in &it.proofs {
             let Proof::Made { payee, .. } = proof else { continue };
             let booked = &books[*index];
-            let has_it = match &booked.outcome {
-                None => true,
-                Some(Outcome::Settled { transaction, .. }) => hash(transaction) == Some(it.hash),
-                Some(Outcome::Failed { .. } | Outcome::Reverted { .. }) => false,
-            };
-            if !has_it {
+            let is_open = booked.outcome.is_none();
+            if !is_open && settled_by(booked) != Some(it.hash) {
                 let message = format!(
                     "{} moved what is charged to {payee}, and the books do not have it settled by that",
                     it.hash
@@ -359,8 +355,8 @@ fn components(books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Facts) -> 
     let mut is_unknown = facts.unseen.clone();
     is_unknown.extend(&facts.undone);
     for (index, booked) in books.iter().enumerate().filter(|(_, it)| !is_approval(&it.key)) {
-        let signed = booked.signed.iter().map(|sent| sent.transaction.as_str());
-        let found = |transaction| hash(transaction).and_then(|hash| mined.get(&hash));
+        let signed = booked.signed.iter().filter_map(|sent| hash(&sent.transaction));
+        let found = |hash| mined.get(&hash);
         // One that replaced its own while it was closed is signed for the others of its pack alone, and carried it all
         // the same: it bears its share.
         let by = settled_by(booked).and_then(found).filter(|it| it.is_ours);
@@ -393,9 +389,9 @@ fn components(books: &[Booked], mined: &HashMap<B256, Mined>, facts: &Facts) -> 
 }
 
 /// The transaction that settled an entry.
-fn settled_by(booked: &Booked) -> Option<&str> {
+pub(super) fn settled_by(booked: &Booked) -> Option<B256> {
     match &booked.outcome {
-        Some(Outcome::Settled { transaction, .. }) => Some(transaction),
+        Some(Outcome::Settled { transaction, .. }) => hash(transaction),
         Some(Outcome::Failed { .. } | Outcome::Reverted { .. }) | None => None,
     }
 }

@@ -304,9 +304,7 @@ impl Audit {
                 let signed = booked.signed.iter().filter_map(|sent| hash(&sent.transaction));
                 ours.extend(signed);
             }
-            if let Some(Outcome::Settled { transaction, .. }) = &booked.outcome
-                && let Some(hash) = hash(transaction)
-            {
+            if let Some(hash) = judge::settled_by(booked) {
                 settling.entry(hash).or_default().push(index);
             }
         }
