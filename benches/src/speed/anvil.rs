@@ -16,7 +16,11 @@ use crate::Result;
 /// Where `cargo xtask setup` puts it.
 const FOLDERS: &str = "../interop/node_modules/@foundry-rs";
 
-/// Every second comes a block.
+/// Gas of a block: enough for 1,800 settlements.
+pub(super) const GAS_LIMIT: &str = "120000000";
+/// How often one comes where a load is measured, in seconds.
+pub(super) const BLOCK_TIME_S: u64 = 1;
+/// Longest until the first one.
 const FIRST_BLOCK_MAX: Duration = Duration::from_secs(20);
 
 /// The program, where it is installed.
@@ -60,6 +64,12 @@ impl Anvil {
         }
         anvil.wait_for_a_block().await?;
         Ok(anvil)
+    }
+
+    /// anvil as loads of settlements are measured on it.
+    pub(super) async fn with_room() -> Result<Self> {
+        let block_time = BLOCK_TIME_S.to_string();
+        Self::start(&["--block-time", &block_time, "--gas-limit", GAS_LIMIT]).await
     }
 
     /// Waits for the first block after genesis, whose time may be long ago: what is signed now is not valid then.

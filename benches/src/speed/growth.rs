@@ -16,15 +16,13 @@ use pay402_facilitator::api::KeyHash;
 use pay402_store::{Seed, SqliteJournal, seed};
 use tempfile::TempDir;
 
-use super::anvil::Anvil;
+use super::anvil::{Anvil, BLOCK_TIME_S, GAS_LIMIT};
 use super::process::Process;
 use super::town::{JOURNAL, Payers, Settings, facilitator_with};
 use super::{Bound, Figure, median};
 use crate::load::{self, Shape, Target};
 use crate::{Extent, Result};
 
-const GAS_LIMIT: &str = "120000000";
-const BLOCK_TIME_S: u64 = 1;
 /// Final entries of the journal that has grown.
 const ROWS: u64 = 1_000_000;
 /// The same in brief.
@@ -145,8 +143,7 @@ struct Town {
 
 impl Town {
     async fn new() -> Result<Self> {
-        let block_time = BLOCK_TIME_S.to_string();
-        let anvil = Anvil::start(&["--block-time", &block_time, "--gas-limit", GAS_LIMIT]).await?;
+        let anvil = Anvil::with_room().await?;
         let payers = Payers::new(PAYERS)?;
         payers.fund(&anvil).await?;
         let mut town = Self { anvil, payers, folder: TempDir::new()?, process: None };

@@ -4,14 +4,12 @@ use pay402::stack::SIGNER_INDEX;
 use pay402_devchain::genesis;
 use tempfile::TempDir;
 
-use super::anvil::Anvil;
+use super::anvil::{Anvil, BLOCK_TIME_S, GAS_LIMIT};
 use super::town::{Payers, facilitator};
 use super::{Bound, Figure, median};
 use crate::load::{self, Shape, Target};
 use crate::{Extent, Result};
 
-/// Enough for 1,800 settlements in a block.
-const GAS_LIMIT: &str = "120000000";
 /// Connections, and the least rate with a block every second.
 const CONNECTIONS: [(usize, Bound); 3] =
     [(64, Bound::None), (512, Bound::AtLeast(450.0)), (2_048, Bound::AtLeast(1_000.0))];
@@ -19,7 +17,6 @@ const CONNECTIONS: [(usize, Bound); 3] =
 const EACH: usize = 6;
 /// A facilitator lets one payer have 16 settlements under way.
 const PAYERS: usize = 256;
-const BLOCK_TIME_S: u64 = 1;
 /// Settlements one after the other.
 const ALONE: usize = 15;
 /// What a settlement alone may take beyond the block's time, in milliseconds.
@@ -62,9 +59,7 @@ pub(super) async fn run(extent: Extent) -> Result<Vec<Figure>> {
 
 /// Settled per second, and the median and the 99th of 100 of how long one took, in milliseconds.
 async fn rate(connections: usize, each: usize) -> Result<(f64, f64, f64)> {
-    let block_time = BLOCK_TIME_S.to_string();
-    let arguments = ["--block-time", &block_time, "--gas-limit", GAS_LIMIT];
-    let anvil = Anvil::start(&arguments).await?;
+    let anvil = Anvil::with_room().await?;
     let mut payers = Payers::new(PAYERS)?;
     payers.fund(&anvil).await?;
     let folder = TempDir::new()?;
