@@ -3,7 +3,7 @@
 //! **Invariant:** a connection that leaves here is to a file of the right kind and version, that
 //! only its owner can write, and commits on it survive a power cut (`synchronous=FULL`).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,7 @@ pub(crate) fn look(kind: &StoreKind, path: &Path) -> Result<Connection, Misconfi
     if !path.exists() {
         return Err(at.wrong("there is no such file; name the one that the facilitator writes"));
     }
-    at.check_owned(path)?;
+    at.check_owned(path, path.metadata())?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let sql = |error: rusqlite::Error| at.damaged_or(&error);
     let connection = Connection::open_with_flags(path, flags).map_err(sql)?;
@@ -223,21 +223,26 @@ impl Place<'_> {
             Err(error) => return Err(self.io("it cannot be made", &error)),
         }
         let name = self.path.as_os_str();
-        self.check_owned(self.path)?;
+        self.check_owned(self.path, self.path.metadata())?;
         for suffix in ["-wal", "-shm"] {
             let mut beside = name.to_owned();
             beside.push(suffix);
             let beside = PathBuf::from(beside);
-            if beside.exists() {
-                self.check_owned(&beside)?;
+            // Who closes the file last takes these away, at any moment.
+            match beside.metadata() {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                metadata => self.check_owned(&beside, metadata)?,
             }
         }
         Ok(())
     }
 
-    fn check_owned(&self, file: &Path) -> Result<(), Misconfigured> {
-        let metadata =
-            file.metadata().map_err(|error| self.io("it cannot be inspected", &error))?;
+    fn check_owned(
+        &self,
+        file: &Path,
+        metadata: std::io::Result<Metadata>,
+    ) -> Result<(), Misconfigured> {
+        let metadata = metadata.map_err(|error| self.io("it cannot be inspected", &error))?;
         if !metadata.is_file() {
             return Err(self.wrong("it is no regular file; name a file"));
         }

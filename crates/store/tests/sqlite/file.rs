@@ -86,6 +86,23 @@ async fn a_journal_is_looked_at_and_left_as_it_is() {
     assert!(early.problem.contains("its format is 6"), "{early}");
 }
 
+/// Who closes a file last takes what lies beside it away, while another looks at that.
+#[test]
+fn a_journal_is_opened_while_another_closes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let open_and_close = || {
+        for _ in 0..1_000 {
+            drop(SqliteJournal::open(&path).unwrap());
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(open_and_close);
+        }
+    });
+}
+
 #[tokio::test]
 async fn claims_are_there_again() {
     let directory = tempfile::tempdir().unwrap();
