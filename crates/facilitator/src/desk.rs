@@ -15,7 +15,7 @@ use pay402_core::journal::{Delivery, Holder, Journal, JournalError, Lease};
 use pay402_core::network::{ChainStatus, Network, SecretBytes, SendError, SentAs};
 use pay402_core::time::Clock;
 use pay402_core::{Amount, NetworkId, PaymentKey, Refusal, Refused, Scheme, WireVersion};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
 use crate::berths::{Berth, Berths};
@@ -26,6 +26,7 @@ use crate::losses::{self, Losses, Stopped};
 use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
 use crate::pulse::Pulse;
+use crate::run::{Run, Switch};
 use crate::seal::Sealer;
 use crate::strikes::Strikes;
 use crate::trace;
@@ -34,30 +35,6 @@ use crate::watch::Watched;
 
 /// Questions about the status of payments that one network is asked at a time.
 const STATUS_CONCURRENCY: usize = 64;
-
-/// Whether this process settles on a network.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Run {
-    /// It has no lease; it reads, verifies and answers for others.
-    Following,
-    /// It does.
-    Settling,
-    /// It finishes what it has and takes nothing new.
-    Draining,
-    /// It was stopped.
-    Stopped,
-    /// Another process took the lease over.
-    LeaseLost,
-    /// The engine is treated as crashed: nothing more is written. For tests.
-    Crashed,
-}
-
-impl Run {
-    /// Whether nothing more may be done at the desk.
-    pub(crate) const fn is_over(&self) -> bool {
-        matches!(self, Self::Stopped | Self::LeaseLost | Self::Crashed)
-    }
-}
 
 /// One network and everything around it.
 pub(crate) struct Desk {
@@ -97,7 +74,7 @@ pub(crate) struct Desk {
     status_calls: Semaphore,
     in_hand: Mutex<HashSet<PaymentKey>>,
     shares: Mutex<Shares>,
-    run: watch::Sender<Run>,
+    switch: Switch,
 }
 
 /// An entry in the hands of this worker: nobody else here works on it. Holds the entry's place in
@@ -297,7 +274,7 @@ impl Desk {
             status_calls: Semaphore::new(STATUS_CONCURRENCY),
             in_hand: Mutex::default(),
             shares: Mutex::default(),
-            run: watch::Sender::new(Run::Following),
+            switch: Switch::new(Run::Following),
             holder: None,
             lease: None,
         }
@@ -314,7 +291,7 @@ impl Desk {
         Self {
             metrics: Arc::clone(&self.metrics),
             lanes: Arc::clone(&self.lanes),
-            run: watch::Sender::new(run),
+            switch: Switch::new(run),
             holder: Some(holder),
             lease: Some(lease),
             ..Self::new(network, journal, clock, Arc::clone(&self.options), self.bell.clone())
@@ -473,18 +450,12 @@ impl Desk {
     }
 
     pub(crate) fn run(&self) -> Run {
-        *self.run.borrow()
+        self.switch.run()
     }
 
     /// Turns the switch, unless everything stands still already.
     pub(crate) fn turn(&self, to: Run) {
-        self.run.send_if_modified(|run| {
-            let moves = !run.is_over() && *run != to;
-            if moves {
-                *run = to;
-            }
-            moves
-        });
+        self.switch.turn(to);
         if to.is_over() {
             self.waiters.dismiss();
         }
@@ -492,21 +463,17 @@ impl Desk {
 
     /// Waits until nothing more may be done on this network.
     pub(crate) async fn halted(&self) {
-        let mut run = self.run.subscribe();
-        // The sender lives as long as the desk, so this cannot fail while we are here.
-        _ = run.wait_for(Run::is_over).await;
+        self.switch.turned(Run::is_over).await;
     }
 
     /// Waits until another process has taken the lease over.
     pub(crate) async fn lease_lost(&self) {
-        let mut run = self.run.subscribe();
-        _ = run.wait_for(|run| *run == Run::LeaseLost).await;
+        self.switch.turned(|run| *run == Run::LeaseLost).await;
     }
 
     /// Waits until the engine is treated as crashed.
     pub(crate) async fn crashed(&self) {
-        let mut run = self.run.subscribe();
-        _ = run.wait_for(|run| *run == Run::Crashed).await;
+        self.switch.turned(|run| *run == Run::Crashed).await;
     }
 
     /// Runs `work` until it ends or the desk halts.

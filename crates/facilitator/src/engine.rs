@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::api;
-use crate::desk::{Desk, Run};
+use crate::desk::Desk;
 use crate::errand;
 use crate::exposure;
 use crate::feed::{Bell, Feed};
@@ -32,6 +32,7 @@ use crate::metrics::{Calls, NetworkMetrics};
 use crate::options::Options;
 use crate::post::{Place, Post};
 use crate::restored;
+use crate::run::Run;
 use crate::settle::{Call, refused_by};
 use crate::standing::Standing;
 use crate::trace;

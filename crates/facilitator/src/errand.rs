@@ -15,12 +15,13 @@ use pay402_core::{Amount, Digest, PaymentKey, Refusal, Refused};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use crate::desk::{Desk, Run, unreachable_journal};
+use crate::desk::{Desk, unreachable_journal};
 use crate::failpoint::Failpoint;
 use crate::follow;
 use crate::funds;
 use crate::pulse;
 use crate::recover;
+use crate::run::Run;
 use crate::seal::Content;
 use crate::settle::{hash, refused_by};
 use crate::trace;

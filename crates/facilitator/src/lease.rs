@@ -7,8 +7,9 @@ use std::time::Duration;
 use pay402_core::error::Misconfigured;
 use pay402_core::journal::{Holder, JournalError, Lease, Leased};
 
-use crate::desk::{Desk, Run};
+use crate::desk::Desk;
 use crate::failpoint::Failpoint;
+use crate::run::Run;
 
 /// How often a lease that another process holds is asked for.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(250);

@@ -54,6 +54,7 @@ mod recover;
 mod replace;
 mod restored;
 mod review;
+mod run;
 mod scribe;
 mod seal;
 mod settle;

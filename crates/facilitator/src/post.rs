@@ -17,9 +17,10 @@ use pay402_core::error::Misconfigured;
 use pay402_core::journal::{Holder, Lease, Leased};
 use tokio::sync::watch;
 
-use crate::desk::{Desk, Run};
+use crate::desk::Desk;
 use crate::failpoint::Failpoint;
 use crate::lease::{self, ASK_AGAIN};
+use crate::run::Run;
 use crate::scribe::Scribe;
 use crate::window::WINDOW_S;
 use crate::worker::{self, Crew};
@@ -143,6 +144,7 @@ impl Post {
             }
         };
         tokio::select! {
+            biased;
             _ = place.changed() => {}
             () = over => {}
         }

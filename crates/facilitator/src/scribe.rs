@@ -17,9 +17,10 @@ use pay402_core::time::{Clock, UnixTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::desk::{Desk, Run};
+use crate::desk::Desk;
 use crate::failpoint::Failpoint;
 use crate::lease;
+use crate::run::Run;
 
 /// Requests that wait for the scribe; above, the askers wait.
 const QUEUE: usize = 1024;

@@ -23,7 +23,7 @@ use pay402_core::{Digest, Payment, PaymentKey, Refusal, Refused};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::desk::{Desk, Run, unreachable_journal};
+use crate::desk::{Desk, unreachable_journal};
 use crate::errand::{self, Ended, Room};
 use crate::exposure::{self, Firm};
 use crate::failpoint::Failpoint;
@@ -32,6 +32,7 @@ use crate::funds;
 use crate::pulse;
 use crate::recover;
 use crate::restored;
+use crate::run::Run;
 use crate::scribe::told_by_close;
 use crate::seal::Content;
 use crate::trace;

@@ -160,6 +160,7 @@ pub(crate) enum Unfinished {
 pub(crate) async fn watch(crew: Crew, lease: Lease) {
     let (tell, heads) = channel(None);
     tokio::select! {
+        biased;
         () = follow_heads(&crew.desk, tell) => {}
         () = look_from(&crew, &lease, heads) => {}
     }
