@@ -72,32 +72,39 @@ impl Switch {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
 
-    #[tokio::test]
-    async fn who_waits_is_woken_in_the_order_of_waiting_and_what_is_over_stays_so() {
+    /// The order in which those who wait are woken.
+    async fn order() -> Vec<usize> {
         let switch = Arc::new(Switch::new(Run::Settling));
         let woken = Arc::new(Mutex::new(Vec::new()));
-        let waits: Vec<_> = (0..100)
-            .map(|number| {
-                let (switch, woken) = (Arc::clone(&switch), Arc::clone(&woken));
-                tokio::spawn(async move {
-                    switch.turned(Run::is_over).await;
-                    woken.lock().unwrap().push(number);
-                })
+        let wait = |number| {
+            let (switch, woken) = (Arc::clone(&switch), Arc::clone(&woken));
+            tokio::spawn(async move {
+                switch.turned(Run::is_over).await;
+                woken.lock().unwrap().push(number);
             })
-            .collect();
-        tokio::task::yield_now().await;
-        switch.turn(Run::Draining);
-        tokio::task::yield_now().await;
-        assert!(woken.lock().unwrap().is_empty());
-        switch.turn(Run::Stopped);
-        switch.turn(Run::Settling);
+        };
+        let waits: Vec<_> = (0..100).map(wait).collect();
+        for to in [Run::Draining, Run::Stopped, Run::Settling] {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(woken.lock().unwrap().len(), if switch.run().is_over() { 100 } else { 0 });
+            switch.turn(to);
+        }
         for wait in waits {
             wait.await.unwrap();
         }
-        assert_eq!(*woken.lock().unwrap(), (0..100).collect::<Vec<_>>());
-        assert_eq!(switch.run(), Run::Stopped);
+        assert_eq!(switch.run(), Run::Stopped, "what is over stays so");
+        woken.lock().unwrap().clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_woken_in_an_order_that_is_always_the_same() {
+        let first = order().await;
+        for _ in 0..10 {
+            assert_eq!(order().await, first);
+        }
     }
 }
