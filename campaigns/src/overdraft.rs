@@ -84,7 +84,7 @@ async fn round(plan: &Plan) -> Result<Value> {
             let lines = String::new();
             let ground = Ground { store: plan.store, block_time: BLOCK_TIME, payers: 1, lines };
             let mut site = Site::new(&plan.bin, &ground).await?;
-            site.start(None).await?;
+            site.start(None)?;
             site.until_ready().await?;
             Place::One(Box::new(site))
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pay402::stack::CHAIN_ID;
 use pay402_core::PaymentKey;
-use pay402_core::journal::{Journal, Lease};
+use pay402_core::journal::Journal;
 use pay402_devchain::{Config, Devchain, Mining, Serving};
 use pay402_store::{PgJournal, SqliteJournal};
 use tempfile::TempDir;
@@ -21,8 +21,6 @@ use crate::rounds::Store;
 
 /// Longest until a process can be sent payments.
 const START_MAX: Duration = Duration::from_secs(60);
-/// Most processes that were started and did not come to lead, of those that a site sees.
-const TOKENS_LOOK: u64 = 16;
 
 /// How a site is made.
 #[derive(Clone, Debug)]
@@ -40,7 +38,6 @@ pub(crate) struct Site {
     pub(crate) payers: Payers,
     pub(crate) process: Replica,
     pub(crate) shelf: Shelf,
-    starts: u64,
     _node: Serving,
     folder: Option<TempDir>,
 }
@@ -59,23 +56,12 @@ impl Shelf {
         })
     }
 
-    /// Ends the lease of a process that is gone, as time would, when so many were started.
-    pub(crate) async fn end_lease(&self, starts: u64) -> Result<()> {
-        match self {
-            Self::File(path) if path.exists() => {
-                let journal = SqliteJournal::open(path)?;
-                // Not every process came to lead.
-                for token in starts.saturating_sub(TOKENS_LOOK)..=starts {
-                    journal.release(&Lease { network: network(), token }).await?;
-                }
-            }
-            Self::File(_) => {}
-            Self::Database(database) => {
-                // A database that no process was at has no lease yet.
-                _ = database.sql("UPDATE pay402_journal.lease SET until = repeat('0', 20)");
-            }
+    /// Ends the lease of a process that is gone, as time would. Beside a file the next one sees that by itself.
+    pub(crate) fn end_lease(&self) {
+        if let Self::Database(database) = self {
+            // A database that no process was at has no lease yet.
+            _ = database.sql("UPDATE pay402_journal.lease SET until = repeat('0', 20)");
         }
-        Ok(())
     }
 }
 
@@ -120,20 +106,13 @@ impl Site {
         std::fs::write(&config, text)?;
         let process = Replica::new(format!("http://127.0.0.1:{port}"), bin, config);
         let folder = Some(folder);
-        Ok(Self { chain, payers, process, shelf, starts: 0, _node: node, folder })
+        Ok(Self { chain, payers, process, shelf, _node: node, folder })
     }
 
     /// Starts the process after one that is gone, and lets it abort at `failpoint`, if one is given.
-    pub(crate) async fn start(&mut self, failpoint: Option<&str>) -> Result<()> {
-        self.make_way().await?;
+    pub(crate) fn start(&mut self, failpoint: Option<&str>) -> Result<()> {
+        self.shelf.end_lease();
         self.process.start_at(failpoint)
-    }
-
-    /// Lets the next process lead at once: the one before is gone.
-    pub(crate) async fn make_way(&mut self) -> Result<()> {
-        self.shelf.end_lease(self.starts).await?;
-        self.starts += 1;
-        Ok(())
     }
 
     /// Waits until the process can be sent payments, or has ended.

@@ -71,7 +71,7 @@ struct Others {
 }
 
 async fn soak(site: &mut Site, count: u64) -> Result<String> {
-    site.start(None).await?;
+    site.start(None)?;
     site.until_ready().await?;
     let folder = tempfile::tempdir()?;
     let others = Others {

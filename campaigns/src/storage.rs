@@ -114,7 +114,6 @@ async fn cut(site: &mut Site, shop: &mut Shop, random: &mut Random) -> Result<()
     let folder = journal.parent().ok_or("a folder")?.to_owned();
     let notes = folder.with_file_name("notes");
     _ = std::fs::remove_file(&notes);
-    site.make_way().await?;
     let mut disk = Disk::holding(&folder);
     let calls = "trace=pwrite64,pwritev,fsync,fdatasync,ftruncate,unlink,openat";
     let name = notes.to_string_lossy();
@@ -149,7 +148,6 @@ async fn fill(site: &mut Site, shop: &mut Shop, random: &mut Random) -> Result<(
     let log = format!("{}-wal", journal.display());
     let file = journal.display().to_string();
     let inject = format!("inject=pwrite64:error=ENOSPC:when={}+", 1 + random.below(WRITES));
-    site.make_way().await?;
     let words = ["-D", "-f", "-o", "/dev/null", "-P", &file, "-P", &log];
     let words = [&words[..], &["-e", "trace=pwrite64", "-e", &inject]].concat();
     site.process.start_under("strace", &words)?;

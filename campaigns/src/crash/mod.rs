@@ -213,7 +213,7 @@ async fn strikes(
     }
     if scene.has_hook() {
         // What was not sent when the last process was killed is sent by the next.
-        site.start(None).await?;
+        site.start(None)?;
         figures.events = receiver.all_of(figures.settled).await?;
     }
     Ok(figures)
@@ -228,7 +228,7 @@ async fn strike_once(
 ) -> Result<()> {
     if scene == Scene::Leftovers {
         // Something has to be unfinished when the next process begins.
-        site.start(None).await?;
+        site.start(None)?;
         site.until_ready().await?;
         site.chain.hold_mempool();
         shop.offer(site, LOAD, random).await?;
@@ -238,7 +238,7 @@ async fn strike_once(
         figures.killed += 1;
     }
     let passes = if scene.is_passed_often() { random.below(PASSES) } else { 0 };
-    site.start(Some(&format!("{point}@{passes}"))).await?;
+    site.start(Some(&format!("{point}@{passes}")))?;
     let begun = Instant::now();
     let status = loop {
         if let Some(status) = site.process.ended()? {
@@ -267,7 +267,7 @@ pub(crate) async fn resolve(
     scene: Scene,
     figures: &mut Figures,
 ) -> Result<()> {
-    site.start(None).await?;
+    site.start(None)?;
     let restarted = Instant::now();
     shop.all_answered(restarted + RESOLVED_MAX).await?;
     let settled = site.resolved(shop.keys(), restarted, RESOLVED_MAX).await?;
@@ -290,7 +290,7 @@ async fn at_random(plan: &Plan, kills: u64, random: &mut Random) -> Result<Figur
     let begun = Instant::now();
     let died = async {
         for _ in 0..kills {
-            site.start(None).await?;
+            site.start(None)?;
             shop.offer(&mut site, LOAD, random).await?;
             // One of several dies before it is ready.
             if !random.happens(200) {

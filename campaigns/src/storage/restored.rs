@@ -73,7 +73,7 @@ async fn restore(
     random: &mut Random,
     age: Duration,
 ) -> Result<()> {
-    site.start(None).await?;
+    site.start(None)?;
     site.until_ready().await?;
     shop.offer(site, LOAD, random).await?;
     tokio::time::sleep(Duration::from_millis(random.below(ALIVE_MS))).await;
@@ -91,7 +91,7 @@ async fn restore(
     site.process.kill()?;
     let lost = known(site, nonces(site).await?).await?;
     copy.put_back(site)?;
-    site.start(None).await?;
+    site.start(None)?;
     let restarted = Instant::now();
     shop.all_answered(restarted + RESOLVED_MAX * 3).await?;
     shop.present_again().await?;

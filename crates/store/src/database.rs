@@ -338,13 +338,13 @@ fn state(connection: &Connection) -> rusqlite::Result<(i32, i64, i64)> {
 }
 
 #[cfg(unix)]
-fn owned(options: &mut OpenOptions) -> &mut OpenOptions {
+pub(crate) fn owned(options: &mut OpenOptions) -> &mut OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;
     options.mode(0o600)
 }
 
 #[cfg(not(unix))]
-fn owned(options: &mut OpenOptions) -> &mut OpenOptions {
+pub(crate) fn owned(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 

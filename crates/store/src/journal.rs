@@ -4,9 +4,11 @@
 //! the lease's token.
 
 mod forget;
+mod lead;
 mod lease;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,13 +29,14 @@ use crate::column::{Hash, Money, Net, Whole};
 use crate::costs;
 use crate::database::{self, JOURNAL};
 use crate::entry::{
-    EntryRow, RELEASED, advanced, columns, count, delivery_text, nonce_after, part_of, plan_of,
-    read_entry, spent_of,
+    EntryRow, advanced, columns, count, delivery_text, nonce_after, part_of, plan_of, read_entry,
+    spent_of,
 };
 use crate::history::{Noted, read_record, records};
 use crate::writer::{Access, Stop, Writer};
 use forget::{forget, forgettable, forgotten};
-use lease::{check_token, lease};
+use lead::Leads;
+use lease::{check_token, lease, release};
 
 pub(crate) type Outcomes<T> = Result<T, Stop<JournalError>>;
 
@@ -41,6 +44,7 @@ pub(crate) type Outcomes<T> = Result<T, Stop<JournalError>>;
 #[derive(Debug)]
 pub struct SqliteJournal {
     writer: Writer,
+    leads: Arc<Leads>,
 }
 
 impl SqliteJournal {
@@ -51,7 +55,7 @@ impl SqliteJournal {
     /// When the file is not a journal, is of a later format, is damaged, can be written by other
     /// users, or cannot be used at all. Each says how to mend it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Misconfigured> {
-        Self::on(database::open(&JOURNAL, path.as_ref())?)
+        Self::on(database::open(&JOURNAL, path.as_ref())?, Some(path.as_ref()))
     }
 
     /// Opens the journal at `path` to read it, whether a facilitator writes it or none runs. Whatever would
@@ -60,7 +64,7 @@ impl SqliteJournal {
     /// # Errors
     /// When there is none, it is of another format than this program writes, or as [`SqliteJournal::open`].
     pub fn look(path: impl AsRef<Path>) -> Result<Self, Misconfigured> {
-        Self::on(database::look(&JOURNAL, path.as_ref())?)
+        Self::on(database::look(&JOURNAL, path.as_ref())?, None)
     }
 
     /// A journal that ends with the process, for tests.
@@ -68,7 +72,7 @@ impl SqliteJournal {
     /// # Errors
     /// When the machine cannot start a thread.
     pub fn open_in_memory() -> Result<Self, Misconfigured> {
-        Self::on(database::open_in_memory(&JOURNAL)?)
+        Self::on(database::open_in_memory(&JOURNAL)?, None)
     }
 
     /// Commits so far that wrote something. What is queued together shares one.
@@ -76,8 +80,9 @@ impl SqliteJournal {
         self.writer.commits()
     }
 
-    fn on(connection: Connection) -> Result<Self, Misconfigured> {
-        Writer::start(&JOURNAL, connection).map(|writer| Self { writer })
+    fn on(connection: Connection, path: Option<&Path>) -> Result<Self, Misconfigured> {
+        let writer = Writer::start(&JOURNAL, connection)?;
+        Ok(Self { writer, leads: Arc::new(Leads::beside(path)) })
     }
 }
 
@@ -101,25 +106,19 @@ impl Journal for SqliteJournal {
         now: UnixTime,
         lasts: Duration,
     ) -> Result<Leased, JournalError> {
+        let leads = Arc::clone(&self.leads);
         let (network, holder, until) =
             (network.clone(), holder.clone(), now.plus_s(lasts.as_secs()));
         self.writer
-            .run(Access::Write, move |connection| lease(connection, &network, &holder, now, until))
+            .run(Access::Write, move |connection| {
+                lease(connection, &leads, &network, &holder, now, until)
+            })
             .await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), JournalError> {
-        let lease = lease.clone();
-        self.writer
-            .run(Access::Write, move |connection| {
-                connection
-                    .prepare_cached(
-                        "UPDATE lease SET until = ?3 WHERE network = ?1 AND token = ?2",
-                    )?
-                    .execute((lease.network.as_str(), Whole(lease.token), Whole::from(RELEASED)))?;
-                Ok(())
-            })
-            .await
+        let (lease, leads) = (lease.clone(), Arc::clone(&self.leads));
+        self.writer.run(Access::Write, move |connection| release(connection, &leads, &lease)).await
     }
 
     async fn advance(

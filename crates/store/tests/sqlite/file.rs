@@ -44,8 +44,8 @@ async fn a_journal_is_there_again() {
     assert_eq!(journal.find(&key("one")).await.unwrap(), before);
     assert_eq!(before.unwrap().stage, Stage::Sent(signed(4, vec![1, 2, 3])));
     assert_eq!(journal.next_nonce(&network(), "0xsigner").await, Ok(Some(5)));
-    let other = journal.lease(&network(), &holder("there"), UnixTime(29), LASTS).await;
-    assert_eq!(other, Ok(Leased::Held(holder("here"))), "the lease was forgotten");
+    let renewed = journal.lease(&network(), &holder("here"), UnixTime(29), LASTS).await;
+    assert_eq!(renewed, Ok(Leased::Granted(lease.clone())), "the lease was forgotten");
     journal.advance(&lease, vec![change("two", Event::Closed(settled()))]).await.unwrap();
     let open = journal.unfinished(&network(), 10).await.unwrap();
     assert_eq!(open.len(), 1);

@@ -1,14 +1,16 @@
 //! Several processes on one file, and processes that die in the middle.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use pay402_core::Amount;
-use pay402_core::journal::{Entered, Journal};
+use pay402_core::journal::{Entered, Journal, Lease, Leased};
 use pay402_core::spend::{Ledger, Spent};
+use pay402_core::time::UnixTime;
 use pay402_store::{SqliteJournal, SqliteLedger};
 
-use crate::samples::{PAYER, asset, entry, key, limit, reservation};
+use crate::samples::{LASTS, PAYER, asset, entry, holder, key, limit, network, reservation};
 
 const CHILD: &str = "PAY402_STORE_TEST_CHILD";
 const PROCESSES: usize = 4;
@@ -118,4 +120,92 @@ async fn a_name_with_a_meaning_to_sqlite_is_a_file_like_any_other() {
         let journal = SqliteJournal::open(directory.path().join(path)).unwrap();
         assert!(journal.find(&key("3")).await.unwrap().is_some(), "{name} was no file");
     }
+}
+
+#[tokio::test]
+#[ignore = "the body of a process that another test starts"]
+async fn child_that_leads() {
+    let Some((name, path)) = task() else { return };
+    let journal = SqliteJournal::open(path).unwrap();
+    let leased = journal.lease(&network(), &holder(&name), UnixTime(0), LASTS).await;
+    println!("granted={}", leased.unwrap().granted().is_some());
+    // Until it is killed.
+    std::future::pending::<()>().await;
+}
+
+/// Starts a process and waits until it leads.
+fn leader(name: &str, path: &Path) -> Child {
+    let mut child = start("child_that_leads", name, path);
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let granted = out.lines().map(Result::unwrap).find(|line| line.contains("granted="));
+    assert!(granted.unwrap().ends_with("granted=true"));
+    child
+}
+
+async fn ask(journal: &SqliteJournal, name: &str, at: UnixTime) -> Leased {
+    journal.lease(&network(), &holder(name), at, LASTS).await.unwrap()
+}
+
+fn granted(token: u64) -> Leased {
+    Leased::Granted(Lease { network: network(), token })
+}
+
+#[tokio::test]
+async fn a_lease_of_a_process_that_was_killed_is_taken_over_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let now = UnixTime(0);
+    let mut child = leader("one", &path);
+    let [two, three] = std::array::from_fn(|_| SqliteJournal::open(&path).unwrap());
+    assert_eq!(ask(&two, "two", now).await, Leased::Held(holder("one")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(ask(&two, "two", now).await, granted(2));
+    // That one lives.
+    assert_eq!(ask(&three, "three", now).await, Leased::Held(holder("two")));
+    assert_eq!(ask(&two, "two", now).await, granted(2));
+    drop(two);
+    assert_eq!(ask(&three, "three", now).await, granted(3));
+}
+
+/// As one that was taken over from who stood still, and one of a release that had no such locks.
+#[tokio::test]
+async fn a_lease_without_its_lock_runs_out_by_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let lead = directory.path().join("journal-lead-eip155-84532");
+    let end = UnixTime(LASTS.as_secs());
+    let [one, two, three] = std::array::from_fn(|_| SqliteJournal::open(&path).unwrap());
+    assert_eq!(ask(&one, "one", UnixTime(0)).await, granted(1));
+    assert_eq!(ask(&two, "two", end).await, granted(2));
+    // The lock is still that of the one before.
+    drop(two);
+    assert_eq!(ask(&three, "three", end).await, Leased::Held(holder("two")));
+    drop(one);
+    assert_eq!(std::fs::read_to_string(&lead).unwrap(), "one");
+    assert_eq!(ask(&three, "three", end).await, Leased::Held(holder("two")));
+    std::fs::remove_file(&lead).unwrap();
+    assert_eq!(ask(&three, "three", end).await, Leased::Held(holder("two")));
+    let end = end.plus_s(LASTS.as_secs());
+    assert_eq!(ask(&three, "three", end).await, granted(3));
+    assert_eq!(std::fs::read_to_string(&lead).unwrap(), "three");
+}
+
+#[tokio::test]
+async fn who_leads_no_more_keeps_nothing_locked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    let end = UnixTime(LASTS.as_secs());
+    let [one, two, three, four] = std::array::from_fn(|_| SqliteJournal::open(&path).unwrap());
+    assert_eq!(ask(&one, "one", UnixTime(0)).await, granted(1));
+    assert_eq!(ask(&two, "two", end).await, granted(2));
+    // It hears that it has lost it, and the other gets the lock when it renews.
+    assert_eq!(ask(&one, "one", end).await, Leased::Held(holder("two")));
+    assert_eq!(ask(&two, "two", end).await, granted(2));
+    drop(two);
+    assert_eq!(ask(&three, "three", end).await, granted(3));
+    three.release(&Lease { network: network(), token: 3 }).await.unwrap();
+    assert_eq!(ask(&four, "four", end).await, granted(4));
+    drop(four);
+    assert_eq!(ask(&one, "one, later", end).await, granted(5));
 }
