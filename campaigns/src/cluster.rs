@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::Result;
-use crate::payments::{Fate, buy, caller};
+use crate::payments::{ASK_AGAIN, Fate, buy, caller};
 use crate::replicas::{Climate, REPLICAS, World};
 use crate::rounds::{Extent, Plan, Random};
 
@@ -197,7 +197,7 @@ async fn live(world: &mut World, shape: Shape, mut random: Random) -> Result<Fig
             let (client, urls) = (client.clone(), Arc::clone(&urls));
             let (key, body) = (signed.key.clone(), signed.body());
             buyers.spawn(async move {
-                let fate = buy(&client, &urls, first + copy, &body).await;
+                let fate = buy(&client, &urls, first + copy, &body, ASK_AGAIN).await;
                 (key, fate, Instant::now())
             });
         }

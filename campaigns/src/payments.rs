@@ -36,7 +36,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(90);
 /// Longest that a caller asks again.
 const ASK_MAX: Duration = Duration::from_secs(180);
 /// Pause before it does.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Who pays, in turns.
 pub(crate) struct Payers {
@@ -171,12 +171,13 @@ pub(crate) fn caller_for(patience: Duration) -> Result<reqwest::Client> {
     Ok(client.connect_timeout(Duration::from_secs(2)).build()?)
 }
 
-/// Presents a payment until its fate is known, at `urls` in turn from the `first` on.
+/// Presents a payment until its fate is known, at `urls` in turn from the `first` on, after a pause each.
 pub(crate) async fn buy(
     client: &reqwest::Client,
     urls: &[String],
     first: usize,
     body: &str,
+    pause: Duration,
 ) -> Fate {
     let begun = Instant::now();
     let mut turn = first;
@@ -189,7 +190,7 @@ pub(crate) async fn buy(
             Err(problem) => last = problem,
         }
         turn += 1;
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(pause).await;
     }
     Fate::Other(format!("no answer in time, at last {last}"))
 }

@@ -87,7 +87,7 @@ async fn round(plan: &Plan, number: u64, is_full: bool) -> Result<Value> {
     let lines = String::new();
     let ground = Ground { store: plan.store, block_time: BLOCK_TIME, payers: PAYERS, lines };
     let mut site = Site::new(&plan.bin, &ground).await?;
-    let mut shop = Shop::open(&site, Scene::Burst.patience())?;
+    let mut shop = Shop::open(&site, Scene::Burst)?;
     let mut figures = Figures::default();
     for run in 0..PER_ROUND {
         let done = match is_full {

@@ -203,7 +203,7 @@ async fn strikes(
     let lines = format!("{hook}{}", scene.lines());
     let ground = Ground { store: plan.store, block_time: BLOCK_TIME, payers: PAYERS, lines };
     let mut site = Site::new(&plan.bin, &ground).await?;
-    let mut shop = Shop::open(&site, scene.patience())?;
+    let mut shop = Shop::open(&site, scene)?;
     let mut figures = Figures::default();
     for strike in 0..count {
         let done = strike_once(&mut site, &mut shop, (point, scene), random, &mut figures).await;
@@ -285,7 +285,7 @@ async fn at_random(plan: &Plan, kills: u64, random: &mut Random) -> Result<Figur
     let ground =
         Ground { store: plan.store, block_time: BLOCK_TIME, payers: PAYERS, lines: String::new() };
     let mut site = Site::new(&plan.bin, &ground).await?;
-    let mut shop = Shop::open(&site, Scene::Burst.patience())?;
+    let mut shop = Shop::open(&site, Scene::Burst)?;
     let mut figures = Figures::default();
     let begun = Instant::now();
     let died = async {

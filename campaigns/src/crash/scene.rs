@@ -15,7 +15,7 @@ use pay402_facilitator::failpoint::Failpoint;
 use super::shop::Shop;
 use super::{BLOCK_TIME, LOAD};
 use crate::Result;
-use crate::payments::FUNDS;
+use crate::payments::{ASK_AGAIN, FUNDS};
 use crate::replicas::{SIGNERS, network};
 use crate::rounds::Random;
 use crate::site::Site;
@@ -141,6 +141,15 @@ impl Scene {
         match self {
             Self::Impatient => Duration::from_millis(300),
             _ => Duration::from_secs(90),
+        }
+    }
+
+    /// How long one who left stays away. A payment is looked at in a beat of its own, so that those who came again
+    /// in another would always be there, or never, when it settles.
+    pub(crate) fn pause(self, random: &mut Random) -> Duration {
+        match self {
+            Self::Impatient => Duration::from_millis(100 + random.below(500)),
+            _ => ASK_AGAIN,
         }
     }
 

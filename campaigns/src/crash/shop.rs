@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::scene::Scene;
 use super::{Figures, UNTOLD_MAX};
 use crate::Result;
-use crate::payments::{Fate, buy, caller_for};
+use crate::payments::{ASK_AGAIN, Fate, buy, caller_for};
 use crate::rounds::Random;
 use crate::site::Site;
 
@@ -22,6 +22,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(30);
 /// See the module.
 pub(crate) struct Shop {
     client: reqwest::Client,
+    scene: Scene,
     url: String,
     keys: Vec<PaymentKey>,
     /// What was presented since everybody was asked again.
@@ -34,10 +35,11 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// Callers who wait for one answer so long.
-    pub(crate) fn open(site: &Site, patience: Duration) -> Result<Self> {
+    /// The callers of a scene.
+    pub(crate) fn open(site: &Site, scene: Scene) -> Result<Self> {
         Ok(Self {
-            client: caller_for(patience)?,
+            client: caller_for(scene.patience())?,
+            scene,
             url: site.process.url.clone(),
             keys: Vec::new(),
             fresh: Vec::new(),
@@ -62,8 +64,9 @@ impl Shop {
             let copies = if random.below(COPY_OF) == 0 { 2 } else { 1 };
             for _ in 0..copies {
                 let (client, urls) = (self.client.clone(), [self.url.clone()]);
-                let (key, body) = (signed.key.clone(), signed.body());
-                self.buyers.spawn(async move { (key, buy(&client, &urls, 0, &body).await) });
+                let (key, body, pause) =
+                    (signed.key.clone(), signed.body(), self.scene.pause(random));
+                self.buyers.spawn(async move { (key, buy(&client, &urls, 0, &body, pause).await) });
             }
         }
         while let Some(done) = self.buyers.try_join_next() {
@@ -129,7 +132,7 @@ impl Shop {
     pub(crate) async fn present_again(&mut self) -> Result<()> {
         let client = caller_for(AGAIN_MAX)?;
         for (key, body) in std::mem::take(&mut self.fresh) {
-            let fate = buy(&client, std::slice::from_ref(&self.url), 0, &body).await;
+            let fate = buy(&client, std::slice::from_ref(&self.url), 0, &body, ASK_AGAIN).await;
             self.take((key, fate));
         }
         Ok(())

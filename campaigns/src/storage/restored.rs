@@ -48,7 +48,7 @@ pub(super) async fn round(plan: &Plan, number: u64, runs: u64, age: Duration) ->
     };
     let done = async {
         let mut site = Site::on(&plan.bin, &ground, server.map(Cluster::database)).await?;
-        let mut shop = Shop::open(&site, Scene::Burst.patience())?;
+        let mut shop = Shop::open(&site, Scene::Burst)?;
         shop.allow("nonce_already_used");
         for run in 0..runs {
             let done = restore(&mut site, &mut shop, server, &mut random, age).await;
