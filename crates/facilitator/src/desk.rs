@@ -22,6 +22,7 @@ use crate::berths::{Berth, Berths};
 use crate::budgets::{Budgets, Earmark, Spent};
 use crate::exposure::{Exposure, Firm};
 use crate::feed::Bell;
+use crate::heads::Heads;
 use crate::losses::{self, Losses, Stopped};
 use crate::metrics::{Count, NetworkMetrics};
 use crate::options::Options;
@@ -65,6 +66,7 @@ pub(crate) struct Desk {
     pub(crate) journal_down: AtomicBool,
     /// The blocks whose end is not beyond doubt yet.
     pub(crate) watched: Watched,
+    pub(crate) heads: Heads,
     /// Held while unfinished entries are taken up.
     pub(crate) recovering: tokio::sync::Mutex<()>,
     /// Whether the chain moves.
@@ -268,6 +270,7 @@ impl Desk {
             waiters: Arc::default(),
             journal_down: AtomicBool::new(false),
             watched: Watched::default(),
+            heads: Heads::default(),
             recovering: tokio::sync::Mutex::default(),
             pulse: Pulse::default(),
             doubt: OnceLock::new(),
@@ -316,7 +319,13 @@ impl Desk {
         key: &PaymentKey,
         place: Option<OwnedSemaphorePermit>,
     ) -> Option<Custody> {
-        let fresh = self.lock_in_hand().insert(key.clone());
+        let (is_first, fresh) = {
+            let mut in_hand = self.lock_in_hand();
+            (in_hand.is_empty(), in_hand.insert(key.clone()))
+        };
+        if is_first {
+            self.heads.want();
+        }
         let desk = Arc::clone(self);
         let (share, firm, earmark) = (None, None, None);
         fresh.then(|| {

@@ -139,13 +139,22 @@ pub(crate) async fn follow(crew: Crew, flight: Flight, first: Handed) {
     let mut consumed_at = None;
     let mut flight = flight;
     let mut pace = Pace::begin(&crew, &flight);
+    // Blocks that came before the last look.
+    let mut blocks = crew.desk.heads.count();
+    let mut is_unseen = false;
     loop {
-        tokio::time::sleep(poll).await;
+        tokio::select! {
+            biased;
+            () = crew.desk.heads.after(blocks), if !is_unseen => {}
+            () = tokio::time::sleep(poll) => {}
+        }
+        blocks = crew.desk.heads.count();
         let nexts = look(&crew, &mut flight).await;
         let has = |wanted: &Next| nexts.contains(wanted);
         // What the node cannot show is asked for less and less often: there may be many of those, made
         // so by whoever wants the others to wait.
-        let longest = match nexts.iter().all(|next| *next == Next::Unknown) {
+        is_unseen = nexts.iter().all(|next| *next == Next::Unknown);
+        let longest = match is_unseen {
             true => options.poll_unknown_max,
             false => options.poll_max,
         };

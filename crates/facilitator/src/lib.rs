@@ -43,6 +43,7 @@ mod follow;
 mod forget;
 mod funds;
 mod gaps;
+mod heads;
 mod lane;
 mod lease;
 mod losses;

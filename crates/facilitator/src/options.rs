@@ -66,8 +66,10 @@ pub const GAP_EVERY: Duration = Duration::from_secs(5);
 pub const BURIAL_BLOCKS: u64 = 64;
 /// How often is looked for entries that may be forgotten, where any are.
 pub const FORGET_EVERY: Duration = Duration::from_secs(10 * 60);
-/// How often the newest block is looked at while anything waits for it or is watched.
+/// How often the newest block is looked at while anything is watched.
 pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often the newest block is asked for while settlements wait for one that may have come.
+pub const HEAD_EVERY: Duration = Duration::from_millis(25);
 /// How long no block may come while settlements wait for one, before nothing new is accepted.
 pub const HALT_AFTER: Duration = Duration::from_secs(120);
 
@@ -156,8 +158,10 @@ pub struct Options {
     /// How deep a block must be for what it closed to be final for good; at least 1, and no less than
     /// any settlement waits for before it is told.
     pub burial_blocks: u64,
-    /// How often the newest block is looked at while anything waits for it or is watched.
+    /// How often the newest block is looked at while anything is watched.
     pub watch_every: Duration,
+    /// How often the newest block is asked for while settlements wait for one that may have come.
+    pub head_every: Duration,
     /// How long no block may come while settlements wait for one, before nothing new is accepted.
     pub halt_after: Duration,
     /// How long after an entry is over for good it is kept, in whole seconds; `None` for ever. What failed at our
@@ -213,6 +217,7 @@ impl Default for Options {
             gap_every: GAP_EVERY,
             burial_blocks: BURIAL_BLOCKS,
             watch_every: WATCH_EVERY,
+            head_every: HEAD_EVERY,
             halt_after: HALT_AFTER,
             retain: None,
             forget_every: FORGET_EVERY,

@@ -16,11 +16,13 @@ use pay402_core::error::Unavailable;
 use pay402_core::journal::{Entry, Event, JournalError, Lease, Outcome, SignedAs, Stage};
 use pay402_core::network::{BlockId, ChainStatus, Header};
 use tokio::sync::watch::{Receiver, Sender, channel};
+use tokio::time::Instant;
 
 use crate::budgets::Earmark;
 use crate::desk::Desk;
 use crate::exposure::Firm;
 use crate::failpoint::Failpoint;
+use crate::heads::Lookahead;
 use crate::recover;
 use crate::review::{self, Review};
 use crate::scribe::Unwritten;
@@ -169,8 +171,20 @@ pub(crate) async fn watch(crew: Crew, lease: Lease) {
 /// Asks for the newest block, however long a look at what is watched takes: that blocks come is not to be doubted
 /// because one of them is looked at for long.
 async fn follow_heads(desk: &Desk, tell: Sender<Option<Header>>) {
+    let (watch_every, head_every) = (desk.options.watch_every, desk.options.head_every);
+    let mut ahead = Lookahead::default();
+    let mut told = Instant::now();
     loop {
-        tokio::time::sleep(desk.options.watch_every).await;
+        // Who settles waits for each block, and what is watched is looked at so often.
+        let pause = match desk.busy() {
+            0 => watch_every,
+            _ => ahead.pause(Instant::now(), head_every).min(watch_every),
+        };
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(pause) => {}
+            () = desk.heads.wanted() => {}
+        }
         if desk.watched.len() == 0 && desk.busy() == 0 {
             // What is closed from here on is held against the chain before it is left to its child.
             desk.pulse.rest();
@@ -178,8 +192,13 @@ async fn follow_heads(desk: &Desk, tell: Sender<Option<Header>>) {
         }
         match desk.in_time(desk.network.head()).await {
             Ok(Ok(head)) => {
+                let now = Instant::now();
                 desk.pulse.note(&head, desk.busy() > 0);
-                _ = tell.send(Some(head));
+                ahead.note(&head.block.hash, now, pause <= head_every, &desk.heads);
+                if now.duration_since(told) >= watch_every {
+                    told = now;
+                    _ = tell.send(Some(head));
+                }
             }
             Ok(Err(error)) | Err(error) => {
                 tracing::debug!(network = %desk.id, %error, "the head is unknown");
