@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pay402_core::error::{Misconfigured, Unavailable};
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::database::{BUSY_TIMEOUT, StoreKind};
@@ -25,6 +25,8 @@ pub const QUEUE_COMMANDS_MAX: usize = 1024;
 pub const BATCH_COMMANDS_MAX: usize = 256;
 /// Changes after which the write-ahead log is moved into the file, so that it does not grow.
 const LOG_COMMANDS_MAX: usize = 200;
+/// Statements that are kept prepared: more than a store has. To prepare one costs more than to run it.
+const STATEMENTS_KEPT: usize = 256;
 /// How long a store rests before its write-ahead log is emptied, so that what was wiped does not
 /// linger there.
 const REST: Duration = Duration::from_millis(500);
@@ -72,6 +74,7 @@ impl Writer {
         kind: &'static StoreKind,
         connection: Connection,
     ) -> Result<Self, Misconfigured> {
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let (queue, commands) = sync_channel(QUEUE_COMMANDS_MAX);
         let commits = Arc::new(AtomicU64::new(0));
         let owner = Owner { kind, connection, commits: Arc::clone(&commits), failed: None };
@@ -247,15 +250,11 @@ impl Owner {
         let writes = batch.iter().any(|message| message.access == Access::Write);
         let behavior =
             if writes { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
-        let mut transaction =
+        let transaction =
             self.connection.transaction_with_behavior(behavior).map_err(Fault::Batch)?;
         for message in batch {
-            let mut savepoint = transaction.savepoint().map_err(Fault::Batch)?;
-            if message.job.run(self.kind, &savepoint) == Ran::Undo {
-                // Fails when SQLite gave the whole transaction up: then nobody's change stands.
-                savepoint.rollback().map_err(Fault::Batch)?;
-            }
-            savepoint.commit().map_err(Fault::Batch)?;
+            run_apart(&transaction, || message.job.run(self.kind, &transaction))
+                .map_err(Fault::Batch)?;
         }
         let committed = transaction.commit();
         if writes {
@@ -313,6 +312,18 @@ impl Owner {
             }
         }
     }
+}
+
+/// Runs a command so that what it does can be undone alone. An error undoes the whole transaction.
+fn run_apart(transaction: &Transaction<'_>, run: impl FnOnce() -> Ran) -> rusqlite::Result<()> {
+    // Kept prepared, unlike those that `rusqlite` has for this.
+    let step = |sql| transaction.prepare_cached(sql)?.execute([]);
+    step("SAVEPOINT command")?;
+    if run() == Ran::Undo {
+        // Fails when SQLite gave the whole transaction up: then nobody's change stands.
+        step("ROLLBACK TO command")?;
+    }
+    step("RELEASE command").map(drop)
 }
 
 enum Fault {
