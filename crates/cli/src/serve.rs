@@ -21,7 +21,7 @@ use pay402_core::grants::Grants;
 use pay402_server::{Charge, MemoryGrants, RemoteFacilitator, ResourceServer};
 use pay402_store::SqliteGrants;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, oneshot};
 use url::Url;
 
@@ -249,9 +249,24 @@ fn units_of(uri: &Uri) -> Option<u32> {
     pairs.find(|(name, _)| name == "units").map_or(Some(1), |(_, units)| units.parse().ok())
 }
 
+/// Connections that may wait to be accepted, where the system allows so many. One more is tried again by its client,
+/// a second later at the soonest.
+const BACKLOG: u32 = 4_096;
+
 /// Listens, or says why that is not possible.
 pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
-    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let listening = socket.and_then(|socket| {
+        // Whoever starts again does not wait until old connections are forgotten.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    });
+    listening.map_err(|error| cannot_listen(address, &error))
 }
 
 fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> CliError {
@@ -346,6 +361,17 @@ mod tests {
             let error = claims_name(&database).unwrap_err().to_string();
             assert!(error.contains("grants.db.claims"), "{bad:?}: {error}");
         }
+    }
+
+    /// A burst of clients connects while the program has no time to take any of them.
+    #[tokio::test]
+    async fn many_connections_may_wait() {
+        let listener = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let patience = Duration::from_millis(500);
+        let connect = || std::net::TcpStream::connect_timeout(&address, patience);
+        let waiting: Vec<_> = (0..400).map(|_| connect().unwrap()).collect();
+        assert_eq!(waiting.len(), 400);
     }
 
     #[test]
