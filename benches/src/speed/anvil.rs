@@ -72,6 +72,11 @@ impl Anvil {
         Self::start(&["--block-time", &block_time, "--gas-limit", GAS_LIMIT]).await
     }
 
+    /// Has the contract on it that `pay402 facilitator setup` deploys.
+    pub(super) async fn place_packer(&self) -> Result<()> {
+        self.place(genesis::PACKER_ADDRESS, &genesis::PACKER.runtime_code).await
+    }
+
     /// Waits for the first block after genesis, whose time may be long ago: what is signed now is not valid then.
     async fn wait_for_a_block(&self) -> Result<()> {
         let began = Instant::now();
