@@ -53,41 +53,54 @@ impl Heads {
 /// Intervals between blocks that are remembered.
 const INTERVALS: usize = 8;
 
+/// Of the time since the newest block came, the part after which the next is asked for again.
+const PART: u32 = 40;
+/// A pause of at most this part of an interval says well enough how long that was.
+const EXACT: u32 = 16;
+
 /// Notices each new block soon after it came, with few questions: none while the next cannot have come yet, as
-/// the shortest interval of late says.
+/// the shortest interval of late says, and then the fewer the longer it takes.
 #[derive(Debug, Default)]
 pub(crate) struct Lookahead {
-    newest: Option<String>,
-    /// When the newest came, where that was noticed soon.
-    since: Option<Instant>,
+    /// The newest, and when it was noticed.
+    newest: Option<(String, Instant)>,
+    /// Whether it was noticed soon.
+    is_exact: bool,
     intervals: VecDeque<Duration>,
 }
 
 impl Lookahead {
-    /// Takes note of the newest block, and tells those who wait when it is another one. `soon` says that it was
-    /// asked for a moment before too.
-    pub(crate) fn note(&mut self, hash: &str, now: Instant, soon: bool, heads: &Heads) {
-        if self.newest.as_deref() == Some(hash) {
+    /// Takes note of the newest block, as asked for after a `pause`, and tells those who wait when it is another
+    /// one.
+    pub(crate) fn note(&mut self, hash: &str, now: Instant, pause: Duration, heads: &Heads) {
+        let Some((newest, at)) = &self.newest else {
+            self.newest = Some((hash.to_owned(), now));
+            return heads.came();
+        };
+        if newest == hash {
             return;
         }
-        self.newest = Some(hash.to_owned());
-        let before = std::mem::replace(&mut self.since, soon.then_some(now));
-        if let Some((before, since)) = before.zip(self.since) {
+        let interval = now.duration_since(*at);
+        let is_exact = pause * EXACT <= interval;
+        if self.is_exact && is_exact {
             if self.intervals.len() == INTERVALS {
                 self.intervals.pop_front();
             }
-            self.intervals.push_back(since.duration_since(before));
+            self.intervals.push_back(interval);
         }
+        self.newest = Some((hash.to_owned(), now));
+        self.is_exact = is_exact;
         heads.came();
     }
 
-    /// How long to wait before the newest block is asked for again, `every` so often where one may have come.
+    /// How long to wait before the newest block is asked for again, `every` at the least.
     pub(crate) fn pause(&self, now: Instant, every: Duration) -> Duration {
-        let expected = self.intervals.iter().min().zip(self.since).map(|(shortest, since)| {
-            // Blocks come a little early too.
-            (since + *shortest * 7 / 8).saturating_duration_since(now)
-        });
-        every.max(expected.unwrap_or_default())
+        let Some((_, at)) = &self.newest else { return every };
+        let since = now.duration_since(*at);
+        // Blocks come a little early too.
+        let shortest = self.intervals.iter().min().filter(|_| self.is_exact);
+        let not_yet = shortest.map(|shortest| (*shortest * 7 / 8).saturating_sub(since));
+        every.max(since / PART).max(not_yet.unwrap_or_default())
     }
 }
 
@@ -105,34 +118,35 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut number = 0;
-        let mut came = |ahead: &mut Lookahead, ms, soon| {
+        let mut came = |ahead: &mut Lookahead, ms, pause| {
             number += 1;
-            ahead.note(&number.to_string(), at(ms), soon, &heads);
+            ahead.note(&number.to_string(), at(ms), pause, &heads);
             assert_eq!(heads.count(), number);
-            ahead.note(&number.to_string(), at(ms) + EVERY, true, &heads);
+            ahead.note(&number.to_string(), at(ms) + EVERY, EVERY, &heads);
             assert_eq!(heads.count(), number, "it was the same one");
         };
         assert_eq!(ahead.pause(start, EVERY), EVERY);
-        for ms in [0, 1_000, 2_040, 3_000] {
-            came(&mut ahead, ms, true);
+        for ms in [0, 1_000, 2_000, 3_040, 4_000] {
+            came(&mut ahead, ms, EVERY);
         }
         // The shortest was 960 ms.
-        assert_eq!(ahead.pause(at(3_000), EVERY), Duration::from_millis(840));
-        assert_eq!(ahead.pause(at(3_800), EVERY), Duration::from_millis(40));
-        assert_eq!(ahead.pause(at(3_835), EVERY), EVERY);
-        assert_eq!(ahead.pause(at(9_000), EVERY), EVERY);
+        assert_eq!(ahead.pause(at(4_000), EVERY), Duration::from_millis(840));
+        assert_eq!(ahead.pause(at(4_800), EVERY), Duration::from_millis(40));
+        assert_eq!(ahead.pause(at(4_835), EVERY), EVERY);
+        // One that takes its time is asked for less and less often.
+        assert_eq!(ahead.pause(at(16_000), EVERY), Duration::from_millis(300));
         // Who asks seldom does not learn when blocks come.
-        came(&mut ahead, 9_100, false);
-        assert_eq!(ahead.pause(at(9_100), EVERY), EVERY);
-        came(&mut ahead, 9_110, true);
-        assert_eq!(ahead.pause(at(9_110), EVERY), Duration::from_millis(840));
+        came(&mut ahead, 16_500, Duration::from_secs(1));
+        assert_eq!(ahead.pause(at(16_500), EVERY), EVERY);
+        came(&mut ahead, 17_500, EVERY);
+        assert_eq!(ahead.pause(at(17_500), EVERY), Duration::from_millis(840));
         // Those that come faster are soon believed, and soon forgotten.
-        came(&mut ahead, 9_610, true);
-        assert_eq!(ahead.pause(at(9_610), EVERY), Duration::from_micros(437_500));
-        for ms in (1..=8).map(|blocks| 9_610 + 1_000 * blocks) {
-            came(&mut ahead, ms, true);
+        came(&mut ahead, 18_000, EVERY);
+        assert_eq!(ahead.pause(at(18_000), EVERY), Duration::from_micros(437_500));
+        for ms in (1..=8).map(|blocks| 18_000 + 1_000 * blocks) {
+            came(&mut ahead, ms, EVERY);
         }
-        assert_eq!(ahead.pause(at(17_610), EVERY), Duration::from_millis(875));
+        assert_eq!(ahead.pause(at(26_000), EVERY), Duration::from_millis(875));
     }
 
     #[tokio::test]

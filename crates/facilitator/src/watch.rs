@@ -194,7 +194,7 @@ async fn follow_heads(desk: &Desk, tell: Sender<Option<Header>>) {
             Ok(Ok(head)) => {
                 let now = Instant::now();
                 desk.pulse.note(&head, desk.busy() > 0);
-                ahead.note(&head.block.hash, now, pause <= head_every, &desk.heads);
+                ahead.note(&head.block.hash, now, pause, &desk.heads);
                 if now.duration_since(told) >= watch_every {
                     told = now;
                     _ = tell.send(Some(head));
