@@ -66,6 +66,9 @@ pub(crate) struct Desk {
     pub(crate) journal_down: AtomicBool,
     /// The blocks whose end is not beyond doubt yet.
     pub(crate) watched: Watched,
+    /// Held while entries are closed until their blocks are watched, and while blocks are buried: what is closed by a
+    /// deep block is not buried with it before anybody has looked at it.
+    pub(crate) closing: tokio::sync::Mutex<()>,
     pub(crate) heads: Heads,
     /// Held while unfinished entries are taken up.
     pub(crate) recovering: tokio::sync::Mutex<()>,
@@ -270,6 +273,7 @@ impl Desk {
             waiters: Arc::default(),
             journal_down: AtomicBool::new(false),
             watched: Watched::default(),
+            closing: tokio::sync::Mutex::default(),
             heads: Heads::default(),
             recovering: tokio::sync::Mutex::default(),
             pulse: Pulse::default(),

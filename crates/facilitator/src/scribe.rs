@@ -242,7 +242,7 @@ impl Task {
         }
     }
 
-    /// Logs how an entry ended, and has the block that closed it watched.
+    /// Logs how an entry ended.
     fn report(&self, entry: &Entry) {
         let (payment, amount) = (&entry.new.key, entry.new.amount);
         match &entry.stage {
@@ -258,13 +258,26 @@ impl Task {
             }
             Stage::Due | Stage::Signed(_) | Stage::Sent(_) => {}
         }
-        if let Some(watch) = &entry.watch {
-            self.desk.watched.add(watch.block.clone());
-        }
     }
 
-    /// Writes changes until the journal says that they are written, or that they never will be.
-    async fn apply(&self, mut changes: Vec<Advance>) -> Result<Vec<Entry>, Unwritten> {
+    /// Writes changes until the journal says that they are written, or that they never will be, and has the blocks
+    /// watched that closed something.
+    async fn apply(&self, changes: Vec<Advance>) -> Result<Vec<Entry>, Unwritten> {
+        let closes = changes.iter().any(|change| matches!(change.event, Event::ClosedIn(..)));
+        let _closing = match closes {
+            true => Some(self.desk.closing.lock().await),
+            false => None,
+        };
+        let entries = self.write_out(changes).await?;
+        for entry in entries.iter().filter(|entry| matches!(entry.stage, Stage::Final(_))) {
+            if let Some(watch) = &entry.watch {
+                self.desk.watched.add(watch.block.clone());
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn write_out(&self, mut changes: Vec<Advance>) -> Result<Vec<Entry>, Unwritten> {
         let mut pause = RETRY.0;
         loop {
             for change in &mut changes {

@@ -264,6 +264,7 @@ async fn look(
     all_undone(crew, fallen).await?;
     review::look(crew, head.block.number).await?;
     let through = head.block.number.checked_sub(desk.options.burial_blocks);
+    let _closing = desk.closing.lock().await;
     if let Some((through, blocks)) = through.and_then(|through| desk.watched.deep(through)) {
         desk.options.failpoints.pass(Failpoint::AfterDeepBeforeBury).await;
         bury(desk, lease, through).await?;
