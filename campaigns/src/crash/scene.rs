@@ -202,7 +202,10 @@ impl Scene {
             Self::Dear => {
                 site.until_ready().await?;
                 site.chain.set_mining(Mining::Manual);
-                shop.offer(site, LOAD, random).await?;
+                site.chain.set_next_base_fee(BASE_FEE_LOW);
+                site.chain.mine(1);
+                // So many that some come together also where the machine is busy, and share a transaction.
+                shop.offer(site, LOAD * 4, random).await?;
                 watch(site, REPLACED_AFTER).await;
                 site.chain.set_next_base_fee(BASE_FEE);
                 site.chain.mine(1);

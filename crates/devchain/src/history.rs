@@ -11,7 +11,7 @@ use alloy::primitives::map::HashMap;
 use crate::block::{Block, MinedTransaction};
 use crate::state::State;
 
-/// How many of the last blocks keep their state; older blocks answer no `eth_call` and no balance.
+/// How many of the last blocks keep their state, beside genesis; others answer no `eth_call` and no balance.
 pub const STATE_HISTORY: usize = 1_024;
 /// How many of the last blocks are kept with their transactions, receipts and logs.
 pub const BLOCK_HISTORY: usize = 65_536;
@@ -21,6 +21,8 @@ pub const BLOCK_HISTORY: usize = 65_536;
 pub(crate) struct History {
     blocks: VecDeque<Arc<Block>>,
     states: VecDeque<State>,
+    /// The state that everything began with, once it is none of the recent ones.
+    genesis: Option<State>,
     numbers: HashMap<B256, u64>,
     transactions: HashMap<B256, (u64, usize)>,
 }
@@ -30,6 +32,7 @@ impl History {
         let mut history = Self {
             blocks: VecDeque::new(),
             states: VecDeque::new(),
+            genesis: None,
             numbers: HashMap::default(),
             transactions: HashMap::default(),
         };
@@ -66,7 +69,11 @@ impl History {
     /// The state after block `number`, if it is still kept.
     pub(crate) fn state(&self, number: u64) -> Option<&State> {
         let age = usize::try_from(self.head().number().checked_sub(number)?).ok()?;
-        self.states.get(self.states.len().checked_sub(age + 1)?)
+        match self.states.len().checked_sub(age + 1) {
+            Some(index) => self.states.get(index),
+            None if number == 0 => self.genesis.as_ref(),
+            None => None,
+        }
     }
 
     pub(crate) fn transaction(
@@ -88,7 +95,9 @@ impl History {
         self.blocks.push_back(block);
         self.states.push_back(state);
         if self.states.len() > STATE_HISTORY {
-            self.states.pop_front();
+            let oldest = self.states.pop_front();
+            // The first that goes is that of genesis.
+            self.genesis = self.genesis.take().or(oldest);
         }
         if self.blocks.len() > BLOCK_HISTORY
             && let Some(forgotten) = self.blocks.pop_front()

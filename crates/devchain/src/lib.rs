@@ -13,7 +13,7 @@
 //! - a call at the head sees the time of the block that would be made now, not the head's;
 //! - the header's state root is not a Merkle root, and there are no storage proofs;
 //! - `safe` and `finalized` are [`SAFE_DEPTH`] and [`FINALIZED_DEPTH`] behind the head;
-//! - states are kept for [`STATE_HISTORY`] blocks and blocks for [`BLOCK_HISTORY`];
+//! - states are kept for [`STATE_HISTORY`] blocks, beside that of genesis, and blocks for [`BLOCK_HISTORY`];
 //! - with instant mining a fee cap below the base fee is refused, since nothing would ever lower that fee.
 //!
 //! It holds no other crate's types but alloy's, and nothing of the payment protocol.

@@ -16,7 +16,7 @@ use alloy::providers::Provider;
 use alloy::rpc::types::{BlockNumberOrTag as Tag, Filter, TransactionRequest};
 use alloy::signers::SignerSync;
 use alloy::sol_types::{SolCall, SolEvent};
-use pay402_devchain::genesis::{MULTICALL3, USDC_ADDRESS, WALLET_1271, dev_signer};
+use pay402_devchain::genesis::{DEV_ACCOUNTS, MULTICALL3, USDC_ADDRESS, WALLET_1271, dev_signer};
 use pay402_devchain::{Mining, ReorgTransactions};
 use support::{Harness, PAYEE, Usdc, authorization, multicall, transfer};
 
@@ -157,10 +157,17 @@ async fn the_past_can_be_read() {
 #[tokio::test]
 async fn old_states_go_and_safe_blocks_lag() {
     let harness = Harness::new();
-    harness.chain.mine(1_030);
+    let sent = harness.signed(0, transfer(0));
+    let payer = DEV_ACCOUNTS[0];
+    let at_first = harness.provider.get_balance(payer).await.unwrap();
+    harness.raw(&sent).await.unwrap();
+    harness.chain.mine(1_029);
+    // Where everything began is known for good.
+    assert!(harness.provider.get_balance(payer).await.unwrap() < at_first);
+    assert_eq!(harness.provider.get_balance(payer).number(0).await.unwrap(), at_first);
     let old = harness.provider.get_balance(PAYEE).number(5).await.unwrap_err();
     assert!(old.to_string().contains("missing trie node"), "{old}");
-    assert_eq!(harness.provider.get_balance(PAYEE).number(7).await.unwrap(), U256::ZERO);
+    assert_eq!(harness.provider.get_balance(PAYEE).number(7).await.unwrap(), U256::from(1));
     for (tag, number) in [(Tag::Safe, 998), (Tag::Finalized, 966), (Tag::Earliest, 0)] {
         let block = harness.provider.get_block_by_number(tag).await.unwrap().unwrap();
         assert_eq!(block.header.number(), number);
