@@ -33,7 +33,8 @@ pub const LOSS_PER_CALLER_WEI_MAX: u64 = 20_000_000_000_000_000;
 pub const LOSS_WEI_MAX: u64 = 50_000_000_000_000_000;
 /// Settlements in a row that fail at our cost from which on nothing new is accepted for a while.
 pub const FAILURES_IN_A_ROW_MAX: u32 = 20;
-/// How long a lease lasts when it is not renewed. A crashed process blocks its successor so long.
+/// How long a lease lasts when it is not renewed. On PostgreSQL a crashed process blocks its successor so long, on a
+/// file one that stands still.
 pub const LEASE: Duration = Duration::from_secs(10);
 /// Longest any single question to a network may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
