@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::run::until;
+
 /// Wakes those who wait for a block.
 #[derive(Debug, Default)]
 pub(crate) struct Heads {
@@ -39,14 +41,7 @@ impl Heads {
 
     /// Waits until more have come.
     pub(crate) async fn after(&self, count: u64) {
-        loop {
-            // Before it is looked at: this counts from when it is made, not from when it is awaited.
-            let came = self.came.notified();
-            if self.count() != count {
-                return;
-            }
-            came.await;
-        }
+        until(&self.came, || self.count() != count).await;
     }
 }
 

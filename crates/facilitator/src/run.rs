@@ -58,14 +58,19 @@ impl Switch {
 
     /// Waits until it stands so.
     pub(crate) async fn turned(&self, is_so: impl Fn(&Run) -> bool) {
-        loop {
-            // Before it is looked at: this counts from when it is made, not from when it is awaited.
-            let turned = self.turned.notified();
-            if is_so(&self.run()) {
-                return;
-            }
-            turned.await;
+        until(&self.turned, || is_so(&self.run())).await;
+    }
+}
+
+/// Waits until it is so, and looks again whenever all who wait for that are notified.
+pub(crate) async fn until(notified: &Notify, is_so: impl Fn() -> bool) {
+    loop {
+        // Before it is looked at: this counts from when it is made, not from when it is awaited.
+        let changed = notified.notified();
+        if is_so() {
+            return;
         }
+        changed.await;
     }
 }
 
